@@ -1,0 +1,92 @@
+# kvd - one daemon owns all KV-cache pages of a device.  `make help` lists the targets.
+#
+# The tree decides what is built, so that a new file needs no line here:
+#   kvd/core/*.c          pure memory core           -> build/libkvdcore.a
+#   kvd/*.c               the daemon's shell         -> build/libkvdshell.a  (main.c -> build/bin/kvd)
+#   kvd/mover/*.c         the disposable byte mover  -> build/bin/kvd-mover  (main.c; the rest in the shell's archive)
+#   engine/*.c engine/*/  the engine                 -> build/libkvengine.a  (main.c -> build/bin/kvengine)
+#   client/*.c            libkvd                     -> build/lib/libkvd.so, build/libkvd.a
+#   client/kvrun/*.c, client/kvctl/*.c               -> build/bin/kvrun, build/bin/kvctl
+#   tests/unit/test_X.c   one Check program each     -> build/tests/test_X
+#   tests/fuzz/fuzz_X.c   one libFuzzer entry each   -> build/fuzz/X (clang) and build/fuzz/replay_X (any compiler)
+#   tests/tools/X.c       helper programs of tests   -> build/tests/X
+# A file named *_avx2.c or *_avx512.c is compiled for that instruction set alone and chosen at run time.
+
+SAN ?=
+O := build$(if $(SAN),/$(SAN))
+CC := gcc
+PKGS := liburing jansson libpcre2-8 libutf8proc inih libxxhash libsystemd
+WARN := -Wall -Wextra -Wshadow -Wvla -Wpointer-arith -Wstrict-prototypes -Wmissing-prototypes \
+	-Wno-unused-parameter -Wno-missing-field-initializers -Werror
+# Never contract: a multiply and an add may fuse only where the kernel says fma (bit-identity).
+BASE_CFLAGS := -std=gnu17 -g -O2 -fno-strict-aliasing -ffp-contract=off -fstack-protector-strong \
+	-D_GNU_SOURCE -D_FORTIFY_SOURCE=2 -Iinclude -I. $(WARN)
+SAN_asan := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -U_FORTIFY_SOURCE
+SAN_ubsan := -fsanitize=undefined -fno-sanitize-recover=undefined
+SAN_tsan := -fsanitize=thread
+SANFLAGS := $(if $(SAN),$(or $(SAN_$(SAN)),$(error SAN must be asan, ubsan or tsan)))
+CFLAGS_ALL = $(BASE_CFLAGS) $(CFLAGS) $(SANFLAGS) -fPIC -fvisibility=hidden -MMD -MP $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
+LDLIBS_ALL = $(shell pkg-config --libs $(PKGS) 2>/dev/null) -lm -lpthread
+Q := $(if $(V),,@)
+say = $(if $(V),,@printf '  %-7s %s\n' $(1) $(2);)
+
+CORE_SRC   := $(wildcard kvd/core/*.c)
+SHELL_SRC  := $(filter-out kvd/main.c,$(wildcard kvd/*.c)) $(filter-out kvd/mover/main.c,$(wildcard kvd/mover/*.c))
+ENGINE_SRC := $(filter-out engine/main.c,$(wildcard engine/*.c engine/*/*.c))
+CLIENT_SRC := $(wildcard client/*.c)
+TEST_LIB_SRC := $(wildcard tests/lib/*.c)
+UNIT_SRC   := $(wildcard tests/unit/test_*.c)
+TOOL_SRC   := $(wildcard tests/tools/*.c)
+FUZZ_SRC   := $(wildcard tests/fuzz/fuzz_*.c)
+obj = $(patsubst %.c,$(O)/obj/%.o,$(1))
+
+BINS := $(if $(wildcard kvd/main.c),$(O)/bin/kvd) $(if $(wildcard kvd/mover/main.c),$(O)/bin/kvd-mover) \
+	$(if $(wildcard engine/main.c),$(O)/bin/kvengine) \
+	$(if $(wildcard client/kvrun/*.c),$(O)/bin/kvrun) $(if $(wildcard client/kvctl/*.c),$(O)/bin/kvctl)
+UNITS := $(patsubst tests/unit/%.c,$(O)/tests/%,$(UNIT_SRC))
+TOOLS := $(patsubst tests/tools/%.c,$(O)/tests/%,$(TOOL_SRC))
+REPLAYS := $(patsubst tests/fuzz/fuzz_%.c,$(O)/fuzz/replay_%,$(FUZZ_SRC))
+
+.PHONY: all help clean
+all: $(BINS) ## build everything (binaries land in build/bin)
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
+
+clean: ## remove build/
+	rm -rf build
+
+# instruction-set files; -mprefer-vector-width keeps gcc from guessing narrower vectors
+$(O)/obj/%_avx2.o:   ISA := -mavx2 -mfma -mf16c -O3
+$(O)/obj/%_avx512.o: ISA := -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mavx512bf16 -mprefer-vector-width=512 -O3
+$(O)/obj/%_portable.o: ISA := -O3
+
+$(O)/obj/%.o: %.c | prereqs
+	$(call say,CC,$<)mkdir -p $(@D) && $(CC) $(CFLAGS_ALL) $(ISA) -c -o $@ $<
+
+ar = $(call say,AR,$@)rm -f $@ && ar rcs $@ $^
+$(O)/libkvdcore.a:  $(call obj,$(CORE_SRC));   $(ar)
+$(O)/libkvdshell.a: $(call obj,$(SHELL_SRC));  $(ar)
+$(O)/libkvengine.a: $(call obj,$(ENGINE_SRC)); $(ar)
+$(O)/libkvd.a:      $(call obj,$(CLIENT_SRC)); $(ar)
+$(O)/libtest.a:     $(call obj,$(TEST_LIB_SRC)); $(ar)
+
+link = $(call say,LD,$@)mkdir -p $(@D) && $(CC) $(SANFLAGS) $(LDFLAGS) -o $@ $(filter %.o,$^) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LDLIBS_ALL) $(EXTRA_LIBS)
+$(O)/bin/kvd:       $(call obj,kvd/main.c) $(O)/libkvdshell.a $(O)/libkvdcore.a; $(link)
+$(O)/bin/kvd-mover: $(call obj,kvd/mover/main.c) $(O)/libkvdshell.a; $(link)
+$(O)/bin/kvengine:  $(call obj,engine/main.c) $(O)/libkvengine.a $(O)/libkvd.a; $(link)
+$(O)/bin/kvrun:     $(call obj,$(wildcard client/kvrun/*.c)) $(O)/libkvd.a; $(link)
+$(O)/bin/kvctl:     $(call obj,$(wildcard client/kvctl/*.c)) $(O)/libkvd.a; $(link)
+ALL_LIBS := $(O)/libtest.a $(O)/libkvdshell.a $(O)/libkvdcore.a $(O)/libkvengine.a $(O)/libkvd.a
+$(O)/tests/test_%: EXTRA_LIBS = $(shell pkg-config --libs check)
+$(O)/tests/test_%: $(O)/obj/tests/unit/test_%.o $(ALL_LIBS); $(link)
+$(O)/tests/%: $(O)/obj/tests/tools/%.o $(ALL_LIBS); $(link)
+$(O)/fuzz/replay_%: $(O)/obj/tests/fuzz/fuzz_%.o $(O)/obj/tests/fuzz/replay.o $(ALL_LIBS); $(link)
+.SECONDARY:
+
+.PHONY: units tools prereqs
+units: $(UNITS) ## build the unit tests
+tools: $(TOOLS)
+prereqs:
+
+-include $(shell find $(O)/obj -name '*.d' 2>/dev/null)
