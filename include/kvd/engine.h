@@ -1,0 +1,102 @@
+/* engine.h - the engine side of libkvd: what any engine calls to keep its KV cache in kvd.
+ *
+ * One struct kvd_engine per process and model, used by one thread (the one that runs the steps).
+ * No hidden threads, nothing printed.  Functions return 0, a positive KVD_S_* status or -errno and
+ * leave a sentence in kvd_engine_error().
+ *
+ * The way of a sequence:
+ *     kvd_engine_tokens(slot)  <- write the prompt's token ids
+ *     kvd_engine_submit(OPEN)  -> completion: admitted, `cached` pages are already there
+ *     loop: submit(GROW | LOOKUP) -> completion: compute tokens from cached * 16 on
+ *           kvd_step_begin(); copy table rows; compute; kvd_step_end()
+ *           submit(SEAL) for every page that became full
+ *     submit(CLOSE)
+ * Between kvd_step_begin() and kvd_step_end() read K and V only through the copied rows. */
+#ifndef KVD_ENGINE_H
+#define KVD_ENGINE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "kvd/geometry.h"
+#include "kvd/proto.h"
+#include "kvd/shm.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#ifndef KVD_API
+#define KVD_API __attribute__((visibility("default")))
+#endif
+
+struct kvd_engine;
+
+struct kvd_engine_options {
+	const char *socket;        /* as kvd_socket_path() takes it */
+	const char *program;       /* for kvd's log */
+	const char *name;          /* engine name, unique on the host */
+	const char *model;         /* name clients ask for */
+	const char *numerics;      /* numerics id */
+	uint8_t fingerprint[16];
+	uint32_t layout, kv_format, n_planes, block_bytes;
+	uint32_t max_seqs, max_pages;
+};
+
+/* Attach.  Maps the rings, reserves the window (PROT_NONE, pool_bytes).
+ * ret  as for kvd_connect(): read kvd_engine_error(), then kvd_engine_close(), also on failure. */
+KVD_API int kvd_engine_attach(const struct kvd_engine_options *o, struct kvd_engine **ret);
+/* Detach: unmap everything, close the socket; kvd takes all leases back. */
+KVD_API void kvd_engine_close(struct kvd_engine *e);
+KVD_API const char *kvd_engine_error(const struct kvd_engine *e);
+
+KVD_API uint8_t *kvd_engine_window(const struct kvd_engine *e);        /* address rule: geometry.h */
+KVD_API const struct kvd_geometry *kvd_engine_geometry(const struct kvd_engine *e);
+KVD_API const struct kvd_msg_welcome *kvd_engine_welcome(const struct kvd_engine *e);
+KVD_API uint32_t kvd_engine_number(const struct kvd_engine *e);
+/* Token row of a slot, (max_pages * 16) ids, ours to write. */
+KVD_API int32_t *kvd_engine_tokens(struct kvd_engine *e, uint32_t slot);
+/* Table row of a slot, (max_pages) entries, kvd's to write: copy it inside a step. */
+KVD_API const uint32_t *kvd_engine_table(const struct kvd_engine *e, uint32_t slot);
+
+/* Put one submission on the ring.  -EAGAIN: the ring is full (kvd has not looked yet).
+ * Nothing is sent before kvd_engine_flush(), which rings the doorbell if kvd sleeps. */
+KVD_API int kvd_engine_submit(struct kvd_engine *e, const struct kvd_sqe *sqe);
+KVD_API int kvd_engine_flush(struct kvd_engine *e);
+/* Take one completion or event; false: none there.  EXTENT messages are handled inside
+ * (mapped, acknowledged) by kvd_engine_poll(). */
+KVD_API bool kvd_engine_completion(struct kvd_engine *e, struct kvd_cqe *ret);
+
+/* A stream handed to us by kvd. */
+struct kvd_engine_client {
+	uint32_t client;           /* handle for kvd_sqe.tenant in KVD_SEQ_OPEN */
+	uint32_t weight;
+	int fd;                    /* stream socket (SOCK_SEQPACKET, non-blocking), now owned by the caller */
+	char tenant[KVD_NAME_MAX];
+};
+/* Serve the control socket without blocking: map and unmap extents, collect new clients.
+ * Call between steps only.  Returns 0; -ENOTCONN when kvd is gone. */
+KVD_API int kvd_engine_poll(struct kvd_engine *e);
+KVD_API bool kvd_engine_next_client(struct kvd_engine *e, struct kvd_engine_client *ret);
+KVD_API int kvd_engine_client_gone(struct kvd_engine *e, const struct kvd_msg_client_gone *totals);
+KVD_API int kvd_engine_stats(struct kvd_engine *e, const struct kvd_msg_engine_stats *stats);
+/* Descriptor to wait on (POLLIN) for doorbells and messages.  Before sleeping call
+ * kvd_engine_sleep(e, true): it returns false if something arrived meanwhile (do not sleep);
+ * after waking call kvd_engine_sleep(e, false). */
+KVD_API int kvd_engine_fd(const struct kvd_engine *e);
+KVD_API bool kvd_engine_sleep(struct kvd_engine *e, bool sleeps);
+
+/* Step counters, with the fences shm.h asks for. */
+KVD_API void kvd_step_begin(struct kvd_engine *e);
+KVD_API void kvd_step_end(struct kvd_engine *e);
+
+/* Weights shared between engines of one file.  ask: *ret_fd is a sealed read-only memfd, or
+ * KVD_S_NO_MODEL when nobody has offered; offer: gives kvd a sealed memfd to keep while any engine of
+ * that fingerprint is attached.  fd stays the caller's. */
+KVD_API int kvd_engine_weights_ask(struct kvd_engine *e, const char *layout, int *ret_fd);
+KVD_API int kvd_engine_weights_offer(struct kvd_engine *e, const char *layout, int fd);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

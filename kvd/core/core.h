@@ -1,0 +1,166 @@
+/* core.h - the memory core: (state, event, time) -> (state, actions).
+ *
+ * The core decides everything about extents, frames, pages, prefixes, claims, sequences and
+ * admission, and does nothing itself: no system call, no clock, no allocation, no page byte, no
+ * socket.  All its memory is one block, the book, addressed by offsets; every store to it goes
+ * through SET() of book.h.  The shell (kvd/) turns sockets, rings, timers and mover replies into
+ * events and turns actions into bytes, fds and messages.  The simulator is another shell.
+ *
+ * Use:  core_step(core, &event, now); while (core_next_action(core, &action)) perform(&action);
+ * Actions come out in the order in which they must be performed.  The action queue is bounded by
+ * construction; a caller drains it after every event.
+ *
+ * One thread only: the loop's. */
+#ifndef KVD_CORE_H
+#define KVD_CORE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "kvd/admin.h"
+#include "kvd/geometry.h"
+#include "kvd/proto.h"
+#include "kvd/shm.h"
+
+#define CORE_ENGINES_MAX 63u       /* one bit each of a 64-bit mask; bit 63 unused */
+#define CORE_NONE 0xffffffffu
+
+enum core_sharing { CORE_PRIVATE = 0, CORE_MERGE = 1, CORE_REUSE = 2 };
+
+struct core_config {
+	uint64_t pool_bytes;           /* rounded down to whole extents by core_init */
+	uint64_t extent_bytes;         /* power of two, 256 KiB .. 1 GiB */
+	uint32_t page_bytes_min;       /* power of two; fixes slot_bits; 8 KiB unless configured */
+	uint32_t tenants_max;          /* tenant (and domain) records */
+	uint32_t seqs_max;             /* sequences of all engines together */
+	uint32_t holds_max;            /* table slots (sequence x page) of all engines together */
+	uint64_t hash_key[2];          /* random: keys the prefix index against flooding */
+	uint32_t promise_usec;         /* a promiser that seals nothing for this long is passed over */
+};
+
+/* ---- events ---- */
+enum core_event_type {
+	CORE_EV_TENANT = 1,     /* define or update a tenant: name, domain, sharing, max */
+	CORE_EV_ATTACH,         /* engine wants in */
+	CORE_EV_HANGUP,         /* engine's socket closed: its leases return, frames go to quarantine */
+	CORE_EV_QUIET,          /* that engine's process is gone and the device agrees: end quarantine */
+	CORE_EV_DRAIN,          /* engine: take no new sequences */
+	CORE_EV_SUBMIT,         /* one submission of an engine */
+	CORE_EV_STAMP,          /* after performing actions: step_begun of every engine, read past a fence */
+	CORE_EV_DONE,           /* step_done of every engine */
+	CORE_EV_MOVED,          /* the mover finished a job */
+	CORE_EV_POPULATED,      /* an extent has memory and is zero */
+	CORE_EV_TICK,           /* time passed (promise deadlines, background work) */
+};
+
+struct core_event {
+	enum core_event_type type;
+	uint32_t engine;               /* ATTACH: CORE_NONE; HANGUP, QUIET, DRAIN, SUBMIT: engine number */
+	union {
+		struct {               /* TENANT */
+			char name[KVD_NAME_MAX], domain[KVD_NAME_MAX];
+			enum core_sharing sharing;
+			uint64_t max_bytes;    /* 0 = no limit */
+		} tenant;
+		struct {               /* ATTACH; space identity is everything but name, max_* */
+			char name[KVD_NAME_MAX], model[KVD_NAME_MAX], numerics[KVD_NAME_MAX];
+			uint8_t fingerprint[16];
+			uint32_t layout, kv_format, n_planes, block_bytes, max_seqs, max_pages;
+		} attach;
+		struct {               /* SUBMIT */
+			struct kvd_sqe sqe;    /* the shell's private copy */
+			uint32_t tenant;       /* OPEN: tenant number the handle stands for; the shell resolved it */
+			const int32_t *tokens; /* copy of the slot's token row: OPEN, RESUME: [0, n_tokens);
+			                        * SEAL: tokens of the pages named, from page * 16 */
+			uint32_t n_tokens;     /* tokens in that copy */
+		} submit;
+		struct {               /* STAMP, DONE */
+			uint64_t begun[CORE_ENGINES_MAX]; /* STAMP */
+			uint64_t done[CORE_ENGINES_MAX];  /* both; for a detached engine: UINT64_MAX */
+		} epoch;
+		struct {               /* MOVED */
+			uint32_t job;          /* number from the action */
+			bool ok;               /* false: the mover died or failed; treat targets as garbage */
+			bool differs;          /* COMPARE part: bytes of source and peer differ */
+		} moved;
+		struct { uint32_t extent; } populated;
+	};
+};
+
+/* ---- actions ---- */
+enum core_action_type {
+	CORE_ACT_ATTACHED = 1,  /* tell the engine its number and geometry; or status != OK: refuse */
+	CORE_ACT_COMPLETE,      /* publish a completion or an event to an engine's ring */
+	CORE_ACT_ENTRY,         /* store a table entry: engine, slot, page index, entry (0 = none) */
+	CORE_ACT_MAP,           /* send EXTENT_MAP */
+	CORE_ACT_UNMAP,         /* send EXTENT_UNMAP */
+	CORE_ACT_MOVE,          /* give the mover a job */
+	CORE_ACT_POPULATE,      /* give an extent memory (create the memfd, let the mover touch it) */
+	CORE_ACT_STAMP,         /* frames wait for a stamp: after all actions, fence, read begun, EV_STAMP */
+	CORE_ACT_ALARM,         /* log: merge mismatch and the like */
+};
+enum core_move { CORE_MOVE_SCRUB = 1, CORE_MOVE_COPY, CORE_MOVE_COMPARE_COPY, CORE_MOVE_SCRUB_EXTENT };
+
+struct core_action {
+	enum core_action_type type;
+	uint32_t engine;
+	union {
+		struct { uint32_t status, n_frames, need, have; uint64_t plane_bytes; } attached;
+		struct kvd_cqe cqe;
+		struct { uint32_t slot, page, entry; } entry;
+		struct { uint32_t extent; bool writable; } map;
+		struct {
+			uint32_t job;
+			enum core_move kind;
+			/* SCRUB: zero target.  COPY: source -> target.  COMPARE_COPY: compare source and
+			 * peer; if equal copy source -> target.  SCRUB_EXTENT: zero extent `target`.
+			 * Frames of one job share one geometry, given here. */
+			uint32_t source, peer, target;
+			struct kvd_geometry geometry;
+		} move;
+		struct { uint32_t extent; } populate;
+		struct { char text[160]; } alarm;
+	};
+};
+
+struct core;
+
+/* Bytes of the book for a configuration; most of it is touched only when used.
+ * Returns 0 if the configuration is impossible. */
+size_t core_book_bytes(const struct core_config *config);
+
+/* Make an empty core in zeroed memory of core_book_bytes(); returns it (== book), NULL if impossible. */
+struct core *core_init(void *book, const struct core_config *config);
+
+void core_step(struct core *core, const struct core_event *event, uint64_t now_usec);
+bool core_next_action(struct core *core, struct core_action *ret);
+
+/* Earliest time at which the core wants a CORE_EV_TICK; UINT64_MAX: none.  And whether frames wait
+ * for step counters (then the shell polls DONE). */
+uint64_t core_next_tick_usec(const struct core *core);
+bool core_waits_for_steps(const struct core *core);
+
+/* Number of the tenant of that name, CORE_NONE if there is none. */
+uint32_t core_tenant_find(const struct core *core, const char *name);
+
+/* ---- reading (admin, fsck, tests); rows in ascending order of number ----
+ * tenant = CORE_NONE: everything; else only that tenant's rows, with what depends on others zeroed. */
+void core_read_status(const struct core *core, uint64_t now_usec, struct kvd_row_status *ret);
+/* Each fills up to max rows starting at *cursor (0 at first), advances it, returns the number filled;
+ * 0 = end. */
+uint32_t core_read_engines(const struct core *core, uint32_t *cursor, struct kvd_row_engine *ret, uint32_t max);
+uint32_t core_read_tenants(const struct core *core, uint32_t tenant, uint32_t *cursor,
+			   struct kvd_row_tenant *ret, uint32_t max);
+uint32_t core_read_sequences(const struct core *core, uint32_t tenant, uint64_t now_usec, uint32_t *cursor,
+			     struct kvd_row_sequence *ret, uint32_t max);
+uint32_t core_read_pages(const struct core *core, uint32_t tenant, uint64_t now_usec, uint32_t *cursor,
+			 struct kvd_row_page *ret, uint32_t max);
+uint32_t core_read_extents(const struct core *core, uint32_t *cursor, struct kvd_row_extent *ret, uint32_t max);
+
+/* Check every invariant of design.md section 12 that holds between events.
+ * report   called once per problem with one sentence; may be NULL
+ * Returns  the number of problems; *ret_pages = pages checked. */
+uint32_t core_fsck(const struct core *core, void (*report)(void *arg, const char *problem), void *arg,
+		   uint64_t *ret_pages);
+
+#endif
