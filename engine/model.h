@@ -65,6 +65,11 @@ struct model {
  * err      one sentence naming the file, the field and the remedy, on failure; untouched on success
  * Returns  0, or -errno (-EINVAL: not a usable model).  Thread: any. */
 int model_open(const char *path, struct model **ret, char *err, size_t errlen);
+
+/* The same over bytes that the caller keeps until model_close(); data 8-byte aligned (tests, fuzzing).
+ * label stands in errors where a path would. */
+int model_open_memory(const void *data, uint64_t size_bytes, const char *label, struct model **ret,
+		      char *err, size_t errlen);
 void model_close(struct model *m);
 
 #endif
