@@ -25,8 +25,11 @@ SAN_asan := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-om
 SAN_ubsan := -fsanitize=undefined -fno-sanitize-recover=undefined
 SAN_tsan := -fsanitize=thread
 SANFLAGS := $(if $(SAN),$(or $(SAN_$(SAN)),$(error SAN must be asan, ubsan or tsan)))
-CFLAGS_ALL = $(BASE_CFLAGS) $(CFLAGS) $(SANFLAGS) -fPIC -fvisibility=hidden -MMD -MP $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
-LDLIBS_ALL = $(shell pkg-config --libs $(PKGS) 2>/dev/null) -lm -lpthread
+# Asked once; where packages are still missing, `make demo` and `make check` install them and call make again.
+PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
+PKG_LIBS := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
+CFLAGS_ALL = $(BASE_CFLAGS) $(CFLAGS) $(SANFLAGS) -fPIC -fvisibility=hidden -MMD -MP $(PKG_CFLAGS)
+LDLIBS_ALL = $(PKG_LIBS) -lm -lpthread
 Q := $(if $(V),,@)
 say = $(if $(V),,@printf '  %-7s %s\n' $(1) $(2);)
 
@@ -36,6 +39,7 @@ ENGINE_SRC := $(filter-out engine/main.c,$(wildcard engine/*.c engine/*/*.c))
 CLIENT_SRC := $(wildcard client/*.c)
 TEST_LIB_SRC := $(wildcard tests/lib/*.c)
 UNIT_SRC   := $(wildcard tests/unit/test_*.c)
+INTEG_SRC  := $(wildcard tests/integration/test_*.c)
 TOOL_SRC   := $(wildcard tests/tools/*.c)
 FUZZ_SRC   := $(wildcard tests/fuzz/fuzz_*.c)
 obj = $(patsubst %.c,$(O)/obj/%.o,$(1))
@@ -44,6 +48,7 @@ BINS := $(if $(wildcard kvd/main.c),$(O)/bin/kvd) $(if $(wildcard kvd/mover/main
 	$(if $(wildcard engine/main.c),$(O)/bin/kvengine) \
 	$(if $(wildcard client/kvrun/*.c),$(O)/bin/kvrun) $(if $(wildcard client/kvctl/*.c),$(O)/bin/kvctl)
 UNITS := $(patsubst tests/unit/%.c,$(O)/tests/%,$(UNIT_SRC))
+INTEGS := $(patsubst tests/integration/%.c,$(O)/tests/%,$(INTEG_SRC))
 TOOLS := $(patsubst tests/tools/%.c,$(O)/tests/%,$(TOOL_SRC))
 REPLAYS := $(patsubst tests/fuzz/fuzz_%.c,$(O)/fuzz/replay_%,$(FUZZ_SRC))
 
@@ -61,7 +66,7 @@ $(O)/obj/%_avx2.o:   ISA := -mavx2 -mfma -mf16c -O3
 $(O)/obj/%_avx512.o: ISA := -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mavx512bf16 -mprefer-vector-width=512 -O3
 $(O)/obj/%_portable.o: ISA := -O3
 
-$(O)/obj/%.o: %.c | prereqs
+$(O)/obj/%.o: %.c
 	$(call say,CC,$<)mkdir -p $(@D) && $(CC) $(CFLAGS_ALL) $(ISA) -c -o $@ $<
 
 ar = $(call say,AR,$@)rm -f $@ && ar rcs $@ $^
@@ -78,15 +83,48 @@ $(O)/bin/kvengine:  $(call obj,engine/main.c) $(O)/libkvengine.a $(O)/libkvd.a; 
 $(O)/bin/kvrun:     $(call obj,$(wildcard client/kvrun/*.c)) $(O)/libkvd.a; $(link)
 $(O)/bin/kvctl:     $(call obj,$(wildcard client/kvctl/*.c)) $(O)/libkvd.a; $(link)
 ALL_LIBS := $(O)/libtest.a $(O)/libkvdshell.a $(O)/libkvdcore.a $(O)/libkvengine.a $(O)/libkvd.a
-$(O)/tests/test_%: EXTRA_LIBS = $(shell pkg-config --libs check)
-$(O)/tests/test_%: $(O)/obj/tests/unit/test_%.o $(ALL_LIBS); $(link)
-$(O)/tests/%: $(O)/obj/tests/tools/%.o $(ALL_LIBS); $(link)
+CHECK_LIBS := $(shell pkg-config --libs check 2>/dev/null)
+$(UNITS) $(INTEGS): EXTRA_LIBS = $(CHECK_LIBS)
+$(UNITS): $(O)/tests/%: $(O)/obj/tests/unit/%.o $(ALL_LIBS); $(link)
+$(INTEGS): $(O)/tests/%: $(O)/obj/tests/integration/%.o $(ALL_LIBS); $(link)
+$(TOOLS): $(O)/tests/%: $(O)/obj/tests/tools/%.o $(ALL_LIBS); $(link)
 $(O)/fuzz/replay_%: $(O)/obj/tests/fuzz/fuzz_%.o $(O)/obj/tests/fuzz/replay.o $(ALL_LIBS); $(link)
 .SECONDARY:
 
-.PHONY: units tools prereqs
+.PHONY: units tools check check-run demo serve model bench
 units: $(UNITS) ## build the unit tests
 tools: $(TOOLS)
-prereqs:
+
+check: ## install what is missing, build, run all tests
+	@tests/setup.sh
+	@$(MAKE) --no-print-directory check-run
+
+check-run: $(BINS) $(TOOLS) $(UNITS) $(INTEGS) $(REPLAYS)
+	@tests/run $(O) $(UNITS) $(INTEGS)
+
+demo: ## install what is missing, build, run the main job on a real model
+	@tests/setup.sh
+	@$(MAKE) --no-print-directory all tools
+	@$(O)/tests/demo
+
+serve: ## the demo's host, left running until Ctrl-C
+	@tests/setup.sh
+	@$(MAKE) --no-print-directory all tools
+	@$(O)/tests/demo --serve
+
+model: ## fetch the real model once; prints its path
+	@tests/fetch_model.sh
+
+# ---- installation: DESTDIR and PREFIX as everywhere ----
+PREFIX ?= /usr/local
+VERSION := $(shell sed -n 's/^.define KVD_VERSION "\(.*\)"/\1/p' include/kvd/version.h 2>/dev/null)
+.PHONY: install uninstall
+install: all ## install binaries, library, headers (DESTDIR=, PREFIX=)
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/include/kvd $(DESTDIR)$(PREFIX)/lib/pkgconfig
+	install -m 0755 $(BINS) $(DESTDIR)$(PREFIX)/bin
+	install -m 0644 include/kvd/*.h include/kvd/*.def $(DESTDIR)$(PREFIX)/include/kvd
+uninstall: ## remove what install put there
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,$(notdir $(BINS)))
+	rm -rf $(DESTDIR)$(PREFIX)/include/kvd
 
 -include $(shell find $(O)/obj -name '*.d' 2>/dev/null)
