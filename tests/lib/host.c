@@ -5,6 +5,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <libgen.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <limits.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -13,6 +15,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -66,6 +69,22 @@ static void fail_child(const struct host_child *child, const char *format, ...)
 	host_fail(sentence);
 }
 
+/* KVD_TEST_NO_URING=1: the child meets io_uring_setup() -> EPERM, as in most containers. */
+static void refuse_io_uring(void)
+{
+	struct sock_filter filter[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_io_uring_setup, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog program = { .len = sizeof(filter) / sizeof(filter[0]), .filter = filter };
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program)) {
+		dprintf(2, "cannot refuse io_uring: %s\n", strerror(errno));
+		_exit(127);
+	}
+}
+
 void host_child_spawn(struct host *h, struct host_child *child, const char *name, char *const *argv)
 {
 	snprintf(child->name, sizeof(child->name), "%s", name);
@@ -86,6 +105,8 @@ void host_child_spawn(struct host *h, struct host_child *child, const char *name
 	dup2(null, 0);
 	dup2(log, 1);
 	dup2(log, 2);
+	if (getenv("KVD_TEST_NO_URING"))
+		refuse_io_uring();
 	execv(argv[0], argv);
 	dprintf(2, "cannot run %s: %s\n", argv[0], strerror(errno));
 	_exit(127);
@@ -125,13 +146,7 @@ void host_start(struct host *h, const char *pool, const char *const *more)
 	char path[600];
 	snprintf(path, sizeof(path), "%s/kvd", h->bin);
 	char *argv[32] = { path, "--device", "host", "--pool", (char *)pool, "--socket", h->socket };
-	unsigned argc = append_args(argv, 7, 30, more);
-	const char *loop = getenv("KVD_TEST_LOOP");        /* the suite runs once more with "epoll" */
-	if (loop && *loop) {
-		argv[argc++] = "--loop";
-		argv[argc++] = (char *)loop;
-		argv[argc] = NULL;
-	}
+	append_args(argv, 7, 30, more);
 	host_child_spawn(h, &h->kvd, "kvd", argv);
 	for (uint64_t deadline = host_now_usec() + READY_USEC; ; sleep_usec(10000)) {
 		struct kvd_connection *c = NULL;
