@@ -93,6 +93,11 @@ unsigned host_run(struct host *h, struct host_job *jobs, unsigned n,
 		unsigned n_fds = 0;
 		for (unsigned i = 0; i < n; i++) {
 			struct host_job *job = &jobs[i];
+			if (job->abandon && !job->ended) {
+				kvd_stream_close(job->stream);
+				job->stream = NULL;
+				job->ended = true;
+			}
 			bool reads = !job->stop_reading_after || job->n_ids < job->stop_reading_after;
 			if (!job->ended && reads)
 				job_serve(job, on_chunk, arg);
