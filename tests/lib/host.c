@@ -264,6 +264,23 @@ void host_stop(struct host *h)
 	h->dir[0] = '\0';
 }
 
+void host_abort(struct host *h)
+{
+	for (unsigned i = 0; i <= h->n_engines; i++) {
+		struct host_child *child = i < h->n_engines ? &h->engines[i] : &h->kvd;
+		if (child->pid > 0) {
+			kill(child->pid, SIGKILL);
+			waitpid(child->pid, NULL, 0);
+		}
+		if (child->log[0])
+			unlink(child->log);
+	}
+	if (h->dir[0]) {
+		unlink(h->socket);
+		rmdir(h->dir);
+	}
+}
+
 void host_status(struct host *h, struct kvd_row_status *ret)
 {
 	const void *rows;

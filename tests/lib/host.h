@@ -40,6 +40,8 @@ struct host_child *host_engine(struct host *h, const char *name, const char *mod
 void host_engine_wait(struct host *h, const char *name);
 /* End everything; kvd must exit with status 0 and leave no socket.  Safe to call twice. */
 void host_stop(struct host *h);
+/* Async-signal-safe: kill everything by pid and remove the directory, for a Ctrl-C handler. */
+void host_abort(struct host *h);
 void host_kill(struct host_child *child, int sig);     /* send and, for SIGKILL and SIGTERM, reap */
 void host_child_spawn(struct host *h, struct host_child *child, const char *name, char *const *argv);
 
