@@ -1,0 +1,14 @@
+/* kernels_portable.c - the kernel sources compiled over vec_portable.h; see kernels.h. */
+#include "engine/cpu/kernels.h"
+
+#include <math.h>
+#include "engine/cpu/half.h"
+#include "engine/cpu/vec_portable.h"
+#include "engine/cpu/rows_body.h"
+#include "engine/cpu/matmul_body.h"
+#include "engine/cpu/attention_body.h"
+
+const struct cpu_kernels cpu_kernels_portable = {
+	.isa = "portable",
+#include "engine/cpu/table_body.h"
+};

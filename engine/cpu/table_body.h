@@ -1,0 +1,13 @@
+/* table_body.h - the members of a struct cpu_kernels, the same for every instruction set. */
+	.pair_bytes = PAIR_BYTES,
+	.panel_prepare = panel_prepare,
+	.panel_rows = panel_rows,
+	.norm = norm,
+	.quantise = quantise,
+	.swiglu = swiglu,
+	.add = add,
+	.rotate = rotate,
+	.store_pairs = store_pairs,
+	.attend = attend,
+	.merge = merge,
+	.finish = finish,
