@@ -34,6 +34,7 @@ struct step_row {
 };
 
 struct forward;
+struct weights;
 
 struct forward_options {
 	unsigned n_threads;            /* worker threads including the caller, 1 .. 64 */
@@ -41,6 +42,7 @@ struct forward_options {
 	unsigned spin_usec;            /* a waiting worker spins this long before it sleeps on a futex */
 	const char *isa;               /* "avx512", "avx2", "portable", or NULL: the best the machine has */
 	bool share_weights;            /* lay the weights out in a memfd other processes may map (weights.h) */
+	const struct weights *weights; /* laid out or adopted before (weights.h), borrowed; NULL: do it here */
 };
 
 /* Lay the model's weights out for this machine and start the thread team.
@@ -52,6 +54,9 @@ void forward_free(struct forward *f);
 
 /* "cpu/1/avx2": backend, kernel family version, instruction set.  Pages of two ids never merge. */
 const char *forward_numerics_id(const struct forward *f);
+
+/* The weights in use, whoever laid them out; they live as long as f. */
+const struct weights *forward_weights(const struct forward *f);
 
 /* Bytes of one page's block in one plane for a model, KVD_LAYOUT_PAIRS, bf16. */
 uint32_t forward_block_bytes(const struct model_config *c);
