@@ -1,0 +1,174 @@
+/* ask.c - the commands: what each asks of kvd and which shower gets the rows.
+ *
+ * Every answer is one moment's, but two questions are two moments: `map` may show a page that has
+ * just gone.  Errors are printed here, in one line; the exit codes are interface.md's. */
+#include "client/kvctl/kvctl.h"
+
+#include <string.h>
+
+/* Exit code of a failed library call. */
+static int fail(struct kvd_connection *c, int result)
+{
+	fprintf(stderr, "kvctl: %s\n", kvd_error(c));
+	return result > 0 ? kvd_status_exit_code(result) : 3;
+}
+
+static int ask(struct kvd_connection *c, enum kvd_query what, struct kvctl_rows *ret)
+{
+	int r = kvd_query(c, what, NULL, &ret->rows, &ret->n, &ret->row_bytes);
+	if (r != 0)
+		*ret = (struct kvctl_rows){ 0 };
+	return r == 0 ? 0 : fail(c, r);
+}
+
+static void release(struct kvctl_rows *rows)
+{
+	kvd_rows_free(rows->rows, rows->n, rows->row_bytes);
+	*rows = (struct kvctl_rows){ 0 };
+}
+
+static int run_status(const struct kvctl_view *v, struct kvd_connection *c)
+{
+	struct kvctl_rows status;
+	int r = ask(c, KVD_Q_STATUS, &status);
+	if (r == 0)
+		r = kvctl_show_status(v, kvd_welcome(c), &status);
+	release(&status);
+	return r;
+}
+
+static int run_engines(const struct kvctl_view *v, struct kvd_connection *c)
+{
+	struct kvctl_rows engines, status = { 0 };
+	int r = ask(c, KVD_Q_ENGINES, &engines);
+	if (r == 0)
+		r = ask(c, KVD_Q_STATUS, &status);
+	if (r == 0)
+		r = kvctl_show_engines(v, &engines, &status);
+	release(&status);
+	release(&engines);
+	return r;
+}
+
+/* A question whose rows are shown as they are. */
+static int run_rows(const struct kvctl_view *v, struct kvd_connection *c, enum kvd_query what,
+		    int (*show)(const struct kvctl_view *v, const struct kvctl_rows *rows))
+{
+	struct kvctl_rows rows;
+	int r = ask(c, what, &rows);
+	if (r == 0)
+		r = show(v, &rows);
+	release(&rows);
+	return r;
+}
+
+static int run_tenants(const struct kvctl_view *v, struct kvd_connection *c)
+{
+	return run_rows(v, c, KVD_Q_TENANTS, kvctl_show_tenants);
+}
+
+static int run_sequences(const struct kvctl_view *v, struct kvd_connection *c)
+{
+	return run_rows(v, c, KVD_Q_SEQUENCES, kvctl_show_sequences);
+}
+
+static int run_extents(const struct kvctl_view *v, struct kvd_connection *c)
+{
+	return run_rows(v, c, KVD_Q_EXTENTS, kvctl_show_extents);
+}
+
+static int run_fsck(const struct kvctl_view *v, struct kvd_connection *c)
+{
+	return run_rows(v, c, KVD_Q_FSCK, kvctl_show_fsck);
+}
+
+static int run_pages(const struct kvctl_view *v, struct kvd_connection *c)
+{
+	struct kvctl_rows pages, engines = { 0 };
+	int r = ask(c, KVD_Q_PAGES, &pages);
+	/* Only an administrator's pages have colours, and only he may list all engines. */
+	if (r == 0 && kvd_welcome(c)->admin)
+		r = ask(c, KVD_Q_ENGINES, &engines);
+	if (r == 0)
+		r = kvctl_show_pages(v, &pages, &engines);
+	release(&engines);
+	release(&pages);
+	return r;
+}
+
+static int run_map(const struct kvctl_view *v, struct kvd_connection *c)
+{
+	struct kvctl_map map = { .welcome = kvd_welcome(c) };
+	int r;
+
+	if (!map.welcome->admin) {
+		fprintf(stderr, "kvctl: map shows every tenant's pages and is for administrators; ask to join group kvadm\n");
+		return 4;
+	}
+	r = ask(c, KVD_Q_EXTENTS, &map.extents);
+	if (r == 0)
+		r = ask(c, KVD_Q_PAGES, &map.pages);
+	if (r == 0)
+		r = ask(c, KVD_Q_SEQUENCES, &map.sequences);
+	if (r == 0)
+		r = kvctl_show_map(v, &map);
+	release(&map.sequences);
+	release(&map.pages);
+	release(&map.extents);
+	return r;
+}
+
+static int run_whoami(const struct kvctl_view *v, struct kvd_connection *c)
+{
+	return kvctl_show_whoami(v, kvd_welcome(c));
+}
+
+const struct kvctl_command kvctl_commands[] = {
+	{ "status", "the pool, by state; what sharing saves; is kvd well", run_status },
+	{ "engines", "who computes, on which model, how fast", run_engines },
+	{ "tenants", "who pays: bytes and tokens of each tenant", run_tenants },
+	{ "sequences", "every sequence: its engine, tenant, state and pages", run_sequences },
+	{ "pages", "every page: state, holders, who made it, where it lies", run_pages },
+	{ "extents", "every extent: whose it is and what its frames hold", run_extents },
+	{ "map", "the pool drawn, the shared prefixes, and who holds them", run_map },
+	{ "fsck", "check every invariant of the accounts; exit 1 if one is broken", run_fsck },
+	{ "whoami", "who the kernel says we are, and for which tenant we act", run_whoami },
+};
+const unsigned kvctl_n_commands = sizeof(kvctl_commands) / sizeof(kvctl_commands[0]);
+
+/* Edits between two short words: insertions, deletions, replacements. */
+static unsigned word_distance(const char *a, const char *b)
+{
+	unsigned row[32], n = (unsigned)strlen(b);
+	if (n >= 32 || strlen(a) >= 32)
+		return 32;
+	for (unsigned i = 0; i <= n; i++)
+		row[i] = i;
+	for (; *a; a++) {
+		unsigned diagonal = row[0]++;
+		for (unsigned i = 1; i <= n; i++) {
+			unsigned replaced = diagonal + (*a != b[i - 1]);
+			unsigned other = (row[i] < row[i - 1] ? row[i] : row[i - 1]) + 1;
+			diagonal = row[i];
+			row[i] = replaced < other ? replaced : other;
+		}
+	}
+	return row[n];
+}
+
+const struct kvctl_command *kvctl_command_find(const char *name, const char **ret_near)
+{
+	unsigned nearest = 3;   /* further away is another word, not a slip */
+
+	*ret_near = NULL;
+	for (unsigned i = 0; i < kvctl_n_commands; i++) {
+		unsigned distance = word_distance(name, kvctl_commands[i].name);
+		if (distance == 0)
+			return &kvctl_commands[i];
+		if (distance < nearest) {
+			nearest = distance;
+			*ret_near = kvctl_commands[i].name;
+		}
+	}
+	return NULL;
+}
