@@ -5,8 +5,9 @@
 #   kvd/*.c               the daemon's shell         -> build/libkvdshell.a  (main.c -> build/bin/kvd)
 #   kvd/mover/*.c         the disposable byte mover  -> build/bin/kvd-mover  (main.c; the rest in the shell's archive)
 #   engine/*.c engine/*/  the engine                 -> build/libkvengine.a  (main.c -> build/bin/kvengine)
-#   client/*.c            libkvd                     -> build/lib/libkvd.so, build/libkvd.a
-#   client/kvrun/*.c, client/kvctl/*.c               -> build/bin/kvrun, build/bin/kvctl
+#   client/*.c            libkvd                     -> build/lib/libkvd.so.0, build/libkvd.a
+#   client/kvrun/*.c, client/kvctl/*.c               -> build/bin/kvrun, build/bin/kvctl (main.c; the rest in build/libkvcli.a)
+#   docs/examples/X.c     foreign programs           -> build/tests/example_X, linked with libkvd.so alone
 #   tests/unit/test_X.c   one Check program each     -> build/tests/test_X
 #   tests/fuzz/fuzz_X.c   one libFuzzer entry each   -> build/fuzz/X (clang) and build/fuzz/replay_X (any compiler)
 #   tests/tools/X.c       helper programs of tests   -> build/tests/X
@@ -37,6 +38,7 @@ CORE_SRC   := $(wildcard kvd/core/*.c)
 SHELL_SRC  := $(filter-out kvd/main.c,$(wildcard kvd/*.c)) $(filter-out kvd/mover/main.c,$(wildcard kvd/mover/*.c))
 ENGINE_SRC := $(filter-out engine/main.c,$(wildcard engine/*.c engine/*/*.c))
 CLIENT_SRC := $(wildcard client/*.c)
+CLI_SRC    := $(filter-out %/main.c,$(wildcard client/kvrun/*.c client/kvctl/*.c))
 TEST_LIB_SRC := $(wildcard tests/lib/*.c)
 UNIT_SRC   := $(wildcard tests/unit/test_*.c)
 INTEG_SRC  := $(wildcard tests/integration/test_*.c)
@@ -47,13 +49,15 @@ obj = $(patsubst %.c,$(O)/obj/%.o,$(1))
 BINS := $(if $(wildcard kvd/main.c),$(O)/bin/kvd) $(if $(wildcard kvd/mover/main.c),$(O)/bin/kvd-mover) \
 	$(if $(wildcard engine/main.c),$(O)/bin/kvengine) \
 	$(if $(wildcard client/kvrun/*.c),$(O)/bin/kvrun) $(if $(wildcard client/kvctl/*.c),$(O)/bin/kvctl)
+SHARED := $(if $(CLIENT_SRC),$(O)/lib/libkvd.so)
+EXAMPLES := $(patsubst docs/examples/%.c,$(O)/tests/example_%,$(wildcard docs/examples/*.c))
 UNITS := $(patsubst tests/unit/%.c,$(O)/tests/%,$(UNIT_SRC))
 INTEGS := $(patsubst tests/integration/%.c,$(O)/tests/%,$(INTEG_SRC))
 TOOLS := $(patsubst tests/tools/%.c,$(O)/tests/%,$(TOOL_SRC))
 REPLAYS := $(patsubst tests/fuzz/fuzz_%.c,$(O)/fuzz/replay_%,$(FUZZ_SRC))
 
 .PHONY: all help clean
-all: $(BINS) ## build everything (binaries land in build/bin)
+all: $(BINS) $(SHARED) ## build everything (binaries land in build/bin)
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -74,15 +78,23 @@ $(O)/libkvdcore.a:  $(call obj,$(CORE_SRC));   $(ar)
 $(O)/libkvdshell.a: $(call obj,$(SHELL_SRC));  $(ar)
 $(O)/libkvengine.a: $(call obj,$(ENGINE_SRC)); $(ar)
 $(O)/libkvd.a:      $(call obj,$(CLIENT_SRC)); $(ar)
+$(O)/libkvcli.a:    $(call obj,$(CLI_SRC)); $(ar)
 $(O)/libtest.a:     $(call obj,$(TEST_LIB_SRC)); $(ar)
 
 link = $(call say,LD,$@)mkdir -p $(@D) && $(CC) $(SANFLAGS) $(LDFLAGS) -o $@ $(filter %.o,$^) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LDLIBS_ALL) $(EXTRA_LIBS)
 $(O)/bin/kvd:       $(call obj,kvd/main.c) $(O)/libkvdshell.a $(O)/libkvdcore.a; $(link)
 $(O)/bin/kvd-mover: $(call obj,kvd/mover/main.c) $(O)/libkvdshell.a; $(link)
 $(O)/bin/kvengine:  $(call obj,engine/main.c) $(O)/libkvengine.a $(O)/libkvd.a; $(link)
-$(O)/bin/kvrun:     $(call obj,$(wildcard client/kvrun/*.c)) $(O)/libkvd.a; $(link)
-$(O)/bin/kvctl:     $(call obj,$(wildcard client/kvctl/*.c)) $(O)/libkvd.a; $(link)
-ALL_LIBS := $(O)/libtest.a $(O)/libkvdshell.a $(O)/libkvdcore.a $(O)/libkvengine.a $(O)/libkvd.a
+$(O)/bin/kvrun:     $(call obj,client/kvrun/main.c) $(O)/libkvcli.a $(O)/libkvd.a; $(link)
+$(O)/bin/kvctl:     $(call obj,client/kvctl/main.c) $(O)/libkvcli.a $(O)/libkvd.a; $(link)
+$(O)/lib/libkvd.so.0: $(call obj,$(CLIENT_SRC)) client/libkvd.map
+	$(call say,LD,$@)mkdir -p $(@D) && $(CC) $(SANFLAGS) $(LDFLAGS) -shared -Wl,-soname,libkvd.so.0 \
+		-Wl,--version-script=client/libkvd.map -Wl,--no-undefined -o $@ $(filter %.o,$^) -lm
+$(O)/lib/libkvd.so: $(O)/lib/libkvd.so.0
+	$(Q)ln -sf libkvd.so.0 $@
+$(O)/tests/example_%: docs/examples/%.c $(O)/lib/libkvd.so
+	$(call say,LD,$@)mkdir -p $(@D) && $(CC) -std=gnu17 -g -O2 $(WARN) $(SANFLAGS) -Iinclude -o $@ $< -L$(O)/lib -lkvd '-Wl,-rpath,$$ORIGIN/../lib'
+ALL_LIBS := $(O)/libtest.a $(O)/libkvcli.a $(O)/libkvdshell.a $(O)/libkvdcore.a $(O)/libkvengine.a $(O)/libkvd.a
 CHECK_LIBS := $(shell pkg-config --libs check 2>/dev/null)
 $(UNITS) $(INTEGS): EXTRA_LIBS = $(CHECK_LIBS)
 $(UNITS): $(O)/tests/%: $(O)/obj/tests/unit/%.o $(ALL_LIBS); $(link)
@@ -92,14 +104,14 @@ $(O)/fuzz/replay_%: $(O)/obj/tests/fuzz/fuzz_%.o $(O)/obj/tests/fuzz/replay.o $(
 .SECONDARY:
 
 .PHONY: units tools check check-run demo serve model bench
-units: $(UNITS) ## build the unit tests
+units: $(UNITS) $(EXAMPLES) ## build the unit tests
 tools: $(TOOLS)
 
 check: ## install what is missing, build, run all tests
 	@tests/setup.sh
 	@$(MAKE) --no-print-directory check-run
 
-check-run: $(BINS) $(TOOLS) $(UNITS) $(INTEGS) $(REPLAYS)
+check-run: $(BINS) $(SHARED) $(EXAMPLES) $(TOOLS) $(UNITS) $(INTEGS) $(REPLAYS)
 	@tests/run $(O) $(UNITS) $(INTEGS)
 
 demo: ## install what is missing, build, run the main job on a real model
@@ -123,8 +135,13 @@ install: all ## install binaries, library, headers (DESTDIR=, PREFIX=)
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/include/kvd $(DESTDIR)$(PREFIX)/lib/pkgconfig
 	install -m 0755 $(BINS) $(DESTDIR)$(PREFIX)/bin
 	install -m 0644 include/kvd/*.h include/kvd/*.def $(DESTDIR)$(PREFIX)/include/kvd
+	install -m 0755 $(O)/lib/libkvd.so.0 $(DESTDIR)$(PREFIX)/lib
+	ln -sf libkvd.so.0 $(DESTDIR)$(PREFIX)/lib/libkvd.so
+	sed -e 's,@PREFIX@,$(PREFIX),; s,@LIBDIR@,$(PREFIX)/lib,; s,@VERSION@,$(VERSION),' client/libkvd.pc.in \
+		>$(DESTDIR)$(PREFIX)/lib/pkgconfig/libkvd.pc
 uninstall: ## remove what install put there
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,$(notdir $(BINS)))
 	rm -rf $(DESTDIR)$(PREFIX)/include/kvd
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/lib/,libkvd.so libkvd.so.0 pkgconfig/libkvd.pc)
 
 -include $(shell find $(O)/obj -name '*.d' 2>/dev/null)

@@ -1,0 +1,182 @@
+/* engine_attach.c - become an engine of kvd, and stop being one.
+ *
+ * Owns struct kvd_engine: made by kvd_engine_attach(), freed by kvd_engine_close(), which closes
+ * what the engine has not collected.  The engine's thread.  Waits 5 s at most for each answer. */
+#include "client/engine.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define SQ_ENTRIES_PER_SEQ 4u      /* per step: a GROW, a SEAL, and what a turn of sequences adds */
+
+/* A name in a message, or the sentence that says what is wrong with it. */
+static int attach_name(struct kvd_engine *e, char field[KVD_NAME_MAX], const char *name, const char *what)
+{
+	size_t n = name ? strlen(name) : 0;
+	if (n == 0 || n >= KVD_NAME_MAX)
+		return kvd_fail(e->error, KVD_S_BAD_REQUEST, "the %s must have 1 to %u bytes, it has %zu", what,
+				KVD_NAME_MAX - 1, n);
+	memcpy(field, name, n);
+	return 0;
+}
+
+static uint32_t attach_sq_entries(uint32_t max_seqs)
+{
+	uint32_t entries = 64;
+	while (entries < 4096 && entries < max_seqs * SQ_ENTRIES_PER_SEQ)
+		entries *= 2;
+	return entries;
+}
+
+static int attach_request(struct kvd_engine *e, const struct kvd_engine_options *o, struct kvd_msg_attach *ret)
+{
+	*ret = (struct kvd_msg_attach){
+		.m = { .type = KVD_M_ATTACH, .size = sizeof(*ret) },
+		.layout = o->layout, .kv_format = o->kv_format, .n_planes = o->n_planes,
+		.block_bytes = o->block_bytes, .page_tokens = KVD_PAGE_TOKENS, .max_seqs = o->max_seqs,
+		.max_pages = o->max_pages,
+	};
+	int r = attach_name(e, ret->name, o->name, "engine's name");
+	if (r == 0)
+		r = attach_name(e, ret->model, o->model, "model's name");
+	if (r == 0)
+		r = attach_name(e, ret->numerics, o->numerics, "numerics id");
+	if (r != 0)
+		return r;
+	if (o->max_seqs == 0 || o->max_seqs > 4096)
+		return kvd_fail(e->error, KVD_S_BAD_REQUEST, "max_seqs is %u, it must be 1 to 4096", o->max_seqs);
+	if (o->max_pages == 0 || o->n_planes == 0 || o->block_bytes == 0)
+		return kvd_fail(e->error, KVD_S_BAD_REQUEST, "max_pages, n_planes and block_bytes must not be 0");
+	memcpy(ret->fingerprint, o->fingerprint, sizeof(ret->fingerprint));
+	memcpy(e->fingerprint, o->fingerprint, sizeof(e->fingerprint));
+	ret->sq_entries = attach_sq_entries(o->max_seqs);
+	e->max_seqs = o->max_seqs;
+	e->max_pages = o->max_pages;
+	return 0;
+}
+
+/* The geometry that kvd decided on, and whether its frames stay inside their extent. */
+static int attach_geometry(struct kvd_engine *e, const struct kvd_engine_options *o,
+			   const struct kvd_msg_attached *a)
+{
+	const struct kvd_msg_welcome *w = &e->connection->welcome;
+
+	e->number = a->engine;
+	e->geometry = (struct kvd_geometry){
+		.extent_bytes = w->extent_bytes, .plane_bytes = a->plane_bytes, .block_bytes = o->block_bytes,
+		.n_planes = o->n_planes, .n_frames = a->n_frames, .slot_bits = w->slot_bits,
+	};
+	if (w->page_tokens != KVD_PAGE_TOKENS)
+		return kvd_fail(e->error, KVD_S_GEOMETRY, "kvd's pages hold %u tokens, ours %u", w->page_tokens,
+				KVD_PAGE_TOKENS);
+	if (w->slot_bits >= KVD_ENTRY_FRAME_BITS || a->n_frames > 1u << w->slot_bits ||
+	    a->plane_bytes < (uint64_t)a->n_frames * o->block_bytes ||
+	    a->plane_bytes > w->extent_bytes / o->n_planes)
+		return kvd_fail(e->error, KVD_S_PROTOCOL,
+				"kvd's geometry does not fit its extents: %u frames in planes of %llu bytes",
+				a->n_frames, (unsigned long long)a->plane_bytes);
+	return 0;
+}
+
+static int attach(struct kvd_engine *e, const struct kvd_engine_options *o)
+{
+	struct kvd_waiter waiter = {
+		.type = KVD_M_ATTACHED, .n_fds_max = 2, .min_bytes = sizeof(struct kvd_msg_attached),
+	};
+	struct kvd_connection *c = e->connection;
+	struct kvd_msg_attach request;
+
+	int r = attach_request(e, o, &request);
+	if (r != 0)
+		return r;
+	r = kvd_connection_open(c);
+	if (r != 0)
+		return kvd_fail(e->error, r, "%s", c->error);
+	/* Before ATTACH: EXTENT_MAP may be the very next message. */
+	r = kvd_engine_window_reserve(e);
+	if (r != 0)
+		return r;
+	e->geometry.extent_bytes = c->welcome.extent_bytes;
+	r = kvd_connection_call(c, &request.m, NULL, 0, &waiter, kvd_clock_usec() + KVD_CALL_USEC);
+	if (r != 0)
+		return kvd_fail(e->error, r, "%s", c->error);
+	const struct kvd_msg_attached *attached = (const struct kvd_msg_attached *)waiter.reply;
+	r = attach_geometry(e, o, attached);
+	if (r == 0)
+		r = kvd_engine_segments_map(e, attached, waiter.fds[0], waiter.fds[1]);
+	for (int i = 0; i < 2; i++)
+		if (waiter.fds[i] >= 0)
+			close(waiter.fds[i]);
+	return r;
+}
+
+/* Messages that kvd sends of itself. */
+static int attach_unsolicited(void *arg, const struct kvd_msg *m, struct kvd_packet *packet)
+{
+	return kvd_engine_take(arg, m, packet);
+}
+
+int kvd_engine_attach(const struct kvd_engine_options *o, struct kvd_engine **ret)
+{
+	struct kvd_engine *e = calloc(1, sizeof(*e));
+
+	*ret = e;
+	if (!e)
+		return -ENOMEM;
+	e->clients = calloc(KVD_ENGINE_CLIENTS_MAX, sizeof(*e->clients));
+	int r = kvd_connection_new(KVD_ROLE_ENGINE, o->socket, o->program, NULL, &e->connection);
+	if (!e->clients || !e->connection)
+		return kvd_fail(e->error, -ENOMEM, "not enough memory for an engine");
+	if (r != 0)
+		return kvd_fail(e->error, r, "%s", e->connection->error);
+	e->connection->unsolicited = attach_unsolicited;
+	e->connection->unsolicited_arg = e;
+	r = attach(e, o);
+	if (r != 0)
+		kvd_connection_down(e->connection, -ENOTCONN);
+	return r;
+}
+
+void kvd_engine_close(struct kvd_engine *e)
+{
+	struct kvd_engine_client client;
+
+	if (!e)
+		return;
+	while (kvd_engine_next_client(e, &client))
+		close(client.fd);
+	/* First what could still be written, then the socket: its end says that we are done with both. */
+	kvd_engine_segments_unmap(e);
+	kvd_engine_window_release(e);
+	kvd_close(e->connection);
+	free(e->clients);
+	free(e);
+}
+
+const char *kvd_engine_error(const struct kvd_engine *e)
+{
+	return e ? e->error : "not enough memory";
+}
+
+uint8_t *kvd_engine_window(const struct kvd_engine *e)
+{
+	return e->window;
+}
+
+const struct kvd_geometry *kvd_engine_geometry(const struct kvd_engine *e)
+{
+	return &e->geometry;
+}
+
+const struct kvd_msg_welcome *kvd_engine_welcome(const struct kvd_engine *e)
+{
+	return &e->connection->welcome;
+}
+
+uint32_t kvd_engine_number(const struct kvd_engine *e)
+{
+	return e->number;
+}

@@ -1,0 +1,98 @@
+/* engine_ring.c - the engine's side of the rings and of the step counters, as shm.h tells it.
+ *
+ * Indexes run freely and are masked on use.  Ours: sq_tail, cq_head, engine_sleeps, step_begun,
+ * step_done.  kvd's, never believed beyond "how far": sq_head, cq_tail, kvd_sleeps.
+ *
+ * No lost wake-up: the writer stores its index, full fence, reads the other's sleeps flag; the
+ * sleeper stores its flag, full fence, reads the index again.  One of the two must see the other.
+ *
+ * The thread that runs the steps.  Never blocks. */
+#include "client/engine.h"
+
+#include <errno.h>
+#include <string.h>
+
+int kvd_engine_submit(struct kvd_engine *e, const struct kvd_sqe *sqe)
+{
+	uint32_t head = __atomic_load_n(&e->comp->sq_head, __ATOMIC_ACQUIRE);
+	uint32_t used = e->sq_tail - head;
+
+	if (used > e->sq_entries)
+		return kvd_fail(e->error, -EPROTO, "kvd consumed submissions that we never made");
+	if (used == e->sq_entries)
+		return -EAGAIN;
+	e->sqes[e->sq_tail & (e->sq_entries - 1u)] = *sqe;
+	e->sq_tail++;
+	return 0;
+}
+
+int kvd_engine_flush(struct kvd_engine *e)
+{
+	static const uint8_t doorbell = 0;
+
+	kvd_engine_window_acknowledge(e);
+	if (e->sq_tail == __atomic_load_n(&e->sub->sq_tail, __ATOMIC_RELAXED))
+		return 0;
+	__atomic_store_n(&e->sub->sq_tail, e->sq_tail, __ATOMIC_RELEASE);
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	if (__atomic_load_n(&e->comp->kvd_sleeps, __ATOMIC_RELAXED) == 0)
+		return 0;
+	if (e->connection->state == KVD_CONNECTION_DOWN)
+		return -ENOTCONN;
+	int r = kvd_packet_send(e->connection->fd, &doorbell, sizeof(doorbell), NULL, 0);
+	/* A full socket wakes kvd as well as one packet more would. */
+	if (r == -EAGAIN)
+		return 0;
+	return r == 0 ? 0 : kvd_fail(e->error, r, "kvd takes no doorbell: %s", strerror(-r));
+}
+
+bool kvd_engine_completion(struct kvd_engine *e, struct kvd_cqe *ret)
+{
+	for (;;) {
+		uint32_t tail = __atomic_load_n(&e->comp->cq_tail, __ATOMIC_ACQUIRE);
+		if (tail == e->cq_head || tail - e->cq_head > e->cq_entries)
+			return false;
+		*ret = e->cqes[e->cq_head & (e->cq_entries - 1u)];
+		__atomic_store_n(&e->sub->cq_head, ++e->cq_head, __ATOMIC_RELEASE);
+		/* Acknowledgements are ours, so are the answers to them. */
+		if (ret->verb != KVD_EXTENT_ACK)
+			return true;
+	}
+}
+
+bool kvd_engine_sleep(struct kvd_engine *e, bool sleeps)
+{
+	__atomic_store_n(&e->sub->engine_sleeps, sleeps ? 1u : 0u, __ATOMIC_RELAXED);
+	if (!sleeps)
+		return true;
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	if (__atomic_load_n(&e->comp->cq_tail, __ATOMIC_ACQUIRE) == e->cq_head)
+		return true;
+	__atomic_store_n(&e->sub->engine_sleeps, 0u, __ATOMIC_RELAXED);
+	return false;
+}
+
+void kvd_step_begin(struct kvd_engine *e)
+{
+	__atomic_store_n(&e->sub->step_begun, ++e->step, __ATOMIC_RELAXED);
+	/* Pairs with kvd's fence between its store of a table entry and its look at step_begun: either
+	 * it sees this step begun, or the copies made after this line see its new entries. */
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+}
+
+void kvd_step_end(struct kvd_engine *e)
+{
+	/* Every read and write of page bytes comes before the counter. */
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	__atomic_store_n(&e->sub->step_done, e->step, __ATOMIC_RELEASE);
+}
+
+int32_t *kvd_engine_tokens(struct kvd_engine *e, uint32_t slot)
+{
+	return slot < e->max_seqs ? e->tokens + (size_t)slot * e->max_pages * KVD_PAGE_TOKENS : NULL;
+}
+
+const uint32_t *kvd_engine_table(const struct kvd_engine *e, uint32_t slot)
+{
+	return slot < e->max_seqs ? e->tables + (size_t)slot * e->max_pages : NULL;
+}

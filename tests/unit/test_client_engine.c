@@ -1,0 +1,368 @@
+/* test_client_engine.c - libkvd's engine side against a fake kvd: attach, window, rings, doorbells, clients. */
+#include "kvd/engine.h"
+
+#include <check.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "kvd/kvd.h"
+#include "tests/lib/fake_kvd.h"
+
+#define MAX_SEQS 4u
+#define MAX_PAGES 8u
+#define CQ_ENTRIES 64u
+
+static _Alignas(8) uint8_t packet[KVD_MSG_MAX];
+static struct fake_kvd fake;
+
+/* The fake's view of the segments. */
+static struct kvd_sub_header *sub;
+static struct kvd_comp_header *comp;
+static struct kvd_sqe *sqes;
+static struct kvd_cqe *cqes;
+static uint32_t *tables;
+static int32_t *tokens;
+static uint32_t sq_head;
+
+static int attach_peer(int listen_fd, uint64_t lie_bytes)
+{
+	int control = fake_kvd_accept(listen_fd, KVD_ROLE_ENGINE);
+	struct kvd_msg_attach attach;
+	fake_kvd_receive_type(control, KVD_M_ATTACH, packet, sizeof(attach));
+	memcpy(&attach, packet, sizeof(attach));
+	FAKE_EXPECT(strcmp(attach.name, "e1") == 0 && strcmp(attach.model, "tiny") == 0);
+	FAKE_EXPECT(attach.max_seqs == MAX_SEQS && attach.page_tokens == 16);
+	struct kvd_msg_attached a = {
+		.m = { .type = KVD_M_ATTACHED, .size = sizeof(a), .seq = attach.m.seq },
+		.engine = 3, .sq_entries = attach.sq_entries, .cq_entries = CQ_ENTRIES, .n_frames = 64,
+		.plane_bytes = 64ull * attach.block_bytes, .sqe_offset = 64,
+		.tokens_offset = 64 + attach.sq_entries * 64ull, .cqe_offset = 64,
+		.tables_offset = 64 + CQ_ENTRIES * 64ull,
+	};
+	a.sub_bytes = a.tokens_offset + MAX_SEQS * MAX_PAGES * 64ull;
+	a.comp_bytes = a.tables_offset + MAX_SEQS * MAX_PAGES * 4ull;
+	int fds[2] = { fake_kvd_memory(a.sub_bytes), fake_kvd_memory(a.comp_bytes) };
+	uint8_t *s = mmap(NULL, a.sub_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fds[0], 0);
+	uint8_t *c = mmap(NULL, a.comp_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fds[1], 0);
+	FAKE_EXPECT(s != MAP_FAILED && c != MAP_FAILED);
+	sub = (void *)s;
+	comp = (void *)c;
+	sqes = (void *)(s + a.sqe_offset);
+	tokens = (void *)(s + a.tokens_offset);
+	cqes = (void *)(c + a.cqe_offset);
+	tables = (void *)(c + a.tables_offset);
+	a.comp_bytes += lie_bytes;
+	fake_kvd_send(control, &a, sizeof(a), fds, 2);
+	close(fds[0]);
+	close(fds[1]);
+	return control;
+}
+
+/* Sleep as kvd does, until a submission is there; take it. */
+static struct kvd_sqe take_sqe(int control)
+{
+	for (;;) {
+		__atomic_store_n(&comp->kvd_sleeps, 1, __ATOMIC_RELAXED);
+		__atomic_thread_fence(__ATOMIC_SEQ_CST);
+		if (__atomic_load_n(&sub->sq_tail, __ATOMIC_ACQUIRE) != sq_head)
+			break;
+		FAKE_EXPECT(fake_kvd_receive(control, packet) == 1 && packet[0] == 0);
+	}
+	__atomic_store_n(&comp->kvd_sleeps, 0, __ATOMIC_RELAXED);
+	struct kvd_sqe sqe = sqes[sq_head & 63];
+	__atomic_store_n(&comp->sq_head, ++sq_head, __ATOMIC_RELEASE);
+	return sqe;
+}
+
+static void complete(int control, const struct kvd_cqe *cqe)
+{
+	static const uint8_t doorbell = 0;
+	cqes[comp->cq_tail & (CQ_ENTRIES - 1)] = *cqe;
+	__atomic_store_n(&comp->cq_tail, comp->cq_tail + 1, __ATOMIC_RELEASE);
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	if (__atomic_load_n(&sub->engine_sleeps, __ATOMIC_RELAXED))
+		fake_kvd_send(control, &doorbell, 1, NULL, 0);
+}
+
+static void send_extent(int control, uint16_t type, uint32_t extent, uint32_t writable, int fd)
+{
+	struct kvd_msg_extent m = { .m = { .type = type, .size = sizeof(m) }, .extent = extent, .writable = writable };
+	fake_kvd_send(control, &m, sizeof(m), &fd, fd >= 0 ? 1 : 0);
+}
+
+static void serve_life(int listen_fd)
+{
+	int control = attach_peer(listen_fd, 0);
+	int memory = fake_kvd_memory(FAKE_EXTENT_BYTES);
+	uint8_t *extent = mmap(NULL, FAKE_EXTENT_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, memory, 0);
+
+	send_extent(control, KVD_M_EXTENT_MAP, 2, 1, memory);
+	struct kvd_sqe sqe = take_sqe(control);
+	FAKE_EXPECT(sqe.verb == KVD_EXTENT_ACK && sqe.other == 2 && sqe.count == 1);
+	complete(control, &(struct kvd_cqe){ .verb = KVD_EXTENT_ACK, .user_data = sqe.user_data });
+
+	sqe = take_sqe(control);
+	FAKE_EXPECT(sqe.verb == KVD_SEQ_OPEN && sqe.slot == 1 && sqe.n_tokens == 20 && sqe.user_data == 42);
+	FAKE_EXPECT(tokens[1 * MAX_PAGES * 16 + 19] == 1019);
+	tables[1 * MAX_PAGES] = KVD_ENTRY(2u << 7 | 5u, KVD_FORMAT_BF16);
+	complete(control, &(struct kvd_cqe){ .verb = KVD_SEQ_OPEN, .slot = 1, .user_data = 42, .pages = 1 });
+
+	sqe = take_sqe(control);
+	FAKE_EXPECT(sqe.verb == KVD_SEQ_SEAL && sqe.slot == 1 && sub->step_begun == 1 && sub->step_done == 1);
+	FAKE_EXPECT(extent[64 * 1024 + 5 * 1024] == 0xab); /* plane 1, slot 5 */
+	complete(control, &(struct kvd_cqe){ .verb = KVD_SEQ_SEAL, .slot = 1, .user_data = 43 });
+
+	/* The engine changes what we mapped and unmapped in one go; both are answered, in order. */
+	send_extent(control, KVD_M_EXTENT_MAP, 3, 0, memory);
+	send_extent(control, KVD_M_EXTENT_UNMAP, 3, 0, -1);
+	send_extent(control, KVD_M_EXTENT_UNMAP, 2, 0, -1);
+	static const struct { uint32_t extent, count; } acks[] = { { 3, 1 }, { 3, 0 }, { 2, 0 } };
+	for (int i = 0; i < 3; i++) {
+		sqe = take_sqe(control);
+		FAKE_EXPECT(sqe.verb == KVD_EXTENT_ACK && sqe.other == acks[i].extent && sqe.count == acks[i].count);
+	}
+	FAKE_EXPECT(fake_kvd_receive(control, packet) == 0);
+}
+
+static void serve_clients(int listen_fd)
+{
+	struct kvd_msg_client_new new = { .m = { .type = KVD_M_CLIENT_NEW, .size = sizeof(new) }, .client = 9,
+					  .weight = 100, .tenant = "acme" };
+	const struct kvd_msg_client_gone *gone = (const void *)packet;
+	const struct kvd_msg_weights *weights = (const void *)packet;
+	int control = attach_peer(listen_fd, 0), pair[2];
+
+	FAKE_EXPECT(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair) == 0);
+	fake_kvd_send(control, &new, sizeof(new), &pair[1], 1);
+	close(pair[1]);
+	FAKE_EXPECT(fake_kvd_receive(pair[0], packet) == 2);
+	fake_kvd_receive_type(control, KVD_M_CLIENT_GONE, packet, sizeof(*gone));
+	FAKE_EXPECT(gone->client == 9 && gone->completion_tokens == 7);
+	fake_kvd_receive_type(control, KVD_M_ENGINE_STATS, packet, sizeof(struct kvd_msg_engine_stats));
+	/* Weights: nobody has any; then they are offered; then asked for again. */
+	fake_kvd_receive_type(control, KVD_M_WEIGHTS_ASK, packet, sizeof(*weights));
+	struct kvd_msg_error error = {
+		.m = { .type = KVD_M_ERROR, .size = sizeof(error), .seq = weights->m.seq, .status = KVD_S_NO_MODEL },
+	};
+	fake_kvd_send(control, &error, sizeof(error), NULL, 0);
+	fake_kvd_receive_type(control, KVD_M_WEIGHTS_OFFER, packet, sizeof(*weights));
+	FAKE_EXPECT(strcmp(weights->layout, "panels") == 0 && weights->fingerprint[0] == 0x11);
+	fake_kvd_receive_type(control, KVD_M_WEIGHTS_ASK, packet, sizeof(*weights));
+	struct kvd_msg_weights answer = {
+		.m = { .type = KVD_M_WEIGHTS, .size = sizeof(answer), .seq = weights->m.seq },
+	};
+	int memory = fake_kvd_memory(4096);
+	fake_kvd_send(control, &answer, sizeof(answer), &memory, 1);
+	FAKE_EXPECT(fake_kvd_receive(control, packet) == 0);
+	FAKE_EXPECT(fake_kvd_receive(pair[0], packet) == 0);
+}
+
+static void serve_full_ring(int listen_fd)
+{
+	int control = attach_peer(listen_fd, 0);
+	FAKE_EXPECT(fake_kvd_receive(control, packet) == 2);   /* a word of the test: the ring is full */
+	for (uint32_t i = 0; i < 64; i++)
+		FAKE_EXPECT(take_sqe(control).user_data == i);
+	send_extent(control, KVD_M_EXTENT_MAP, 16, 1, fake_kvd_memory(FAKE_EXTENT_BYTES)); /* outside the pool */
+	FAKE_EXPECT(fake_kvd_receive(control, packet) == 0);
+}
+
+static void serve_lie(int listen_fd)
+{
+	int control = attach_peer(listen_fd, 1 << 20);
+	FAKE_EXPECT(fake_kvd_receive(control, packet) == 0);
+}
+
+/* ---- the engine ---- */
+
+static int attach(struct kvd_engine **ret)
+{
+	struct kvd_engine_options o = {
+		.socket = fake.path, .program = "test", .name = "e1", .model = "tiny", .numerics = "cpu/1/test",
+		.fingerprint = { 0x11 }, .layout = KVD_LAYOUT_PAIRS, .kv_format = KVD_FORMAT_BF16, .n_planes = 2,
+		.block_bytes = 1024, .max_seqs = MAX_SEQS, .max_pages = MAX_PAGES,
+	};
+	return kvd_engine_attach(&o, ret);
+}
+
+/* Sleep until something comes, as an engine without work does. */
+static void wait_for(struct kvd_engine *e)
+{
+	if (kvd_engine_sleep(e, true)) {
+		struct pollfd p = { .fd = kvd_engine_fd(e), .events = POLLIN };
+		ck_assert_int_eq(poll(&p, 1, 5000), 1);
+	}
+	kvd_engine_sleep(e, false);
+}
+
+static struct kvd_cqe completion(struct kvd_engine *e)
+{
+	struct kvd_cqe cqe = { 0 };
+	while (!kvd_engine_completion(e, &cqe)) {
+		wait_for(e);
+		ck_assert_int_eq(kvd_engine_poll(e), 0);
+	}
+	return cqe;
+}
+
+static sigjmp_buf fault_jump;
+static void on_fault(int sig)
+{
+	siglongjmp(fault_jump, sig);
+}
+
+/* Whether a store to the address faults. */
+static bool faults(volatile uint8_t *at)
+{
+	struct sigaction action = { .sa_handler = on_fault, .sa_flags = SA_NODEFER }, old;
+	sigaction(SIGSEGV, &action, &old);
+	bool fault = sigsetjmp(fault_jump, 1) != 0;
+	if (!fault)
+		*at = 0xab;
+	sigaction(SIGSEGV, &old, NULL);
+	return fault;
+}
+
+START_TEST(life_of_a_sequence)
+{
+	struct kvd_engine *e;
+	fake_kvd_start(&fake, serve_life);
+	int r = attach(&e);
+	ck_assert_msg(r == 0, "%s", kvd_engine_error(e));
+	ck_assert_uint_eq(kvd_engine_number(e), 3);
+	ck_assert_uint_eq(kvd_engine_geometry(e)->n_frames, 64);
+	ck_assert_uint_eq((uintptr_t)kvd_engine_window(e) % (2u << 20), 0);
+	ck_assert(faults(kvd_engine_window(e) + 4 * FAKE_EXTENT_BYTES));
+	ck_assert_ptr_null(kvd_engine_tokens(e, MAX_SEQS));
+
+	for (int i = 0; i < 20; i++)
+		kvd_engine_tokens(e, 1)[i] = 1000 + i;
+	struct kvd_sqe open = { .verb = KVD_SEQ_OPEN, .slot = 1, .user_data = 42, .n_tokens = 20 };
+	/* The extent comes first, so that the acknowledgement is before the OPEN. */
+	while (faults(kvd_engine_window(e) + 2 * FAKE_EXTENT_BYTES)) {
+		wait_for(e);
+		ck_assert_int_eq(kvd_engine_poll(e), 0);
+	}
+	ck_assert_int_eq(kvd_engine_poll(e), 0);
+	ck_assert_int_eq(kvd_engine_submit(e, &open), 0);
+	ck_assert_int_eq(kvd_engine_flush(e), 0);
+	struct kvd_cqe cqe = completion(e);
+	ck_assert_uint_eq(cqe.verb, KVD_SEQ_OPEN);
+	ck_assert_uint_eq(cqe.user_data, 42);
+
+	kvd_step_begin(e);
+	uint32_t entry = kvd_engine_table(e, 1)[0];
+	ck_assert_uint_eq(KVD_ENTRY_FORMAT(entry), KVD_FORMAT_BF16);
+	uint8_t *block = kvd_engine_window(e) + kvd_block_offset(kvd_engine_geometry(e), KVD_ENTRY_FRAME(entry), 1);
+	ck_assert(!faults(block));
+	kvd_step_end(e);
+	ck_assert_int_eq(kvd_engine_submit(e, &(struct kvd_sqe){ .verb = KVD_SEQ_SEAL, .slot = 1, .user_data = 43 }), 0);
+	ck_assert_int_eq(kvd_engine_flush(e), 0);
+	ck_assert_uint_eq(completion(e).verb, KVD_SEQ_SEAL);
+
+	/* Extents come and go until the window is empty again. */
+	while (!faults(block)) {
+		wait_for(e);
+		ck_assert_int_eq(kvd_engine_poll(e), 0);
+	}
+	ck_assert(faults(kvd_engine_window(e) + 3 * FAKE_EXTENT_BYTES));
+	usleep(100000);   /* the other side reads the last answers */
+	kvd_engine_close(e);
+	ck_assert_int_eq(fake_kvd_finish(&fake), 0);
+}
+END_TEST
+
+START_TEST(clients_and_weights)
+{
+	struct kvd_engine *e;
+	struct kvd_engine_client client;
+	int fd;
+	fake_kvd_start(&fake, serve_clients);
+	ck_assert_int_eq(attach(&e), 0);
+	while (!kvd_engine_next_client(e, &client)) {
+		wait_for(e);
+		ck_assert_int_eq(kvd_engine_poll(e), 0);
+	}
+	ck_assert_uint_eq(client.client, 9);
+	ck_assert_str_eq(client.tenant, "acme");
+	ck_assert_int_ne(fcntl(client.fd, F_GETFL) & O_NONBLOCK, 0);
+	ck_assert_int_ne(fcntl(client.fd, F_GETFD) & FD_CLOEXEC, 0);
+	ck_assert_int_eq(send(client.fd, "ab", 2, 0), 2);
+	struct kvd_msg_client_gone gone = { .client = 9, .completion_tokens = 7 };
+	ck_assert_int_eq(kvd_engine_client_gone(e, &gone), 0);
+	struct kvd_msg_engine_stats stats = { .running = 1 };
+	ck_assert_int_eq(kvd_engine_stats(e, &stats), 0);
+	ck_assert_int_eq(kvd_engine_weights_ask(e, "panels", &fd), KVD_S_NO_MODEL);
+	ck_assert_int_eq(fd, -1);
+	int memory = memfd_create("weights", MFD_CLOEXEC);
+	ck_assert_int_eq(kvd_engine_weights_offer(e, "panels", memory), 0);
+	ck_assert_int_eq(kvd_engine_weights_ask(e, "panels", &fd), 0);
+	ck_assert_int_ge(fd, 0);
+	close(fd);
+	close(memory);
+	close(client.fd);
+	kvd_engine_close(e);
+	ck_assert_int_eq(fake_kvd_finish(&fake), 0);
+}
+END_TEST
+
+START_TEST(full_ring_and_wrong_extent)
+{
+	struct kvd_engine *e;
+	struct kvd_sqe sqe = { .verb = KVD_SEQ_GROW };
+	int r;
+	fake_kvd_start(&fake, serve_full_ring);
+	ck_assert_int_eq(attach(&e), 0);
+	for (; sqe.user_data < 64; sqe.user_data++)
+		ck_assert_int_eq(kvd_engine_submit(e, &sqe), 0);
+	ck_assert_int_eq(kvd_engine_submit(e, &sqe), -EAGAIN);
+	ck_assert_int_eq(kvd_engine_flush(e), 0);
+	ck_assert_int_eq(send(kvd_engine_fd(e), "ab", 2, 0), 2);
+	while ((r = kvd_engine_poll(e)) == 0)
+		wait_for(e);
+	ck_assert_int_eq(r, -EPROTO);
+	ck_assert_ptr_nonnull(strstr(kvd_engine_error(e), "extent 16"));
+	ck_assert_int_eq(kvd_engine_poll(e), -ENOTCONN);
+	kvd_engine_close(e);
+	ck_assert_int_eq(fake_kvd_finish(&fake), 0);
+}
+END_TEST
+
+START_TEST(refusals)
+{
+	struct kvd_engine *e;
+	struct kvd_engine_options o = { .socket = "/nowhere", .name = "e1", .model = "m", .numerics = "n" };
+	ck_assert_int_eq(kvd_engine_attach(&o, &e), KVD_S_BAD_REQUEST);
+	ck_assert_ptr_nonnull(strstr(kvd_engine_error(e), "max_seqs"));
+	kvd_engine_close(e);
+	fake_kvd_start(&fake, serve_lie);
+	ck_assert_int_eq(attach(&e), KVD_S_PROTOCOL);
+	kvd_engine_close(e);
+	ck_assert_int_eq(fake_kvd_finish(&fake), 0);
+}
+END_TEST
+
+int main(void)
+{
+	Suite *suite = suite_create("client_engine");
+	TCase *tests = tcase_create("all");
+	tcase_set_timeout(tests, 30);
+	tcase_add_test(tests, life_of_a_sequence);
+	tcase_add_test(tests, clients_and_weights);
+	tcase_add_test(tests, full_ring_and_wrong_extent);
+	tcase_add_test(tests, refusals);
+	suite_add_tcase(suite, tests);
+	SRunner *runner = srunner_create(suite);
+	srunner_run_all(runner, CK_NORMAL);
+	int failed = srunner_ntests_failed(runner);
+	srunner_free(runner);
+	return failed == 0 ? 0 : 1;
+}
