@@ -360,6 +360,16 @@ fail:
 	return r;
 }
 
+int forward_numerics_id_of(const char *isa, char ret_id[32])
+{
+	const struct cpu_kernels *k = cpu_kernels_find(isa);
+
+	if (!k)
+		return -EINVAL;
+	snprintf(ret_id, 32, NUMERICS_FAMILY "/%s", k->isa);
+	return 0;
+}
+
 int forward_new(const struct model *m, const struct forward_options *o, struct forward **ret,
 		char *err, size_t errlen)
 {

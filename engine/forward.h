@@ -54,6 +54,9 @@ void forward_free(struct forward *f);
 
 /* "cpu/1/avx2": backend, kernel family version, instruction set.  Pages of two ids never merge. */
 const char *forward_numerics_id(const struct forward *f);
+/* The id that forward_new() will have for an isa (NULL: the best), before there is a forward: kvd is
+ * told it before it is asked for weights.  Returns 0; -EINVAL if this machine has no such isa. */
+int forward_numerics_id_of(const char *isa, char ret_id[32]);
 
 /* The weights in use, whoever laid them out; they live as long as f. */
 const struct weights *forward_weights(const struct forward *f);
