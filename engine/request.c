@@ -73,9 +73,9 @@ static enum request_result take_head(struct request *r, const void *packet, size
 			      "REQUEST has %zu bytes, at least %zu are needed", size, sizeof(r->head));
 	memcpy(&r->head, packet, sizeof(r->head));
 	r->begun = true;
-	if (r->head.n_bytes < 1 || r->head.n_bytes > REQUEST_TEXT_MAX)
+	if (r->head.n_bytes > REQUEST_TEXT_MAX)
 		return refuse(KVD_S_BAD_REQUEST, ret_status, err, errlen,
-			      "n_bytes is %u; a request's text has 1 to %u bytes", r->head.n_bytes,
+			      "n_bytes is %u; a request's text has at most %u bytes", r->head.n_bytes,
 			      REQUEST_TEXT_MAX);
 	if (r->head.n_resume > REQUEST_RESUME_MAX)
 		return refuse(KVD_S_BAD_REQUEST, ret_status, err, errlen,
@@ -97,7 +97,7 @@ static enum request_result take_head(struct request *r, const void *packet, size
 			      "stop does not hold %u NUL-terminated strings that are not empty, in %zu bytes",
 			      r->head.n_stop, sizeof(r->head.stop));
 	r->n_expected = (size_t)r->head.n_bytes + (size_t)r->head.n_resume * sizeof(uint32_t);
-	return REQUEST_MORE;
+	return r->n_expected ? REQUEST_MORE : REQUEST_COMPLETE;
 }
 
 static enum request_result take_data(struct request *r, const void *packet, size_t size,

@@ -67,11 +67,22 @@ static void refused(struct kvd_msg_request head, uint32_t want, const char *fiel
 	request_reset(&r);
 }
 
+/* A raw request without text: the model speaks first (from its BOS token). */
+START_TEST(a_request_without_text_is_complete_at_once)
+{
+	struct request r = { 0 };
+	struct kvd_msg_request head = plain_head(0);
+
+	ck_assert_int_eq(send_head(&r, &head), REQUEST_COMPLETE);
+	ck_assert_int_eq(send_data(&r, "x", 1), REQUEST_REFUSED);
+	request_reset(&r);
+}
+END_TEST
+
 START_TEST(bad_fields_are_named)
 {
 	struct kvd_msg_request h;
 
-	h = plain_head(0), refused(h, KVD_S_BAD_REQUEST, "n_bytes");
 	h = plain_head(UINT32_MAX), refused(h, KVD_S_BAD_REQUEST, "n_bytes");
 	h = plain_head(1), h.n_resume = UINT32_MAX, refused(h, KVD_S_BAD_REQUEST, "n_resume");
 	h = plain_head(1), h.raw = 2, refused(h, KVD_S_BAD_REQUEST, "raw");
@@ -344,6 +355,7 @@ int main(void)
 	int failed;
 
 	tcase_add_test(c, a_request_comes_in_portions);
+	tcase_add_test(c, a_request_without_text_is_complete_at_once);
 	tcase_add_test(c, bad_fields_are_named);
 	tcase_add_test(c, packets_out_of_order_are_refused);
 	tcase_add_test(c, stop_strings_cut_the_text);
