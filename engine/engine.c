@@ -1,0 +1,416 @@
+/* engine.c - what one engine process owns, in the order it is made, and its loop.
+ *
+ * Order of making: model, tokenizer, attachment to kvd, weights (another engine's if kvd has them),
+ * forward, the arrays; deinit goes backwards and takes a half-made engine.
+ *
+ * The loop has one thread and one place to sleep (wait.h).  Between two steps it serves everything
+ * that came and blocks on nothing; without a sequence to compute it sleeps.  SIGTERM: no new
+ * requests, running answers get DRAIN_USEC, what is left is closed without END, whereupon libkvd
+ * takes it to another engine.  kvd's end is ours too: without it there are no pages. */
+#include "engine/engine.h"
+
+#include <assert.h>
+#include <ctype.h>
+#include <errno.h>
+#include <malloc.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <time.h>
+#include <unistd.h>
+#include "engine/log.h"
+#include "kvd/kvd.h"
+
+#define TAG_KVD 1u
+#define TAG_SIGNAL 2u
+#define DRAIN_USEC 5000000u
+#define STATS_USEC 1000000u
+#define EVENTS_A_TURN 64u
+#define WEIGHTS_LAYOUT "panels/1"  /* one layout serves every instruction set; see weights.h */
+
+uint64_t engine_now_usec(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000u + (uint64_t)t.tv_nsec / 1000u;
+}
+
+/* Name clients ask for: words of the model's own name, joined so that no shell needs quotes. */
+static void model_name(const struct options *o, const struct model *m, char ret_name[KVD_NAME_MAX])
+{
+	const char *base = strrchr(o->model, '/') ? strrchr(o->model, '/') + 1 : o->model;
+	const char *from = o->served_as ? o->served_as : m->config.name[0] ? m->config.name : base;
+	size_t length = strlen(from), n = 0;
+
+	if (from == base && length > 5 && strcmp(from + length - 5, ".gguf") == 0)
+		length -= 5;
+	for (size_t i = 0; i < length && n < KVD_NAME_MAX - 1; i++) {
+		unsigned char c = (unsigned char)from[i];
+		if (o->served_as)
+			ret_name[n++] = (char)c;
+		else if (isalnum(c) || c == '.' || c == '_')
+			ret_name[n++] = (char)tolower(c);
+		else if (n && ret_name[n - 1] != '-')
+			ret_name[n++] = '-';
+	}
+	while (!o->served_as && n && ret_name[n - 1] == '-')
+		n--;
+	ret_name[n] = 0;
+	if (!n)
+		snprintf(ret_name, KVD_NAME_MAX, "model");
+}
+
+static int attach(struct engine *e, const struct options *o, char *err, size_t errlen)
+{
+	const struct model_config *c = &e->model->config;
+	char numerics[32], served[KVD_NAME_MAX], name[KVD_NAME_MAX];
+	struct kvd_engine_options k = {
+		.socket = o->socket, .program = "kvengine", .name = name, .model = served,
+		.numerics = numerics, .layout = KVD_LAYOUT_PAIRS, .kv_format = KVD_FORMAT_BF16,
+		.n_planes = c->n_layers, .block_bytes = forward_block_bytes(c),
+		.max_seqs = e->n_slots, .max_pages = e->max_pages,
+	};
+	int r;
+
+	if (forward_numerics_id_of(o->isa, numerics) != 0) {
+		snprintf(err, errlen, "--isa %s: not on this machine; leave it out", o->isa);
+		return -EINVAL;
+	}
+	model_name(o, e->model, served);
+	if (o->name)
+		snprintf(name, sizeof(name), "%s", o->name);
+	else
+		snprintf(name, sizeof(name), "%.48s-%d", served, (int)getpid());
+	memcpy(k.fingerprint, e->model->fingerprint, sizeof(k.fingerprint));
+	r = kvd_engine_attach(&k, &e->kvd);
+	if (r != 0) {
+		snprintf(err, errlen, "%s", e->kvd ? kvd_engine_error(e->kvd) : "out of memory");
+		return r;
+	}
+	e->kv.base = kvd_engine_window(e->kvd);
+	e->kv.geometry = *kvd_engine_geometry(e->kvd);
+	log_info("attached engine=%s number=%u model=%s numerics=%s slots=%u ctx=%u page_bytes=%llu", name,
+		 kvd_engine_number(e->kvd), served, numerics, e->n_slots, e->n_ctx,
+		 (unsigned long long)kvd_page_bytes(&e->kv.geometry));
+	return 0;
+}
+
+/* Map the weights that kvd keeps for this file, if they are sound. */
+static bool adopt_weights(struct engine *e)
+{
+	char err[256] = "";
+	struct weights *adopted;
+	int fd, r = kvd_engine_weights_ask(e->kvd, WEIGHTS_LAYOUT, &fd);
+
+	if (r != 0)
+		return false;
+	r = weights_adopt(e->model, fd, &adopted, err, sizeof(err));
+	close(fd);
+	if (r < 0) {
+		log_warning("weights not adopted reason=\"%s\"", err);
+		return false;
+	}
+	weights_free(e->weights);
+	e->weights = adopted;
+	return true;
+}
+
+/* One laid-out copy per host: another engine's, or ours, offered to the others.  Two engines that
+ * start together both lay out; asking again after the offer leaves them with the one kvd kept. */
+static int get_weights(struct engine *e, char *err, size_t errlen)
+{
+	bool adopted = adopt_weights(e);
+	uint64_t start_usec = engine_now_usec();
+
+	if (!adopted) {
+		int r = weights_build(e->model, true, &e->weights, err, errlen);
+		if (r < 0)
+			return r;
+		if (weights_fd(e->weights) >= 0) {
+			r = kvd_engine_weights_offer(e->kvd, WEIGHTS_LAYOUT, weights_fd(e->weights));
+			if (r != 0)
+				log_warning("weights not offered reason=\"%s\"", kvd_engine_error(e->kvd));
+			else
+				(void)adopt_weights(e);
+		}
+	}
+	log_info("weights bytes=%llu shared=%d adopted=%d usec=%llu", (unsigned long long)e->weights->bytes,
+		 weights_fd(e->weights) >= 0, adopted, (unsigned long long)(engine_now_usec() - start_usec));
+	return 0;
+}
+
+static int open_model(struct engine *e, const struct options *o, char *err, size_t errlen)
+{
+	uint32_t trained;
+	int r = model_open(o->model, &e->model, err, errlen);
+
+	if (r < 0)
+		return r;
+	r = tokenizer_new(e->model->file, &e->tokenizer, err, errlen);
+	if (r < 0)
+		return r;
+	trained = e->model->config.ctx_train;
+	if (o->n_ctx > trained) {
+		snprintf(err, errlen, "--ctx %u: %s was trained for %u tokens; give at most that", o->n_ctx, o->model,
+			 trained);
+		return -EINVAL;
+	}
+	e->n_ctx = o->n_ctx ? o->n_ctx : trained < OPTIONS_CTX_USUAL ? trained : OPTIONS_CTX_USUAL;
+	e->max_pages = (e->n_ctx + KVD_PAGE_TOKENS - 1) / KVD_PAGE_TOKENS;
+	e->n_slots = o->max_seqs;
+	return 0;
+}
+
+static int make_loop(struct engine *e, char *err, size_t errlen)
+{
+	sigset_t set;
+	int r = wait_new(&e->wait);
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	if (r == 0) {
+		e->signal_fd = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
+		r = e->signal_fd < 0 ? -errno : 0;
+	}
+	if (r == 0)
+		r = wait_add(e->wait, e->signal_fd, TAG_SIGNAL);
+	if (r == 0)
+		r = wait_add(e->wait, kvd_engine_fd(e->kvd), TAG_KVD);
+	if (r < 0)
+		snprintf(err, errlen, "no event loop: %s", strerror(-r));
+	return r;
+}
+
+static int engine_init(struct engine *e, const struct options *o, char *err, size_t errlen)
+{
+	struct forward_options f = { .n_threads = o->n_threads, .spin_usec = o->spin_usec, .isa = o->isa };
+	uint32_t n_vocab;
+	int r = open_model(e, o, err, errlen);
+
+	if (r < 0)
+		return r;
+	n_vocab = e->model->config.n_vocab;
+	r = attach(e, o, err, errlen);
+	if (r == 0)
+		r = get_weights(e, err, errlen);
+	if (r != 0)
+		return r;
+	sched_init(&e->sched, o->chunk_tokens, e->n_slots);
+	f.max_rows = e->sched.rows_max;
+	f.weights = e->weights;
+	r = forward_new(e->model, &f, &e->forward, err, errlen);
+	if (r == 0)
+		r = make_loop(e, err, errlen);
+	if (r < 0)
+		return r;
+	e->owners = calloc(e->n_slots, sizeof(*e->owners));
+	r = e->owners ? 0 : -ENOMEM;
+	if (r == 0)
+		r = prompt_init(&e->prompts, e->tokenizer);
+	if (r == 0)
+		r = sampler_init(&e->sampler, n_vocab);
+	if (r == 0)
+		r = kvlink_init(&e->link, e->kvd, e->n_slots, e->max_pages, o->chunk_tokens);
+	if (r == 0)
+		r = serve_init(&e->serve, e->wait, &e->sched, &e->link, &e->prompts, e->n_ctx, n_vocab);
+	if (r == 0)
+		r = step_room_init(&e->room, e->n_slots, e->max_pages, e->sched.rows_max, n_vocab);
+	if (r < 0)
+		snprintf(err, errlen, "no memory for %u sequences of %u tokens; lower --max-seqs or --ctx",
+			 e->n_slots, e->n_ctx);
+	return r;
+}
+
+static void engine_deinit(struct engine *e)
+{
+	step_room_deinit(&e->room);
+	serve_deinit(&e->serve);
+	kvlink_deinit(&e->link);
+	sampler_deinit(&e->sampler);
+	prompt_deinit(&e->prompts);
+	free(e->owners);
+	wait_free(e->wait);
+	if (e->signal_fd >= 0)
+		close(e->signal_fd);
+	forward_free(e->forward);
+	weights_free(e->weights);
+	kvd_engine_close(e->kvd);
+	tokenizer_free(e->tokenizer);
+	model_close(e->model);
+}
+
+static void take_signals(struct engine *e, uint64_t now_usec)
+{
+	struct signalfd_siginfo info;
+
+	while (read(e->signal_fd, &info, sizeof(info)) == (ssize_t)sizeof(info)) {
+		log_info("draining signal=%u", info.ssi_signo);
+		/* a second signal means: now */
+		e->drain_usec = e->drain_usec ? now_usec : now_usec + DRAIN_USEC;
+		e->draining = true;
+	}
+}
+
+/* Once a second, if they changed. */
+static int send_stats(struct engine *e, uint64_t now_usec)
+{
+	const struct serve_counters *c = &e->serve.counters;
+	struct kvd_msg_engine_stats m = { .prompt_tokens = c->prompt_tokens, .cached_tokens = c->cached_tokens,
+					  .completion_tokens = c->completion_tokens };
+	uint64_t since_usec = now_usec - e->stats_usec;
+	int r;
+
+	if (since_usec < STATS_USEC)
+		return 0;
+	serve_count(&e->serve, &m.running, &m.waiting);
+	m.tokens_per_s = (uint32_t)((c->completion_tokens - e->stats_sent.completion_tokens) * 1000000u / since_usec);
+	if (memcmp(c, &e->stats_sent, sizeof(*c)) == 0 && m.running == e->running_sent &&
+	    m.waiting == e->waiting_sent && !e->rate_sent)
+		return 0;
+	r = kvd_engine_stats(e->kvd, &m);
+	e->stats_usec = now_usec;
+	e->stats_sent = *c;
+	e->running_sent = m.running;
+	e->waiting_sent = m.waiting;
+	e->rate_sent = m.tokens_per_s != 0;
+	return r < 0 ? r : 0;
+}
+
+/* Serve everything that is there; block on nothing. */
+static int serve_all(struct engine *e, const struct wait_event *events, int n_events, bool *ret_more)
+{
+	struct kvd_engine_client client;
+	uint64_t now_usec = engine_now_usec();
+	int r = 0;
+
+	for (int i = 0; i < n_events && r == 0; i++) {
+		if (events[i].tag == TAG_KVD)
+			r = kvd_engine_poll(e->kvd);
+		else if (events[i].tag == TAG_SIGNAL)
+			take_signals(e, now_usec);
+		else
+			serve_event(&e->serve, &events[i], now_usec);
+	}
+	if (r != 0)
+		return r;
+	kvlink_collect(&e->link, now_usec);
+	if (e->link.draining && !e->draining) {
+		log_info("draining by=kvd");
+		e->draining = true;
+	}
+	if (e->draining)
+		serve_drain(&e->serve);
+	while (kvd_engine_next_client(e->kvd, &client))
+		serve_accept(&e->serve, &client, now_usec);
+	*ret_more = serve_tick(&e->serve, now_usec);
+	step_prepare(e, now_usec);
+	r = send_stats(e, now_usec);
+	return r < 0 ? r : kvlink_pump(&e->link);
+}
+
+/* Sleep until something comes or somebody's time is over. */
+static int engine_sleep(struct engine *e, struct wait_event *events)
+{
+	uint64_t now_usec = engine_now_usec(), next_usec = serve_next_usec(&e->serve);
+	int n = 0;
+
+	if (e->drain_usec && e->drain_usec < next_usec)
+		next_usec = e->drain_usec;
+	/* after the last token the numbers of the last second, then the 0, still go to kvd */
+	if ((e->serve.n_active || e->rate_sent ||
+	     memcmp(&e->serve.counters, &e->stats_sent, sizeof(e->stats_sent)) != 0) &&
+	    now_usec + STATS_USEC < next_usec)
+		next_usec = now_usec + STATS_USEC;
+	if (kvd_engine_sleep(e->kvd, true))
+		n = wait_for(e->wait, next_usec == UINT64_MAX ? UINT64_MAX : next_usec > now_usec ?
+			     next_usec - now_usec : 0, events, EVENTS_A_TURN);
+	kvd_engine_sleep(e->kvd, false);
+	return n;
+}
+
+static bool drained(const struct engine *e, uint64_t now_usec)
+{
+	uint32_t running, waiting;
+
+	if (!e->drain_usec)
+		return false;
+	serve_count(&e->serve, &running, &waiting);
+	if (running && now_usec >= e->drain_usec)
+		log_info("handed over running=%u", running);
+	return !running || now_usec >= e->drain_usec;
+}
+
+static int engine_loop(struct engine *e)
+{
+	struct wait_event events[EVENTS_A_TURN];
+	int n = 0, r = kvd_engine_poll(e->kvd);    /* what came while the weights were laid out */
+
+	while (r == 0) {
+		bool more = false, ran = false;
+		r = serve_all(e, events, n, &more);
+		if (r == 0 && drained(e, engine_now_usec()))
+			return 0;
+		if (r == 0)
+			r = step_run(e, &ran);
+		if (r == 0) {
+			n = ran || more ? wait_for(e->wait, 0, events, EVENTS_A_TURN) : engine_sleep(e, events);
+			r = n < 0 ? n : 0;
+		}
+	}
+	return r;
+}
+
+/* The exit code that interface.md gives a failure to attach or to go on. */
+static int exit_code(int r, bool attached)
+{
+	if (r > 0)
+		return kvd_status_exit_code(r);
+	if (!attached && (r == -ENOENT || r == -ECONNREFUSED || r == -ENOTCONN || r == -EACCES))
+		return 3;
+	return 1;
+}
+
+int engine_run(const struct options *o)
+{
+	struct engine e = { .signal_fd = -1 };
+	struct rlimit files;
+	char err[512] = "";
+	sigset_t set;
+	int r, code = 0;
+
+	/* blocked in every thread: they come out of the signalfd */
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	/* requests' big buffers go back to the system when they are freed, not to the heap */
+	mallopt(M_MMAP_THRESHOLD, 128 * 1024);
+	mallopt(M_TRIM_THRESHOLD, 128 * 1024);
+	if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur < files.rlim_max) {
+		files.rlim_cur = files.rlim_max;
+		(void)setrlimit(RLIMIT_NOFILE, &files);
+	}
+	r = engine_init(&e, o, err, sizeof(err));
+	if (r != 0) {
+		code = exit_code(r, e.forward != NULL);
+		log_error("cannot start: %s", err[0] ? err : strerror(r < 0 ? -r : EINVAL));
+	} else {
+		log_info("ready threads=%u chunk=%u loop=%s", o->n_threads, o->chunk_tokens,
+			 wait_is_uring(e.wait) ? "io_uring" : "epoll");
+		r = engine_loop(&e);
+		if (r != 0) {
+			code = 1;
+			log_error("cannot go on: %s", kvd_engine_error(e.kvd)[0] ? kvd_engine_error(e.kvd) :
+				  strerror(r < 0 ? -r : EINVAL));
+		} else {
+			log_info("ended tokens=%llu", (unsigned long long)e.serve.counters.completion_tokens);
+		}
+	}
+	engine_deinit(&e);
+	return code;
+}
