@@ -14,17 +14,9 @@ def _split(digits):
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
 
 
-def load(path):
-    """Returns (tokenizer, texts of control tokens)."""
-    fields = GGUFReader(path).fields
-    get = lambda key: fields[key].contents() if key in fields else None
-    assert get("tokenizer.ggml.model") == "gpt2", "only byte-level BPE"
-    tokens, types = get("tokenizer.ggml.tokens"), get("tokenizer.ggml.token_type")
-    merges = [tuple(line.split(" ", 1)) for line in get("tokenizer.ggml.merges")]
-    pre = get("tokenizer.ggml.pre")
-    special = [text for text, kind in zip(tokens, types) if kind == 3]
-    tok = Tokenizer(models.BPE(vocab={text: i for i, text in enumerate(tokens)}, merges=merges,
-                               ignore_merges=pre == "llama-bpe"))
+def build(vocab, merges, pre, special):
+    """vocab: text -> id; merges: pairs of texts; pre: as tokenizer.ggml.pre names it."""
+    tok = Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=pre == "llama-bpe"))
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     parts = {"gpt-2": [byte_level],
              "smollm": [pre_tokenizers.Digits(individual_digits=True), byte_level],
@@ -33,4 +25,16 @@ def load(path):
     if pre == "qwen2":
         tok.normalizer = normalizers.NFC()
     tok.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in special])
-    return tok, special
+    return tok
+
+
+def load(path):
+    """Returns (tokenizer, texts of control tokens)."""
+    fields = GGUFReader(path).fields
+    get = lambda key: fields[key].contents() if key in fields else None
+    assert get("tokenizer.ggml.model") == "gpt2", "only byte-level BPE"
+    tokens, types = get("tokenizer.ggml.tokens"), get("tokenizer.ggml.token_type")
+    merges = [tuple(line.split(" ", 1)) for line in get("tokenizer.ggml.merges")]
+    special = [text for text, kind in zip(tokens, types) if kind == 3]
+    vocab = {text: i for i, text in enumerate(tokens)}
+    return build(vocab, merges, get("tokenizer.ggml.pre"), special), special

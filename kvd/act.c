@@ -1,0 +1,92 @@
+/* act.c - the core's actions become stores, messages, jobs.
+ *
+ * Never calls the core, and never fails: a peer that cannot take what it is due is doomed and its
+ * hang-up reaches the core later, as an event of its own. */
+#include "kvd/daemon.h"
+
+#include <assert.h>
+
+#include "kvd/ring.h"
+#include "kvd/vmm.h"
+
+/* The engine an action is for, NULL if it is on its way out: then nobody misses it. */
+static struct attached *engine_of(struct daemon *daemon, const struct core_action *action)
+{
+	struct attached *engine;
+
+	assert(action->engine < CORE_ENGINES_MAX);
+	engine = &daemon->engines[action->engine];
+	return engine->state == ATTACHED_LIVE && engine->peer->state == PEER_READY ? engine : NULL;
+}
+
+static void act_complete(struct attached *engine, const struct kvd_cqe *cqe)
+{
+	if (cqe->verb == KVD_EV_DRAIN)
+		engine->draining = true;
+	if (ring_publish(&engine->ring, cqe) < 0)
+		peer_violation(engine->peer, "completion ring full or broken");
+}
+
+static void act_map(struct attached *engine, uint32_t extent, bool writable)
+{
+	struct kvd_msg_extent m = {
+		.m = { .type = KVD_M_EXTENT_MAP, .size = sizeof(m) }, .extent = extent, .writable = writable,
+	};
+	int fd = vmm_extent_fd(engine->daemon->vmm, extent, writable);
+
+	assert(fd >= 0);  /* the core maps populated extents only */
+	peer_send(engine->peer, &m.m, &fd, 1, false);
+}
+
+static void act_unmap(struct attached *engine, uint32_t extent)
+{
+	struct kvd_msg_extent m = {
+		.m = { .type = KVD_M_EXTENT_UNMAP, .size = sizeof(m) }, .extent = extent,
+	};
+
+	peer_send(engine->peer, &m.m, NULL, 0, false);
+}
+
+void act_perform(struct daemon *daemon, const struct core_action *action)
+{
+	struct attached *engine;
+
+	switch (action->type) {
+	case CORE_ACT_ATTACHED:
+		attach_answer(daemon, action);
+		return;
+	case CORE_ACT_COMPLETE:
+		engine = engine_of(daemon, action);
+		if (engine)
+			act_complete(engine, &action->cqe);
+		return;
+	case CORE_ACT_ENTRY:
+		engine = engine_of(daemon, action);
+		if (engine)
+			ring_entry(&engine->ring, action->entry.slot, action->entry.page, action->entry.entry);
+		return;
+	case CORE_ACT_MAP:
+		engine = engine_of(daemon, action);
+		if (engine)
+			act_map(engine, action->map.extent, action->map.writable);
+		return;
+	case CORE_ACT_UNMAP:
+		engine = engine_of(daemon, action);
+		if (engine)
+			act_unmap(engine, action->map.extent);
+		return;
+	case CORE_ACT_MOVE:
+		mover_link_move(&daemon->mover, action);
+		return;
+	case CORE_ACT_POPULATE:
+		mover_link_populate(&daemon->mover, action->populate.extent);
+		return;
+	case CORE_ACT_STAMP:
+		daemon->stamp_wanted = true;
+		return;
+	case CORE_ACT_ALARM:
+		log_error("core.alarm text=\"%.*s\"", (int)sizeof(action->alarm.text), action->alarm.text);
+		return;
+	}
+	assert(!"unknown action");
+}

@@ -1,0 +1,347 @@
+/* daemon.c - owns everything: the order in which it is made and unmade, and the round.
+ *
+ * A round: wait; what is ready speaks (messages become events); rings; one look at the step counters;
+ * the clock; streams, queries, mover; the doomed are reaped; doorbells ring.  After every event the
+ * core's actions are performed before anything else happens.
+ *
+ * Before it waits, the daemon says so in every ring (kvd_sleeps), then looks once more: an engine that
+ * submits after that look sees the flag and rings. */
+#include "kvd/daemon.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <grp.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include "kvd/admin_query.h"
+#include "kvd/clock.h"
+#include "kvd/vmm.h"
+
+/* Step counters are polled only while frames wait for one: a decode step takes a few milliseconds. */
+#define STEP_POLL_USEC_MIN 500u
+#define STEP_POLL_USEC_MAX 16000u
+
+void daemon_deadline(struct daemon *daemon, uint64_t deadline_usec)
+{
+	if (deadline_usec < daemon->deadline_usec)
+		daemon->deadline_usec = deadline_usec;
+}
+
+void daemon_event(struct daemon *daemon, const struct core_event *event)
+{
+	struct core_action action;
+
+	core_step(daemon->core, event, clock_now_usec());
+	while (core_next_action(daemon->core, &action))
+		act_perform(daemon, &action);
+}
+
+/* ---- the round ---- */
+
+/* STAMP: the new entries are stored; after a fence, `begun` names the last step that may have copied
+ * the old ones.  DONE: how far the steps are. */
+static void look_at_steps(struct daemon *daemon, enum core_event_type type)
+{
+	struct core_event event;
+
+	event.type = type;
+	event.engine = CORE_NONE;
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	for (uint32_t i = 0; i < CORE_ENGINES_MAX; i++) {
+		const struct attached *engine = &daemon->engines[i];
+		bool live = engine->state == ATTACHED_LIVE;
+
+		event.epoch.begun[i] = live ? ring_step_begun(&engine->ring) : 0;
+		event.epoch.done[i] = live ? ring_step_done(&engine->ring) : UINT64_MAX;
+	}
+	daemon_event(daemon, &event);
+}
+
+static void run_core(struct daemon *daemon)
+{
+	submit_all(daemon);
+	if (daemon->stamp_wanted) {
+		daemon->stamp_wanted = false;
+		daemon->step_poll_usec = STEP_POLL_USEC_MIN;
+		look_at_steps(daemon, CORE_EV_STAMP);
+	}
+	if (core_waits_for_steps(daemon->core))
+		look_at_steps(daemon, CORE_EV_DONE);
+	if (core_next_tick_usec(daemon->core) <= clock_now_usec()) {
+		struct core_event event = { .type = CORE_EV_TICK, .engine = CORE_NONE };
+
+		daemon_event(daemon, &event);
+	}
+}
+
+/* Everything that depends on the clock; leaves the next deadline. */
+static void run_clock(struct daemon *daemon)
+{
+	bool engines_changed = daemon->engines_changed;
+	uint64_t now_usec = clock_now_usec();
+
+	if (daemon->deadline_usec <= now_usec || engines_changed) {
+		daemon->engines_changed = false;
+		daemon->deadline_usec = CLOCK_NEVER;
+		daemon_deadline(daemon, peers_deadlines(daemon, now_usec));
+		daemon_deadline(daemon, attach_deadlines(daemon, now_usec));
+		daemon_deadline(daemon, introduce_deadlines(daemon, now_usec, engines_changed));
+	}
+}
+
+static void ring_doorbells(struct daemon *daemon)
+{
+	for (uint32_t i = 0; i < CORE_ENGINES_MAX; i++) {
+		struct attached *engine = &daemon->engines[i];
+
+		if (engine->state == ATTACHED_LIVE && ring_wants_doorbell(&engine->ring))
+			peer_doorbell(engine->peer);
+	}
+}
+
+/* True: nobody has submitted since we looked, the daemon may wait. */
+static bool fall_asleep(struct daemon *daemon)
+{
+	bool idle = true;
+
+	for (uint32_t i = 0; i < CORE_ENGINES_MAX; i++)
+		if (daemon->engines[i].state == ATTACHED_LIVE && daemon->engines[i].peer->state == PEER_READY &&
+		    ring_sleep(&daemon->engines[i].ring))
+			idle = false;
+	return idle;
+}
+
+static void wake_up(struct daemon *daemon)
+{
+	for (uint32_t i = 0; i < CORE_ENGINES_MAX; i++)
+		if (daemon->engines[i].state == ATTACHED_LIVE)
+			ring_wake(&daemon->engines[i].ring);
+}
+
+static uint64_t next_deadline(struct daemon *daemon)
+{
+	uint64_t next_usec = daemon->deadline_usec, tick_usec = core_next_tick_usec(daemon->core);
+
+	if (tick_usec < next_usec)
+		next_usec = tick_usec;
+	if (core_waits_for_steps(daemon->core)) {
+		/* Twice as long each time: an engine that is stopped must not keep us busy. */
+		uint64_t poll_usec = clock_now_usec() + daemon->step_poll_usec;
+
+		daemon->step_poll_usec *= 2;
+		if (daemon->step_poll_usec > STEP_POLL_USEC_MAX)
+			daemon->step_poll_usec = STEP_POLL_USEC_MAX;
+		if (poll_usec < next_usec)
+			next_usec = poll_usec;
+	}
+	return next_usec;
+}
+
+int daemon_run(struct daemon *daemon)
+{
+	while (!daemon->stop) {
+		bool busy;
+		int r;
+
+		run_core(daemon);
+		busy = admin_run(daemon);
+		peers_reap(daemon);
+		run_clock(daemon);
+		peers_reap(daemon);  /* run_clock() may have doomed some; hanging up needs the core */
+		daemon_deadline(daemon, mover_link_pump(&daemon->mover, clock_now_usec()));
+		ring_doorbells(daemon);
+		/* What the last steps have left over: another round at once. */
+		busy |= daemon->stamp_wanted || daemon->engines_changed || daemon->peers.doomed;
+		busy |= !fall_asleep(daemon);
+		r = loop_wait(daemon->loop, busy ? 0 : next_deadline(daemon));
+		wake_up(daemon);
+		if (r < 0) {
+			log_error("loop.failed error=\"%s\"", strerror(-r));
+			return r;
+		}
+	}
+	return 0;
+}
+
+/* ---- life ---- */
+
+static void signals_ready(struct loop_source *source, uint32_t events)
+{
+	struct daemon *daemon = (struct daemon *)((char *)source - offsetof(struct daemon, signals));
+	struct signalfd_siginfo info;
+
+	while (read(source->fd, &info, sizeof(info)) == sizeof(info)) {
+		if (info.ssi_signo == SIGHUP) {
+			log_warn("signal.hup remedy=\"this version reads its configuration at start; restart it\"");
+			continue;
+		}
+		log_info("signal.stop signal=%u pid=%u", info.ssi_signo, info.ssi_pid);
+		daemon->stop = true;
+	}
+}
+
+static int open_signals(struct daemon *daemon)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGHUP);
+	if (sigprocmask(SIG_BLOCK, &set, NULL) < 0)
+		return -errno;
+	signal(SIGPIPE, SIG_IGN);
+	daemon->signals = (struct loop_source){
+		.ready = signals_ready, .fd = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC),
+	};
+	if (daemon->signals.fd < 0)
+		return -errno;
+	return loop_add(daemon->loop, &daemon->signals, POLLIN);
+}
+
+static int open_book(struct daemon *daemon)
+{
+	struct core_config config = {
+		.pool_bytes = daemon->pool_bytes, .extent_bytes = daemon->extent_bytes,
+		.page_bytes_min = daemon->config->page_bytes_min, .tenants_max = LIMIT_TENANTS,
+		.seqs_max = LIMIT_SEQUENCES, .holds_max = LIMIT_HOLDS, .promise_usec = LIMIT_PROMISE_USEC,
+	};
+
+	if (getrandom(config.hash_key, sizeof(config.hash_key), 0) != sizeof(config.hash_key))
+		return -EIO;
+	daemon->book_bytes = core_book_bytes(&config);
+	if (!daemon->book_bytes)
+		return -EINVAL;
+	daemon->book_fd = segment_memfd("kvd-book", daemon->book_bytes);
+	if (daemon->book_fd < 0)
+		return daemon->book_fd;
+	daemon->book = mmap(NULL, daemon->book_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
+			    daemon->book_fd, 0);
+	if (daemon->book == MAP_FAILED) {
+		daemon->book = NULL;
+		return -errno;
+	}
+	if (madvise(daemon->book, daemon->book_bytes, MADV_DONTDUMP) < 0)
+		return -errno;
+	daemon->core = core_init(daemon->book, &config);
+	return daemon->core ? 0 : -EINVAL;
+}
+
+static int open_memory(struct daemon *daemon)
+{
+	struct group *group = getgrnam("kvadm");
+
+	daemon->admin_gid = group ? group->gr_gid : CONFIG_NO_ID;
+	tenant_users_read("/etc/passwd", &daemon->users);
+	daemon->packet = aligned_alloc(64, KVD_MSG_MAX);
+	daemon->rows = aligned_alloc(64, LIMIT_ROWS_BYTES_PER_ROUND);
+	daemon->tokens = calloc(LIMIT_MAX_PAGES, KVD_PAGE_TOKENS * sizeof(int32_t));
+	daemon->tenant_counters = calloc(LIMIT_TENANTS, sizeof(daemon->tenant_counters[0]));
+	return daemon->packet && daemon->rows && daemon->tokens && daemon->tenant_counters ? 0 : -ENOMEM;
+}
+
+/* log what failed, so that the caller need not */
+static int failed(const char *what, int r)
+{
+	log_error("start.failed what=\"%s\" error=\"%s\"", what, strerror(-r));
+	return r;
+}
+
+static int daemon_init(struct daemon *daemon, const struct daemon_options *options)
+{
+	/* Sources: peers, engines' processes, listener, signals, mover. */
+	int r = loop_open(options->loop, LIMIT_PEERS + CORE_ENGINES_MAX + 8, &daemon->loop);
+
+	if (r < 0)
+		return failed(options->loop == LOOP_URING ? "io_uring" : "loop", r);
+	r = open_signals(daemon);
+	if (r < 0)
+		return failed("signals", r);
+	r = open_memory(daemon);
+	if (r < 0)
+		return failed("buffers", r);
+	r = open_book(daemon);
+	if (r < 0)
+		return failed(r == -EINVAL ? "book: --pool, --extent and --page-bytes-min do not fit together" : "book", r);
+	r = vmm_open(daemon->extent_bytes, daemon->n_extents, &daemon->vmm);
+	if (r < 0)
+		return failed("extents", r);
+	r = introduce_init(daemon);
+	if (r < 0)
+		return failed("streams", r);
+	r = mover_link_open(daemon, daemon->n_extents);
+	if (r < 0)
+		return failed(daemon->mover.path[0] ? daemon->mover.path : "kvd-mover", r);
+	r = peers_open(daemon, options->listen_fd);
+	if (r < 0)
+		return failed("listening socket", r);
+	return 0;
+}
+
+int daemon_open(const struct config *config, const struct daemon_options *options, struct daemon **ret)
+{
+	struct daemon *daemon = calloc(1, sizeof(*daemon));
+	int r;
+
+	if (!daemon)
+		return -ENOMEM;
+	daemon->config = config;
+	daemon->extent_bytes = config->extent_bytes;
+	daemon->n_extents = (uint32_t)(config->pool_bytes / config->extent_bytes);
+	daemon->pool_bytes = daemon->n_extents * daemon->extent_bytes;
+	while (((uint64_t)config->page_bytes_min << daemon->slot_bits) < daemon->extent_bytes)
+		daemon->slot_bits++;
+	daemon->uid = getuid();
+	daemon->pid = (uint32_t)getpid();
+	daemon->book_fd = daemon->signals.fd = -1;
+	daemon->deadline_usec = CLOCK_NEVER;
+	daemon->step_poll_usec = STEP_POLL_USEC_MIN;
+	r = daemon_init(daemon, options);
+	if (r < 0) {
+		daemon_close(daemon);
+		return r;
+	}
+	/* The first tick lets the core ask for its first extents. */
+	daemon_event(daemon, &(struct core_event){ .type = CORE_EV_TICK, .engine = CORE_NONE });
+	daemon->ready_usec = clock_now_usec();
+	log_info("ready version=%s device=%s loop=%s pool_bytes=%" PRIu64 " extent_bytes=%" PRIu64 " extents=%u "
+		 "slot_bits=%u book_bytes=%zu", KVD_VERSION, config->device, loop_name(daemon->loop),
+		 daemon->pool_bytes, daemon->extent_bytes, daemon->n_extents, daemon->slot_bits, daemon->book_bytes);
+	*ret = daemon;
+	return 0;
+}
+
+void daemon_close(struct daemon *daemon)
+{
+	if (!daemon)
+		return;
+	if (daemon->loop) {
+		/* Peers first: their ends reach the core and may still ask for jobs, which nobody does. */
+		peers_close(daemon);
+		attach_close_all(daemon);
+		weights_share_close(daemon);
+		mover_link_close(&daemon->mover);
+		loop_remove(daemon->loop, &daemon->signals);
+	}
+	introduce_deinit(daemon);
+	vmm_close(daemon->vmm);
+	if (daemon->book)
+		munmap(daemon->book, daemon->book_bytes);
+	if (daemon->book_fd >= 0)
+		close(daemon->book_fd);
+	if (daemon->signals.fd >= 0)
+		close(daemon->signals.fd);
+	loop_close(daemon->loop);
+	free(daemon->packet);
+	free(daemon->rows);
+	free(daemon->tokens);
+	free(daemon->tenant_counters);
+	free(daemon);
+}

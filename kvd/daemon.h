@@ -1,0 +1,90 @@
+/* daemon.h - everything the daemon has, in one place; see daemon.c for the order of life. */
+#ifndef KVD_DAEMON_H
+#define KVD_DAEMON_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kvd/attach.h"
+#include "kvd/config.h"
+#include "kvd/core/core.h"
+#include "kvd/introduce.h"
+#include "kvd/limits.h"
+#include "kvd/loop.h"
+#include "kvd/mover_link.h"
+#include "kvd/peer.h"
+#include "kvd/tenant_of.h"
+#include "kvd/weights_share.h"
+
+#define KVD_VERSION "0.1.0"
+
+struct vmm;
+
+struct tenant_counters { uint64_t prompt_tokens, cached_tokens, completion_tokens; };
+
+/* An ATTACH between attach_request() and the core's answer, which comes before it returns. */
+struct attach_pending {
+	struct peer *peer;         /* NULL: none */
+	const struct kvd_msg_attach *message;
+	struct segment segment;
+	int pidfd;
+};
+
+struct daemon {
+	const struct config *config;
+	uint64_t pool_bytes, extent_bytes;
+	uint32_t n_extents, slot_bits;
+	uint32_t uid, pid;         /* ours */
+	uint32_t admin_gid;        /* of group kvadm; CONFIG_NO_ID: there is none */
+	uint64_t ready_usec;
+
+	struct loop *loop;
+	struct vmm *vmm;
+	int book_fd;
+	void *book;
+	size_t book_bytes;
+	struct core *core;         /* in the book */
+	struct mover_link mover;
+	struct peers peers;
+	struct attached engines[CORE_ENGINES_MAX];
+	struct introduce introduce;
+	struct weights_share weights;
+	struct attach_pending attaching;
+	struct tenant_users users;
+	struct tenant_counters *tenant_counters;  /* (LIMIT_TENANTS) */
+	struct loop_source signals;
+
+	bool stop;
+	bool stamp_wanted;         /* frames wait for a stamp */
+	bool engines_changed;      /* one came or went: streams that wait may be served */
+	bool queries_active;
+	uint64_t deadline_usec;    /* earliest of all module deadlines */
+	uint64_t step_poll_usec;   /* interval at which step counters are looked at */
+
+	uint8_t *packet;           /* (KVD_MSG_MAX) the message being handled */
+	uint8_t *rows;             /* (LIMIT_ROWS_BYTES_PER_ROUND) */
+	int32_t *tokens;           /* (LIMIT_MAX_PAGES * 16) the submission being handled */
+};
+
+struct daemon_options {
+	enum loop_kind loop;
+	int listen_fd;             /* bound and listening; taken over */
+};
+
+/* Make everything and get ready; *ret is freed by daemon_close().
+ * config has passed config_check() and its sizes are final.  Errors are logged. */
+int daemon_open(const struct config *config, const struct daemon_options *options, struct daemon **ret);
+/* Rounds until SIGTERM or SIGINT.  0 or -errno. */
+int daemon_run(struct daemon *daemon);
+void daemon_close(struct daemon *daemon);
+
+/* One event to the core, then all its actions.  Not from inside an action. */
+void daemon_event(struct daemon *daemon, const struct core_event *event);
+/* Somebody wants to be looked at by then. */
+void daemon_deadline(struct daemon *daemon, uint64_t deadline_usec);
+
+/* act.c: perform one action. */
+void act_perform(struct daemon *daemon, const struct core_action *action);
+
+#endif

@@ -1,0 +1,125 @@
+/* greet.c - the first message of every peer, and its answer.
+ *
+ * Rights come from the kernel's word alone (SO_PEERCRED, SO_PEERGROUPS); a HELLO can only ask. */
+#include "kvd/greet.h"
+
+#include <string.h>
+#include <sys/socket.h>
+
+#include "kvd/clock.h"
+#include "kvd/daemon.h"
+#include "kvd/peer.h"
+#include "kvd/tenant_of.h"
+
+static bool listed(const uint32_t *list, uint32_t n, uint32_t id)
+{
+	for (uint32_t i = 0; i < n; i++)
+		if (list[i] == id)
+			return true;
+	return false;
+}
+
+/* Groups of the peer at connect, its primary one first. */
+static uint32_t groups_of(const struct peer *peer, uint32_t gids[TENANT_GROUPS_MAX])
+{
+	socklen_t bytes = (TENANT_GROUPS_MAX - 1) * sizeof(gids[0]);
+
+	_Static_assert(sizeof(gid_t) == sizeof(gids[0]), "groups are u32");
+	gids[0] = peer->gid;
+	/* -ERANGE: in more groups than we look at.  Then none counts: rights are not guessed. */
+	if (getsockopt(peer->source.fd, SOL_SOCKET, SO_PEERGROUPS, gids + 1, &bytes) < 0)
+		return 1;
+	return 1 + (uint32_t)(bytes / sizeof(gids[0]));
+}
+
+static bool agree_version(struct peer *peer, const struct kvd_msg_hello *m)
+{
+	uint32_t low = m->version_min > KVD_PROTO_MIN ? m->version_min : KVD_PROTO_MIN;
+	uint32_t high = m->version_max < KVD_PROTO_MAX ? m->version_max : KVD_PROTO_MAX;
+
+	if (low > high) {
+		peer_error(peer, m->m.seq, KVD_S_VERSION, m->version_max, KVD_PROTO_MAX, "%s speaks versions %u to %u, "
+			   "kvd %u to %u; upgrade the older side", m->program[0] ? m->program : "the peer",
+			   m->version_min, m->version_max, KVD_PROTO_MIN, KVD_PROTO_MAX);
+		peer_doom(peer, "no version in common");
+		return false;
+	}
+	peer->version = high;
+	return true;
+}
+
+/* Tell the core about the tenant; false: it has no room. */
+static bool define_tenant(struct peer *peer)
+{
+	struct daemon *daemon = peer->daemon;
+	const struct config_domain *domain = config_domain_of(daemon->config, peer->tenant_name);
+	const struct config_tenant *tenant = config_find_tenant(daemon->config, peer->tenant_name);
+	struct core_event event = { .type = CORE_EV_TENANT, .engine = CORE_NONE };
+
+	strcpy(peer->domain, domain ? domain->name : peer->tenant_name);
+	peer->tenant = core_tenant_find(daemon->core, peer->tenant_name);
+	if (peer->tenant != CORE_NONE)
+		return true;
+	strcpy(event.tenant.name, peer->tenant_name);
+	strcpy(event.tenant.domain, peer->domain);
+	event.tenant.sharing = domain ? domain->sharing : daemon->config->sharing;
+	event.tenant.max_bytes = tenant ? tenant->max_bytes : 0;
+	daemon_event(daemon, &event);
+	peer->tenant = core_tenant_find(daemon->core, peer->tenant_name);
+	return peer->tenant != CORE_NONE;
+}
+
+static void welcome(struct peer *peer, uint32_t request_seq)
+{
+	const struct daemon *daemon = peer->daemon;
+	struct kvd_msg_welcome reply = {
+		.m = { .type = KVD_M_WELCOME, .size = sizeof(reply), .seq = request_seq },
+		.version = peer->version,
+		.kvd_pid = daemon->pid,
+		.pool_bytes = daemon->pool_bytes, .extent_bytes = daemon->extent_bytes,
+		.slot_bits = daemon->slot_bits, .page_tokens = KVD_PAGE_TOKENS,
+		.admin = peer->admin,
+		.uid = peer->uid, .gid = peer->gid, .pid = peer->pid,
+		.kvd_version = KVD_VERSION,
+	};
+
+	strcpy(reply.tenant, peer->tenant_name);
+	strcpy(reply.domain, peer->domain);
+	peer_send(peer, &reply.m, NULL, 0, false);
+}
+
+void greet_hello(struct peer *peer, const struct kvd_msg_hello *m)
+{
+	struct daemon *daemon = peer->daemon;
+	const struct config *config = daemon->config;
+	uint32_t gids[TENANT_GROUPS_MAX], n_gids = groups_of(peer, gids);
+	const char *why = "";
+
+	strcpy(peer->program, m->program);
+	if (m->role != KVD_ROLE_CLIENT && m->role != KVD_ROLE_ENGINE) {
+		peer_violation(peer, "HELLO with an unknown role");
+		return;
+	}
+	if (!agree_version(peer, m))
+		return;
+	peer->admin = peer->uid == 0 || peer->uid == daemon->uid ||
+		      (daemon->admin_gid != CONFIG_NO_ID && listed(gids, n_gids, daemon->admin_gid));
+	peer->delegate = peer->uid == daemon->uid || listed(config->delegates, config->n_delegates, peer->uid);
+	peer->may_attach = peer->admin || listed(config->engine_uids, config->n_engine_uids, peer->uid);
+	if (tenant_of(config, &daemon->users, peer->uid, gids, n_gids, m->tenant, peer->delegate, peer->tenant_name,
+		      &why) < 0) {
+		peer_error(peer, m->m.seq, KVD_S_REFUSED, 0, 0, "%s", why);
+		peer_doom(peer, "no tenant");
+		return;
+	}
+	if (!define_tenant(peer)) {
+		peer_error(peer, m->m.seq, KVD_S_LIMIT, LIMIT_TENANTS + 1, LIMIT_TENANTS,
+			   "kvd knows %u tenants and can know no more; restart it or use fewer names", LIMIT_TENANTS);
+		peer_doom(peer, "tenants");
+		return;
+	}
+	peer->role = m->role;
+	peer->state = PEER_READY;
+	peer->deadline_usec = peer->n_out ? peer->deadline_usec : CLOCK_NEVER;
+	welcome(peer, m->m.seq);
+}

@@ -1,0 +1,132 @@
+/* listen.c - see listen.h.  Start and end only. */
+#include "kvd/listen.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <systemd/sd-daemon.h>
+#include <unistd.h>
+
+#define LISTEN_BACKLOG 1024        /* the kernel cuts it to net.core.somaxconn */
+
+__attribute__((format(printf, 3, 4)))
+static int fail(char error[LISTEN_ERROR_MAX], int r, const char *format, ...)
+{
+	va_list args;
+
+	va_start(args, format);
+	vsnprintf(error, LISTEN_ERROR_MAX, format, args);
+	va_end(args);
+	return r;
+}
+
+int listen_path(const char *given, char ret[LISTEN_PATH_MAX], char error[LISTEN_ERROR_MAX])
+{
+	const char *environment = getenv("KVD_SOCKET"), *runtime = getenv("XDG_RUNTIME_DIR");
+	char directory[LISTEN_PATH_MAX];
+	int n;
+
+	if (given && *given)
+		n = snprintf(ret, LISTEN_PATH_MAX, "%s", given);
+	else if (environment && *environment)
+		n = snprintf(ret, LISTEN_PATH_MAX, "%s", environment);
+	else if (getuid() == 0)
+		n = snprintf(ret, LISTEN_PATH_MAX, "/run/kvd/kvd.sock");
+	else if (runtime && *runtime)
+		n = snprintf(ret, LISTEN_PATH_MAX, "%s/kvd/kvd.sock", runtime);
+	else
+		return fail(error, -ENOENT, "no place for the socket: $XDG_RUNTIME_DIR is not set; give --socket PATH");
+	if (n >= LISTEN_PATH_MAX)
+		return fail(error, -ENAMETOOLONG, "the socket's path is longer than %d bytes; give a shorter --socket",
+			    LISTEN_PATH_MAX - 1);
+	if ((given && *given) || (environment && *environment))
+		return 0;
+	snprintf(directory, sizeof(directory), "%s", ret);
+	*strrchr(directory, '/') = '\0';
+	/* Every user of the host may connect to root's kvd; a user's own is the user's. */
+	if (mkdir(directory, getuid() == 0 ? 0755 : 0700) < 0 && errno != EEXIST)
+		return fail(error, -errno, "%s cannot be made: %s; give --socket PATH", directory, strerror(errno));
+	return 0;
+}
+
+/* Does anybody answer at the address?  Then its socket file is not stale. */
+static bool answers(const struct sockaddr_un *address)
+{
+	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	bool yes;
+
+	if (fd < 0)
+		return true;
+	/* EAGAIN: a full backlog is somebody. */
+	yes = connect(fd, (const struct sockaddr *)address, sizeof(*address)) == 0 || errno == EAGAIN;
+	close(fd);
+	return yes;
+}
+
+static int from_systemd(struct listen_socket *ret, char error[LISTEN_ERROR_MAX])
+{
+	int n = sd_listen_fds(1);
+
+	if (n <= 0)
+		return n;
+	if (n > 1 || sd_is_socket_unix(SD_LISTEN_FDS_START, SOCK_SEQPACKET, 1, NULL, 0) <= 0)
+		return fail(error, -EINVAL, "systemd has passed something else than one SEQPACKET socket; use "
+			    "ListenSequentialPacket= in kvd.socket");
+	ret->fd = SD_LISTEN_FDS_START;
+	return 1;
+}
+
+int listen_open(const char *path, struct listen_socket *ret, char error[LISTEN_ERROR_MAX])
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	struct stat st;
+	int r;
+
+	*ret = (struct listen_socket){ .fd = -1 };
+	r = from_systemd(ret, error);
+	if (r != 0)
+		return r < 0 ? r : 0;
+	if (strlen(path) >= sizeof(address.sun_path))
+		return fail(error, -ENAMETOOLONG, "the socket's path is too long; give a shorter --socket");
+	strcpy(address.sun_path, path);
+	strcpy(ret->path, path);
+	if (lstat(path, &st) == 0) {
+		if (!S_ISSOCK(st.st_mode))
+			return fail(error, -EEXIST, "%s is there and is no socket; remove it or give another --socket", path);
+		if (answers(&address))
+			return fail(error, -EADDRINUSE, "another kvd answers at %s; end it or give another --socket", path);
+		(void)unlink(path);
+	}
+	ret->fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (ret->fd < 0)
+		return fail(error, -errno, "no socket: %s", strerror(errno));
+	/* Any user may connect: the directory decides who gets here, the kernel says who it is. */
+	if (bind(ret->fd, (struct sockaddr *)&address, sizeof(address)) < 0 || chmod(path, 0666) < 0 ||
+	    listen(ret->fd, LISTEN_BACKLOG) < 0 || lstat(path, &st) < 0) {
+		r = fail(error, -errno, "cannot listen at %s: %s; give another --socket", path, strerror(errno));
+		close(ret->fd);
+		ret->fd = -1;
+		return r;
+	}
+	ret->ours = true;
+	ret->device = st.st_dev;
+	ret->inode = st.st_ino;
+	return 0;
+}
+
+void listen_close(struct listen_socket *socket)
+{
+	struct stat st;
+
+	if (socket->fd < 0)
+		return;
+	if (socket->ours && lstat(socket->path, &st) == 0 && st.st_dev == socket->device && st.st_ino == socket->inode)
+		(void)unlink(socket->path);
+	close(socket->fd);
+	socket->fd = -1;
+}

@@ -1,0 +1,40 @@
+/* job.h - what kvd and kvd-mover say to each other, on a SOCK_SEQPACKET pair made by kvd.
+ *
+ * Private to one build of kvd: both start from the same binary directory and end together. */
+#ifndef KVD_MOVER_JOB_H
+#define KVD_MOVER_JOB_H
+
+#include <stdint.h>
+
+#include "kvd/geometry.h"
+
+#define MOVER_FD 3                 /* the mover's end of the pair, inherited */
+
+enum mover_kind {
+	MOVER_SETUP = 1,           /* first message: pool and extent size.  No reply. */
+	MOVER_EXTENT,              /* + fd: extent `target` has this memory.  No reply. */
+	MOVER_POPULATE,            /* give extent `target` all its memory */
+	MOVER_SCRUB,               /* zero frame `target` */
+	MOVER_COPY,                /* frame `source` -> frame `target` */
+	MOVER_COMPARE_COPY,        /* compare `source` and `peer`; if equal copy `source` -> `target` */
+	MOVER_SCRUB_EXTENT,        /* zero extent `target` */
+	MOVER_FLUSH,               /* nothing: the reply says that all jobs before it are done */
+	MOVER_KINDS,
+};
+
+struct mover_job {
+	uint32_t kind;             /* enum mover_kind */
+	uint32_t cookie;           /* returned in the reply */
+	uint32_t source, peer, target;
+	uint32_t n_extents;        /* SETUP */
+	struct kvd_geometry geometry;  /* frame jobs; SETUP: extent_bytes */
+};
+
+struct mover_reply {
+	uint32_t cookie;
+	int32_t error;             /* 0 or -errno */
+	uint32_t differs;          /* COMPARE_COPY: the bytes differ, nothing was copied */
+	uint32_t pad;
+};
+
+#endif

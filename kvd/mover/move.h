@@ -1,0 +1,28 @@
+/* move.h - the mover's window on the pool and the jobs on it. */
+#ifndef KVD_MOVER_MOVE_H
+#define KVD_MOVER_MOVE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "kvd/mover/job.h"
+
+struct move_window {
+	uint8_t *base;             /* reserved PROT_NONE; extents are mapped into it */
+	uint64_t extent_bytes;
+	uint32_t n_extents;
+	uint8_t *mapped;           /* (n_extents) 1: there */
+};
+
+/* Reserve the window.  0 or -errno (-EINVAL: impossible sizes). */
+int move_open(struct move_window *window, uint64_t extent_bytes, uint32_t n_extents);
+void move_close(struct move_window *window);
+
+/* Map an extent; fd stays the caller's.  -EINVAL: no such extent, or the file has another size. */
+int move_map(struct move_window *window, uint32_t extent, int fd);
+
+/* Do one job.  Checks every field; never touches memory outside mapped extents.
+ * Returns 0 and fills *ret, or reports the error in ret->error. */
+void move_run(struct move_window *window, const struct mover_job *job, struct mover_reply *ret);
+
+#endif

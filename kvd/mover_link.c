@@ -1,0 +1,405 @@
+/* mover_link.c - see mover_link.h.  Loop thread only; nothing allocates after mover_link_open(). */
+#include "kvd/mover_link.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "kvd/attach.h"
+#include "kvd/clock.h"
+#include "kvd/daemon.h"
+#include "kvd/vmm.h"
+
+/* Frame jobs that wait: every frame can be the target of one at most, but the core paces itself far
+ * below; this is its bound for jobs under way (CORE_JOBS_MAX) plus a flush for each engine. */
+#define MOVER_SMALL_QUEUE (1u << 17)
+#define MOVER_POPULATE_RETRY_USEC 1000000u
+#define MOVER_BACKOFF_MAX_USEC 5000000u
+
+/* ---- queues ---- */
+
+static struct mover_entry *queue_push(struct mover_queue *queue)
+{
+	struct mover_entry *entry;
+
+	assert(queue->n < queue->size);
+	entry = &queue->entries[(queue->head + queue->n++) % queue->size];
+	*entry = (struct mover_entry){ 0 };
+	return entry;
+}
+
+static struct mover_entry *queue_first(const struct mover_queue *queue)
+{
+	return queue->n ? &queue->entries[queue->head] : NULL;
+}
+
+static void queue_pop(struct mover_queue *queue)
+{
+	assert(queue->n);
+	queue->head = (queue->head + 1) % queue->size;
+	queue->n--;
+}
+
+static bool is_big(uint32_t kind)
+{
+	return kind == MOVER_POPULATE || kind == MOVER_SCRUB_EXTENT;
+}
+
+void mover_link_move(struct mover_link *link, const struct core_action *action)
+{
+	static const uint32_t kinds[] = {
+		[CORE_MOVE_SCRUB] = MOVER_SCRUB, [CORE_MOVE_COPY] = MOVER_COPY,
+		[CORE_MOVE_COMPARE_COPY] = MOVER_COMPARE_COPY, [CORE_MOVE_SCRUB_EXTENT] = MOVER_SCRUB_EXTENT,
+	};
+	uint32_t kind = kinds[action->move.kind];
+	struct mover_entry *entry = queue_push(is_big(kind) ? &link->big : &link->small);
+
+	entry->job.kind = kind;
+	entry->job.source = action->move.source;
+	entry->job.peer = action->move.peer;
+	entry->job.target = action->move.target;
+	entry->job.geometry = action->move.geometry;
+	entry->number = action->move.job;
+}
+
+void mover_link_populate(struct mover_link *link, uint32_t extent)
+{
+	struct mover_entry *entry = queue_push(&link->big);
+
+	entry->job.kind = MOVER_POPULATE;
+	entry->job.target = extent;
+}
+
+void mover_link_flush(struct mover_link *link, uint32_t engine)
+{
+	struct mover_entry *entry = queue_push(&link->small);
+
+	entry->job.kind = MOVER_FLUSH;
+	entry->number = engine;
+}
+
+/* ---- sending ---- */
+
+static int send_job(struct mover_link *link, const struct mover_job *job, int fd)
+{
+	union { char bytes[CMSG_SPACE(sizeof(int))]; struct cmsghdr align; } control;
+	struct iovec iov = { (void *)job, sizeof(*job) };
+	struct msghdr message = { .msg_iov = &iov, .msg_iovlen = 1 };
+	ssize_t n;
+
+	if (fd >= 0) {
+		struct cmsghdr *c;
+
+		memset(&control, 0, sizeof(control));
+		message.msg_control = control.bytes;
+		message.msg_controllen = sizeof(control);
+		c = CMSG_FIRSTHDR(&message);
+		c->cmsg_level = SOL_SOCKET;
+		c->cmsg_type = SCM_RIGHTS;
+		c->cmsg_len = CMSG_LEN(sizeof(int));
+		memcpy(CMSG_DATA(c), &fd, sizeof(int));
+	}
+	do
+		n = sendmsg(link->source.fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+	while (n < 0 && errno == EINTR);
+	return n < 0 ? -errno : 0;
+}
+
+/* Make sure that this mover has an extent. */
+static int send_extent(struct mover_link *link, uint32_t extent)
+{
+	struct mover_job job = { .kind = MOVER_EXTENT, .target = extent };
+	int fd, r;
+
+	if (link->known[extent])
+		return 0;
+	fd = vmm_extent_fd(link->daemon->vmm, extent, true);
+	if (fd < 0)
+		return fd;
+	r = send_job(link, &job, fd);
+	if (r == 0)
+		link->known[extent] = 1;
+	return r;
+}
+
+static int send_extents_of(struct mover_link *link, const struct mover_job *job)
+{
+	uint32_t bits = job->geometry.slot_bits;
+	int r;
+
+	if (job->kind == MOVER_FLUSH)
+		return 0;
+	if (is_big(job->kind)) {
+		if (job->kind == MOVER_POPULATE) {
+			r = vmm_extent_create(link->daemon->vmm, job->target);
+			if (r < 0)
+				return r;
+		}
+		return send_extent(link, job->target);
+	}
+	r = send_extent(link, job->target >> bits);
+	if (r == 0 && job->kind != MOVER_SCRUB)
+		r = send_extent(link, job->source >> bits);
+	if (r == 0 && job->kind == MOVER_COMPARE_COPY)
+		r = send_extent(link, job->peer >> bits);
+	return r;
+}
+
+/* Send the first of a queue.  1: sent; 0: not now. */
+static int send_first(struct mover_link *link, struct mover_queue *queue, uint32_t *n_flying, uint64_t now_usec)
+{
+	struct mover_entry *entry = queue_first(queue);
+	uint32_t place = 0;
+	int r;
+
+	while (link->flight[place].used)
+		place++;
+	assert(place < MOVER_FLIGHT);
+	entry->job.cookie = place;
+	r = send_extents_of(link, &entry->job);
+	if (r == 0)
+		r = send_job(link, &entry->job, -1);
+	if (r == 0) {
+		link->flight[place] = *entry;
+		link->flight[place].used = true;
+		(*n_flying)++;
+		queue_pop(queue);
+		return 1;
+	}
+	if (r == -EAGAIN || r == -ENOBUFS || r == -ETOOMANYREFS) {
+		(void)loop_watch(link->daemon->loop, &link->source, POLLIN | POLLOUT);
+	} else if (r != -EPIPE && r != -ECONNRESET) {  /* those: its end is noticed by read_replies() */
+		log_error("mover.extent_failed extent=%u error=\"%s\"", entry->job.target, strerror(-r));
+		link->populate_at_usec = now_usec + MOVER_POPULATE_RETRY_USEC;
+	}
+	return 0;
+}
+
+/* ---- replies ---- */
+
+static void report(struct mover_link *link, const struct mover_entry *entry, bool ok, bool differs)
+{
+	struct core_event event;
+
+	if (entry->job.kind == MOVER_FLUSH) {
+		attach_flushed(link->daemon, entry->number);
+		return;
+	}
+	if (entry->job.kind == MOVER_POPULATE) {
+		event.type = CORE_EV_POPULATED;
+		event.engine = CORE_NONE;
+		event.populated.extent = entry->job.target;
+	} else {
+		event.type = CORE_EV_MOVED;
+		event.engine = CORE_NONE;
+		event.moved.job = entry->number;
+		event.moved.ok = ok;
+		event.moved.differs = differs;
+	}
+	daemon_event(link->daemon, &event);
+}
+
+static struct mover_entry flight_take(struct mover_link *link, uint32_t place)
+{
+	struct mover_entry entry = link->flight[place];
+
+	link->flight[place].used = false;
+	if (is_big(entry.job.kind))
+		link->n_big--;
+	else
+		link->n_small--;
+	return entry;
+}
+
+static void handle_reply(struct mover_link *link, const struct mover_reply *reply)
+{
+	struct mover_entry entry = flight_take(link, reply->cookie);
+
+	if (reply->error && entry.job.kind == MOVER_POPULATE) {
+		log_error("mover.no_memory extent=%u error=\"%s\" remedy=\"free memory or choose a smaller --pool\"",
+			  entry.job.target, strerror(-reply->error));
+		link->populate_at_usec = clock_now_usec() + MOVER_POPULATE_RETRY_USEC;
+		mover_link_populate(link, entry.job.target);
+		return;
+	}
+	if (reply->error)
+		log_error("mover.job_failed kind=%u target=%u error=\"%s\"", entry.job.kind, entry.job.target,
+			  strerror(-reply->error));
+	report(link, &entry, reply->error == 0, reply->differs != 0);
+}
+
+static void mover_lost(struct mover_link *link)
+{
+	uint64_t now_usec = clock_now_usec();
+	int status = 0;
+
+	loop_remove(link->daemon->loop, &link->source);
+	close(link->source.fd);
+	/* It may still run with its socket closed: then it is of no more use. */
+	(void)kill(link->pid, SIGKILL);
+	while (waitpid(link->pid, &status, 0) < 0 && errno == EINTR)
+		;
+	link->pid = 0;
+	link->backoff_usec = now_usec - link->started_usec > 1000000 ? 0
+			     : link->backoff_usec ? link->backoff_usec * 2 : LIMIT_MOVER_RESTART_USEC;
+	if (link->backoff_usec > MOVER_BACKOFF_MAX_USEC)
+		link->backoff_usec = MOVER_BACKOFF_MAX_USEC;
+	link->restart_at_usec = now_usec + link->backoff_usec;
+	log_error("mover.lost signal=%d exit=%d jobs=%u restart_in_usec=%" PRIu64,
+		  WIFSIGNALED(status) ? WTERMSIG(status) : 0, WIFEXITED(status) ? WEXITSTATUS(status) : 0,
+		  link->n_small + link->n_big, link->backoff_usec);
+	for (uint32_t i = 0; i < MOVER_FLIGHT; i++) {
+		struct mover_entry entry;
+
+		if (!link->flight[i].used)
+			continue;
+		entry = flight_take(link, i);
+		if (entry.job.kind == MOVER_FLUSH)
+			mover_link_flush(link, entry.number);
+		else if (entry.job.kind == MOVER_POPULATE)
+			mover_link_populate(link, entry.job.target);
+		else
+			report(link, &entry, false, false);
+	}
+}
+
+static void mover_ready(struct loop_source *source, uint32_t events)
+{
+	struct mover_link *link = (struct mover_link *)((char *)source - offsetof(struct mover_link, source));
+
+	if (events & POLLOUT)
+		(void)loop_watch(link->daemon->loop, source, POLLIN);
+	/* Bounded by what is in flight. */
+	for (;;) {
+		struct mover_reply reply;
+		ssize_t n = recv(source->fd, &reply, sizeof(reply), MSG_DONTWAIT);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0 && errno == EAGAIN)
+			return;
+		if (n != sizeof(reply) || reply.cookie >= MOVER_FLIGHT || !link->flight[reply.cookie].used) {
+			mover_lost(link);
+			return;
+		}
+		handle_reply(link, &reply);
+	}
+}
+
+/* ---- life ---- */
+
+static int mover_start(struct mover_link *link, uint64_t now_usec)
+{
+	struct mover_job setup = { .kind = MOVER_SETUP, .n_extents = link->daemon->n_extents };
+	int pair[2], r;
+	pid_t pid;
+
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+		return -errno;
+	pid = mover_spawn(link->path, pair[1]);
+	close(pair[1]);
+	if (pid < 0) {
+		close(pair[0]);
+		return pid;
+	}
+	link->pid = pid;
+	link->source = (struct loop_source){ .ready = mover_ready, .fd = pair[0] };
+	link->started_usec = now_usec;
+	link->restart_at_usec = CLOCK_NEVER;
+	memset(link->known, 0, link->daemon->n_extents);
+	r = loop_add(link->daemon->loop, &link->source, POLLIN);
+	setup.geometry.extent_bytes = link->daemon->extent_bytes;
+	if (r == 0)
+		r = send_job(link, &setup, -1);
+	if (r < 0)
+		mover_lost(link);
+	return r == -EPIPE ? 0 : r;
+}
+
+uint64_t mover_link_pump(struct mover_link *link, uint64_t now_usec)
+{
+	if (!link->source.slot && link->restart_at_usec <= now_usec) {
+		int r = mover_start(link, now_usec);
+
+		if (r < 0) {
+			log_error("mover.start_failed error=\"%s\"", strerror(-r));
+			link->restart_at_usec = now_usec + MOVER_BACKOFF_MAX_USEC;
+		} else {
+			log_info("mover.started pid=%d restarts=%" PRIu64, link->pid, link->restarts);
+			link->restarts++;
+		}
+	}
+	if (!link->source.slot)
+		return link->restart_at_usec;
+	while (link->small.n && link->n_small < LIMIT_MOVER_SMALL)
+		if (!send_first(link, &link->small, &link->n_small, now_usec))
+			break;
+	if (link->populate_at_usec <= now_usec)
+		link->populate_at_usec = 0;
+	while (link->big.n && link->n_big < LIMIT_MOVER_BIG && !link->populate_at_usec)
+		if (!send_first(link, &link->big, &link->n_big, now_usec))
+			break;
+	return link->populate_at_usec ? link->populate_at_usec : CLOCK_NEVER;
+}
+
+static int mover_find(struct mover_link *link)
+{
+	const char *given = getenv("KVD_MOVER");
+	ssize_t n;
+	char *slash;
+
+	if (given && *given) {
+		if (snprintf(link->path, sizeof(link->path), "%s", given) >= (int)sizeof(link->path))
+			return -ENAMETOOLONG;
+	} else {
+		n = readlink("/proc/self/exe", link->path, sizeof(link->path) - sizeof("kvd-mover"));
+		if (n < 0)
+			return -errno;
+		link->path[n] = '\0';
+		slash = strrchr(link->path, '/');
+		strcpy(slash ? slash + 1 : link->path, "kvd-mover");
+	}
+	return access(link->path, X_OK) < 0 ? -errno : 0;
+}
+
+int mover_link_open(struct daemon *daemon, uint32_t n_extents)
+{
+	struct mover_link *link = &daemon->mover;
+	int r;
+
+	link->daemon = daemon;
+	link->source.fd = -1;
+	r = mover_find(link);
+	if (r < 0)
+		return r;
+	link->small.size = MOVER_SMALL_QUEUE;
+	link->big.size = 2 * n_extents + 1;  /* an extent is populated once and scrubbed one at a time */
+	link->known = calloc(n_extents, 1);
+	link->small.entries = calloc(link->small.size, sizeof(struct mover_entry));
+	link->big.entries = calloc(link->big.size, sizeof(struct mover_entry));
+	if (!link->known || !link->small.entries || !link->big.entries)
+		return -ENOMEM;
+	return mover_start(link, clock_now_usec());
+}
+
+void mover_link_close(struct mover_link *link)
+{
+	if (link->source.slot) {
+		loop_remove(link->daemon->loop, &link->source);
+		close(link->source.fd);
+		(void)kill(link->pid, SIGKILL);
+		while (waitpid(link->pid, NULL, 0) < 0 && errno == EINTR)
+			;
+	}
+	free(link->known);
+	free(link->small.entries);
+	free(link->big.entries);
+	*link = (struct mover_link){ 0 };
+}

@@ -1,0 +1,66 @@
+/* mover_link.h - kvd-mover's parent: starts it, gives it jobs, survives it.
+ *
+ * At most LIMIT_MOVER_SMALL frame jobs and LIMIT_MOVER_BIG extent jobs are with the mover; the others
+ * wait here, frame jobs first.  When the mover dies, jobs it had are reported failed to the core (the
+ * targets are garbage; the core asks again), extents are sent again to the next one as jobs need
+ * them.  What only the link asked for (populate, flush) is simply done again. */
+#ifndef KVD_MOVER_LINK_H
+#define KVD_MOVER_LINK_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "kvd/core/core.h"
+#include "kvd/limits.h"
+#include "kvd/loop.h"
+#include "kvd/mover/job.h"
+
+struct daemon;
+
+#define MOVER_FLIGHT (LIMIT_MOVER_SMALL + LIMIT_MOVER_BIG)
+#define MOVER_PATH_MAX 512
+
+struct mover_entry {
+	struct mover_job job;      /* job.cookie: place in flight[] while it is there */
+	uint32_t number;           /* the core's job number, or FLUSH: engine */
+	bool used;                 /* in flight[] */
+};
+
+struct mover_queue {
+	struct mover_entry *entries;
+	uint32_t size, head, n;
+};
+
+struct mover_link {
+	struct daemon *daemon;
+	struct loop_source source; /* our end of the pair; slot 0: no mover */
+	pid_t pid;                 /* 0: none to reap */
+	char path[MOVER_PATH_MAX];
+	uint8_t *known;            /* (n_extents) this mover has been given the extent */
+	struct mover_queue small, big;
+	struct mover_entry flight[MOVER_FLIGHT];
+	uint32_t n_small, n_big;   /* in flight */
+	uint64_t started_usec, restart_at_usec, backoff_usec;
+	uint64_t populate_at_usec; /* no memory for an extent: try again then */
+	uint64_t restarts;
+};
+
+/* Find the program ($KVD_MOVER, else beside kvd) and start it.
+ * Returns 0 or -errno; -ENOENT: not found, link->path says where. */
+int mover_link_open(struct daemon *daemon, uint32_t n_extents);
+void mover_link_close(struct mover_link *link);
+
+void mover_link_move(struct mover_link *link, const struct core_action *action);
+void mover_link_populate(struct mover_link *link, uint32_t extent);
+/* Tell attach_flushed() when everything before is done. */
+void mover_link_flush(struct mover_link *link, uint32_t engine);
+
+/* Give the mover what it can take; restart it when it is time.  Once a round; returns the next
+ * deadline. */
+uint64_t mover_link_pump(struct mover_link *link, uint64_t now_usec);
+
+/* mover_spawn.c: run the program with `fd` as MOVER_FD; its pid or -errno. */
+pid_t mover_spawn(const char *path, int fd);
+
+#endif

@@ -1,0 +1,323 @@
+/* peer.c - connections: accept, read, judge, close.
+ *
+ * Owns the table of peers and the listening socket.  A peer is read in turns of a few messages; while
+ * it owes us room in its socket or a query of its is being answered it is not read at all, so that
+ * it waits for itself.  Whatever breaks the protocol ends the peer, is counted and logged; nothing a
+ * peer sends can do more.  Loop thread only. */
+#include "kvd/peer.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "kvd/attach.h"
+#include "kvd/clock.h"
+#include "kvd/daemon.h"
+#include "kvd/dispatch.h"
+#include "kvd/introduce.h"
+#include "kvd/wire.h"
+
+/* Descriptors looked at per packet: nobody may send more than one; the kernel closes what does not
+ * fit and says MSG_CTRUNC. */
+#define PEER_FDS_MAX 4
+
+bool peer_log_allow(struct peer *peer, uint32_t *ret_suppressed)
+{
+	struct log_limit *limit = &peer->daemon->peers.limits[(peer->uid ^ peer->uid >> 8) & 255];
+
+	return log_allow(limit, clock_now_usec(), ret_suppressed);
+}
+
+void peer_doom(struct peer *peer, const char *why)
+{
+	struct peers *peers = &peer->daemon->peers;
+
+	if (peer->state == PEER_DOOMED || peer->state == PEER_FREE)
+		return;
+	log_debug("peer.close why=\"%s\" uid=%u pid=%u program=\"%s\"", why, peer->uid, peer->pid, peer->program);
+	peer->state = PEER_DOOMED;
+	peer->next = peers->doomed;
+	peers->doomed = peer;
+}
+
+void peer_violation(struct peer *peer, const char *why)
+{
+	uint32_t suppressed;
+
+	if (peer->state == PEER_DOOMED || peer->state == PEER_FREE)
+		return;
+	peer->daemon->peers.n_closed++;
+	if (peer_log_allow(peer, &suppressed))
+		log_warn("peer.violation why=\"%s\" uid=%u pid=%u program=\"%s\" lines_dropped=%u", why, peer->uid,
+			 peer->pid, peer->program, suppressed);
+	if (!peer->n_out)
+		peer_error(peer, 0, KVD_S_PROTOCOL, 0, 0, "protocol broken: %s; the connection is closed", why);
+	peer_doom(peer, why);
+}
+
+void peers_reap(struct daemon *daemon)
+{
+	struct peers *peers = &daemon->peers;
+	struct peer *peer;
+
+	while ((peer = peers->doomed)) {
+		peers->doomed = peer->next;
+		loop_remove(daemon->loop, &peer->source);
+		/* The poll of a ring may hold the socket a moment longer than close(). */
+		(void)shutdown(peer->source.fd, SHUT_RDWR);
+		close(peer->source.fd);
+		peer_out_drop(peer);
+		if (peer->query.active)
+			close(peer->query.fd);
+		introduce_forget(daemon, peer);
+		peer->state = PEER_FREE;
+		peer->next = peers->free;
+		peers->free = peer;
+		peers->n_used--;
+		if (peer->engine)
+			attach_hangup(peer->engine);
+		peer->engine = NULL;
+	}
+}
+
+uint64_t peers_deadlines(struct daemon *daemon, uint64_t now_usec)
+{
+	struct peers *peers = &daemon->peers;
+	uint64_t next_usec = peers->accept_at_usec;
+
+	if (peers->accept_at_usec <= now_usec) {
+		peers->accept_at_usec = next_usec = CLOCK_NEVER;
+		loop_again(daemon->loop, &peers->listener);
+	}
+	for (uint32_t i = 0; i < peers->n_high; i++) {
+		struct peer *peer = &peers->table[i];
+
+		if (peer->state != PEER_GREETING && peer->state != PEER_READY)
+			continue;
+		if (peer->deadline_usec <= now_usec)
+			peer_violation(peer, peer->state == PEER_GREETING ? "no HELLO in time"
+				       : "stopped reading its socket");
+		else if (peer->deadline_usec < next_usec)
+			next_usec = peer->deadline_usec;
+	}
+	return next_usec;
+}
+
+/* Receive one packet.  Returns its size; 0: hung up; -errno.  Descriptors go to fds. */
+static ssize_t receive(int fd, uint8_t *buffer, int fds[PEER_FDS_MAX], uint32_t *ret_n_fds, int *ret_flags)
+{
+	union { char bytes[CMSG_SPACE(PEER_FDS_MAX * sizeof(int))]; struct cmsghdr align; } control;
+	struct iovec iov = { buffer, KVD_MSG_MAX };
+	struct msghdr message = {
+		.msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control),
+	};
+	ssize_t n;
+
+	*ret_n_fds = 0;
+	do
+		n = recvmsg(fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+	while (n < 0 && errno == EINTR);
+	if (n < 0)
+		return -errno;
+	for (struct cmsghdr *c = CMSG_FIRSTHDR(&message); c; c = CMSG_NXTHDR(&message, c)) {
+		size_t n_new;
+
+		if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
+			continue;
+		n_new = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+		assert(*ret_n_fds + n_new <= PEER_FDS_MAX);  /* the control buffer holds no more */
+		memcpy(fds + *ret_n_fds, CMSG_DATA(c), n_new * sizeof(int));
+		*ret_n_fds += (uint32_t)n_new;
+	}
+	*ret_flags = message.msg_flags;
+	return n;
+}
+
+/* One packet.  False: nothing more to read now. */
+static bool read_one(struct peer *peer)
+{
+	struct daemon *daemon = peer->daemon;
+	int fds[PEER_FDS_MAX], flags = 0;
+	uint32_t n_fds;
+	const char *why = NULL;
+	ssize_t n = receive(peer->source.fd, daemon->packet, fds, &n_fds, &flags);
+
+	if (n == -EAGAIN)
+		return false;
+	if (n == 1 && daemon->packet[0] == 0 && !n_fds && peer->engine) {
+		peer->engine->rung = true;  /* a doorbell */
+		return true;
+	}
+	if (n <= 0 && !n_fds)
+		peer_doom(peer, "hung up");
+	else if (flags & MSG_TRUNC)
+		peer_violation(peer, "packet larger than a message may be");
+	else if (flags & MSG_CTRUNC)
+		peer_violation(peer, "descriptors that nobody asked for");
+	else if (wire_check(daemon->packet, (size_t)n, n_fds, peer->role, &why) < 0)
+		peer_violation(peer, why);
+	else
+		dispatch_message(peer, (const struct kvd_msg *)daemon->packet, n_fds ? fds[0] : -1);
+	for (uint32_t i = 0; i < n_fds; i++)
+		close(fds[i]);
+	return peer->state != PEER_DOOMED;
+}
+
+static void peer_ready(struct loop_source *source, uint32_t events)
+{
+	struct peer *peer = (struct peer *)source;
+
+	if (peer->state == PEER_DOOMED)
+		return;
+	if (events & POLLOUT && peer->n_out)
+		peer_out_flush(peer);
+	for (unsigned i = 0; i < LIMIT_MESSAGES_PER_ROUND; i++) {
+		if (peer->state == PEER_DOOMED)
+			return;
+		if (!peer->engine && (peer->n_out || peer->query.active)) {
+			/* It waits for itself; a hang-up is still noticed. */
+			if (events & (POLLHUP | POLLERR))
+				peer_doom(peer, "hung up");
+			return;  /* called again when the rows are sent or the queue is empty */
+		}
+		if (!read_one(peer))
+			return;
+	}
+	loop_again(peer->daemon->loop, source);
+}
+
+/* Who the kernel says is there. */
+static int identify(struct peer *peer)
+{
+	struct ucred credentials;
+	socklen_t size = sizeof(credentials);
+
+	if (getsockopt(peer->source.fd, SOL_SOCKET, SO_PEERCRED, &credentials, &size) < 0)
+		return -errno;
+	peer->uid = credentials.uid;
+	peer->gid = credentials.gid;
+	peer->pid = credentials.pid > 0 ? (uint32_t)credentials.pid : 0;
+	return 0;
+}
+
+static bool within_limits(struct daemon *daemon, const struct peer *peer)
+{
+	const struct peers *peers = &daemon->peers;
+	bool trusted = peer->uid == 0 || peer->uid == daemon->uid;
+	uint32_t n = 0;
+
+	if (trusted)
+		return true;
+	if (peers->n_used > LIMIT_PEERS - LIMIT_PEERS_RESERVED)
+		return false;
+	for (uint32_t i = 0; i < peers->n_high; i++)
+		n += peers->table[i].state != PEER_FREE && peers->table[i].uid == peer->uid;
+	return n <= LIMIT_PEERS_PER_UID;
+}
+
+static struct peer *peer_take(struct peers *peers)
+{
+	struct peer *peer = peers->free;
+
+	if (peer)
+		peers->free = peer->next;
+	else if (peers->n_high < LIMIT_PEERS)
+		peer = &peers->table[peers->n_high++];
+	if (peer)
+		peers->n_used++;
+	return peer;
+}
+
+/* Takes fd over. */
+static void peer_accept(struct daemon *daemon, int fd)
+{
+	struct peer *peer = peer_take(&daemon->peers);
+
+	if (!peer) {
+		/* The table is full of trusted peers; close, so that the backlog does not fill, too. */
+		struct kvd_msg_error error = {
+			.m = { .type = KVD_M_ERROR, .size = sizeof(error), .status = KVD_S_LIMIT },
+			.need = LIMIT_PEERS + 1, .have = LIMIT_PEERS,
+			.text = "kvd has as many connections as it can; close some",
+		};
+
+		(void)send(fd, &error, sizeof(error), MSG_DONTWAIT | MSG_NOSIGNAL);
+		close(fd);
+		return;
+	}
+	*peer = (struct peer){
+		.source = { .ready = peer_ready, .fd = fd },
+		.daemon = daemon,
+		.state = PEER_GREETING,
+		.tenant = CORE_NONE,
+		.deadline_usec = clock_now_usec() + LIMIT_GREETING_USEC,
+	};
+	if (identify(peer) < 0 || loop_add(daemon->loop, &peer->source, POLLIN | POLLRDHUP) < 0) {
+		peer_doom(peer, "cannot be watched");
+		return;
+	}
+	daemon_deadline(daemon, peer->deadline_usec);
+	if (!within_limits(daemon, peer)) {
+		peer_error(peer, 0, KVD_S_LIMIT, LIMIT_PEERS_PER_UID + 1, LIMIT_PEERS_PER_UID,
+			   "uid %u has as many connections to kvd as it may; close some", peer->uid);
+		peer_doom(peer, "limit");
+	}
+}
+
+static void listener_ready(struct loop_source *source, uint32_t events)
+{
+	struct peers *peers = (struct peers *)((char *)source - offsetof(struct peers, listener));
+	struct daemon *daemon = (struct daemon *)((char *)peers - offsetof(struct daemon, peers));
+
+	for (unsigned i = 0; i < LIMIT_ACCEPTS_PER_ROUND; i++) {
+		int fd = accept4(source->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+
+		if (fd >= 0) {
+			peer_accept(daemon, fd);
+			continue;
+		}
+		if (errno == EINTR || errno == ECONNABORTED)
+			continue;
+		if (errno != EAGAIN) {
+			log_error("accept.failed error=\"%s\" open_peers=%u", strerror(errno), peers->n_used);
+			peers->accept_at_usec = clock_now_usec() + LIMIT_ACCEPT_RETRY_USEC;
+			daemon_deadline(daemon, peers->accept_at_usec);
+		}
+		return;
+	}
+	loop_again(daemon->loop, source);
+}
+
+int peers_open(struct daemon *daemon, int listen_fd)
+{
+	struct peers *peers = &daemon->peers;
+	int r;
+
+	peers->accept_at_usec = CLOCK_NEVER;
+	peers->table = calloc(LIMIT_PEERS, sizeof(peers->table[0]));
+	if (!peers->table)
+		return -ENOMEM;
+	r = peer_out_open(peers);
+	if (r < 0)
+		return r;
+	peers->listener = (struct loop_source){ .ready = listener_ready, .fd = listen_fd };
+	return loop_add(daemon->loop, &peers->listener, POLLIN);
+}
+
+void peers_close(struct daemon *daemon)
+{
+	struct peers *peers = &daemon->peers;
+
+	if (!peers->table)
+		return;
+	for (uint32_t i = 0; i < peers->n_high; i++)
+		peer_doom(&peers->table[i], "kvd ends");
+	peers_reap(daemon);
+	loop_remove(daemon->loop, &peers->listener);
+	free(peers->records);
+	free(peers->table);
+	*peers = (struct peers){ 0 };
+}

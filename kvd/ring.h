@@ -1,0 +1,50 @@
+/* ring.h - one engine's rings, seen from kvd.
+ *
+ * The engine's half is a mailbox that a hostile process may write at any moment: every word is loaded
+ * once, copied, checked; our own indexes live here, not there.  An index that cannot be is -EPROTO:
+ * the caller closes the engine. */
+#ifndef KVD_RING_H
+#define KVD_RING_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "kvd/segment.h"
+#include "kvd/shm.h"
+
+struct ring {
+	const struct kvd_sub_header *sub;  /* the engine's words: only through loads of ring.c */
+	const struct kvd_sqe *sqes;
+	const int32_t *tokens;             /* (max_seqs, max_pages * 16) */
+	struct kvd_comp_header *comp;      /* our words */
+	struct kvd_cqe *cqes;
+	uint32_t *tables;                  /* (max_seqs, max_pages) */
+	uint32_t sq_entries, cq_entries, max_seqs, max_pages;
+	uint32_t sq_head, cq_tail;         /* private truth */
+	bool published;                    /* completions since the last ring_wants_doorbell() */
+};
+
+void ring_open(struct ring *ring, const struct segment *segment);
+
+/* Submissions waiting: 0 .. sq_entries, or -EPROTO. */
+int ring_waiting(const struct ring *ring);
+/* Take the next submission into *ret: 1; 0: none; -EPROTO. */
+int ring_take(struct ring *ring, struct kvd_sqe *ret);
+/* Copy tokens [first, first + n) of a slot's row; false: not inside the row, nothing copied. */
+bool ring_copy_tokens(const struct ring *ring, uint32_t slot, uint64_t first, uint64_t n, int32_t *ret);
+/* Publish a completion.  -ENOSPC: the engine does not consume; -EPROTO. */
+int ring_publish(struct ring *ring, const struct kvd_cqe *cqe);
+/* Store a table entry.  slot and page are the core's: asserted. */
+void ring_entry(struct ring *ring, uint32_t slot, uint32_t page, uint32_t entry);
+
+/* Step counters.  The caller has executed a full fence before ring_step_begun(). */
+uint64_t ring_step_begun(const struct ring *ring);
+uint64_t ring_step_done(const struct ring *ring);
+
+/* Before the loop sleeps: ask for a doorbell; returns true if submissions came meanwhile. */
+bool ring_sleep(struct ring *ring);
+void ring_wake(struct ring *ring);
+/* After publishing: does the engine want a doorbell?  Fences. */
+bool ring_wants_doorbell(struct ring *ring);
+
+#endif

@@ -1,0 +1,83 @@
+/* vmm_host.c - extents of the host device: anonymous memfds.
+ *
+ * Owns two descriptors per extent: the one it was made with, and a read-only one made by reopening it
+ * through /proc/self/fd.  A memfd is born with mode 0777, and whoever holds even a read-only
+ * descriptor could reopen it for writing through its own /proc: so the mode is 0600 before any
+ * descriptor leaves.  Between users that is enforced; under one user it guards against bugs only.
+ * Sealed against resize (no peer can make us or the mover take a SIGBUS) and against further seals.
+ * Loop thread only; nothing allocates after vmm_open(). */
+#include "kvd/vmm.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+struct vmm {
+	uint64_t extent_bytes;
+	uint32_t n_extents;
+	struct { int writable, readable; } fds[];  /* -1: not made */
+};
+
+int vmm_open(uint64_t extent_bytes, uint32_t n_extents, struct vmm **ret)
+{
+	struct vmm *vmm = calloc(1, sizeof(*vmm) + n_extents * sizeof(vmm->fds[0]));
+
+	if (!vmm)
+		return -ENOMEM;
+	vmm->extent_bytes = extent_bytes;
+	vmm->n_extents = n_extents;
+	for (uint32_t i = 0; i < n_extents; i++)
+		vmm->fds[i].writable = vmm->fds[i].readable = -1;
+	*ret = vmm;
+	return 0;
+}
+
+void vmm_close(struct vmm *vmm)
+{
+	if (!vmm)
+		return;
+	for (uint32_t i = 0; i < vmm->n_extents; i++)
+		if (vmm->fds[i].writable >= 0) {
+			close(vmm->fds[i].writable);
+			close(vmm->fds[i].readable);
+		}
+	free(vmm);
+}
+
+int vmm_extent_create(struct vmm *vmm, uint32_t extent)
+{
+	char path[64];
+	int fd, readable, error;
+
+	assert(extent < vmm->n_extents);
+	if (vmm->fds[extent].writable >= 0)
+		return 0;
+	snprintf(path, sizeof(path), "kvd-extent-%u", extent);
+	fd = memfd_create(path, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	if (fd < 0)
+		return -errno;
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	if (fchmod(fd, 0600) < 0 || ftruncate(fd, (off_t)vmm->extent_bytes) < 0 ||
+	    fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0 ||
+	    (readable = open(path, O_RDONLY | O_CLOEXEC)) < 0) {
+		error = errno;
+		close(fd);
+		return -error;
+	}
+	vmm->fds[extent].writable = fd;
+	vmm->fds[extent].readable = readable;
+	return 0;
+}
+
+int vmm_extent_fd(const struct vmm *vmm, uint32_t extent, bool writable)
+{
+	assert(extent < vmm->n_extents);
+	if (vmm->fds[extent].writable < 0)
+		return -ENOENT;
+	return writable ? vmm->fds[extent].writable : vmm->fds[extent].readable;
+}
