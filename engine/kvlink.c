@@ -326,8 +326,8 @@ static void on_completion(struct kvlink *l, const struct kvd_cqe *cqe, uint64_t 
 			on_grown(l, s, cqe, now_usec);
 		break;
 	case KVD_SEQ_SEAL:
-		/* STALE: the pages were lost while the seal was under way; the event follows */
-		if (cqe->status != KVD_S_OK && cqe->status != KVD_S_STALE)
+		/* the pages were lost while the seal was under way: the event comes, too */
+		if (cqe->status != KVD_S_OK && cqe->status != KVD_S_STALE && cqe->status != KVD_S_PREEMPTED)
 			log_warning("seal refused slot=%u status=%u", cqe->slot, cqe->status);
 		break;
 	case KVD_SEQ_CLOSE:
