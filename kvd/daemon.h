@@ -15,9 +15,8 @@
 #include "kvd/mover_link.h"
 #include "kvd/peer.h"
 #include "kvd/tenant_of.h"
+#include "kvd/version.h"
 #include "kvd/weights_share.h"
-
-#define KVD_VERSION "0.1.0"
 
 struct vmm;
 

@@ -89,10 +89,10 @@ int segment_open(const struct segment_shape *shape, struct segment *ret)
 	int r;
 
 	*ret = (struct segment){ .shape = *shape, .sub_fd = -1, .comp_fd = -1 };
-	r = segment_open_one("kvd-submission", shape->sub_bytes, 0, &ret->sub_fd, &ret->sub);
+	r = segment_open_one("kvd-sub", shape->sub_bytes, 0, &ret->sub_fd, &ret->sub);
 	if (r < 0)
 		return r;
-	r = segment_open_one("kvd-completion", shape->comp_bytes, F_SEAL_FUTURE_WRITE, &ret->comp_fd, &ret->comp);
+	r = segment_open_one("kvd-comp", shape->comp_bytes, F_SEAL_FUTURE_WRITE, &ret->comp_fd, &ret->comp);
 	if (r < 0)
 		segment_close(ret);
 	return r;

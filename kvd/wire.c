@@ -61,7 +61,7 @@ bool wire_text_valid(const char *text, size_t max)
 	if (n == max)
 		return false;
 	for (size_t i = 0; i < n; i++)
-		if (text[i] < 0x20 || text[i] > 0x7e)
+		if (text[i] < 0x20 || text[i] > 0x7e || text[i] == '"' || text[i] == '\\')
 			return false;
 	return n == 0 || (text[0] != ' ' && text[n - 1] != ' ');
 }

@@ -21,7 +21,8 @@ int wire_check(const void *packet, size_t n, uint32_t n_fds, uint32_t role, cons
 /* "HELLO"; "?" for a number that stands for no message. */
 const char *wire_name(uint16_t type);
 
-/* 1 to max-1 printable ASCII characters, no leading or trailing blank, then NUL. */
+/* At most max-1 printable ASCII characters, then NUL: no quote or backslash (the log quotes), no blank at
+ * either end.  May be empty. */
 bool wire_text_valid(const char *text, size_t max);
 
 /* A name of an engine or model: wire_text_valid() and not empty. */
