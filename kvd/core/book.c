@@ -1,0 +1,244 @@
+/* book.c - the layout of the book, its lists and its record pools.
+ *
+ * Owns where each array lies and nothing of what it means.  A list stores record number + 1, so
+ * that zeroed memory is a valid empty list; a list knows its array by its kind.  Pools hand out
+ * records from a free list (the first word of a free record is the next free one) and then from a
+ * high-water mark, so that untouched parts of the book never become resident. */
+#include "kvd/core/book.h"
+
+static uint64_t round_up(uint64_t value, uint64_t unit)
+{
+	return (value + unit - 1) / unit * unit;
+}
+
+static uint32_t power_of_two_at_least(uint64_t value)
+{
+	uint32_t p = 1;
+	while (p < value && p < 1u << 31)
+		p <<= 1;
+	return p;
+}
+
+/* Sizes and offsets of a configuration; false if it is impossible. */
+static bool book_layout(const struct core_config *g, struct layout *ret)
+{
+	const uint64_t least = 256u << 10, most = 1u << 30;
+	if (g->extent_bytes < least || g->extent_bytes > most || (g->extent_bytes & (g->extent_bytes - 1)))
+		return false;
+	if (g->page_bytes_min < 64 || (g->page_bytes_min & (g->page_bytes_min - 1)) ||
+	    g->page_bytes_min > g->extent_bytes / 8)
+		return false;
+	if (!g->tenants_max || g->tenants_max > 1u << 20 || !g->seqs_max || g->seqs_max > 1u << 20)
+		return false;
+	if (!g->holds_max || g->holds_max > 1u << 30)
+		return false;
+	uint64_t n_extents = g->pool_bytes / g->extent_bytes;
+	uint32_t slot_bits = 0;
+	while ((uint64_t)g->page_bytes_min << slot_bits < g->extent_bytes)
+		slot_bits++;
+	if (!n_extents || n_extents << slot_bits > 1ull << KVD_ENTRY_FRAME_BITS)
+		return false;
+	struct layout c = { .n_extents = (uint32_t)n_extents, .slot_bits = slot_bits };
+	c.frames_max = (uint32_t)(n_extents << slot_bits);
+	c.domains_max = 2 * g->tenants_max;
+	/* A page has a frame.  A node has a copy or is named by a table slot (fsck checks it).  A claim
+	 * is complete and then belongs to a held or a cached page, or is named by a promise or a waiter. */
+	uint64_t nodes = (uint64_t)c.frames_max + g->holds_max, claims = (uint64_t)c.frames_max + 2ull * g->holds_max;
+	c.nodes_max = nodes > 1u << 31 ? 1u << 31 : (uint32_t)nodes;
+	c.claims_max = claims > 1u << 31 ? 1u << 31 : (uint32_t)claims;
+	c.buckets_max = power_of_two_at_least(c.nodes_max);
+	/* Actions of one event: its handler's own (worst: a submission that preempts every sequence,
+	 * three items each; an attach that maps every extent), then background units of work, each of
+	 * which begins only with room for the worst one: again three items for every sequence. */
+	c.items_max = 6 * g->seqs_max + 2 * (uint32_t)n_extents + 4096;
+
+	uint64_t at = round_up(sizeof(struct core), 4096);
+#define PART(field, type, count) do { c.field = at; \
+	at = round_up(at + (uint64_t)(count) * sizeof(type), 4096); } while (0)
+	PART(at_extents, struct extent, n_extents);
+	PART(at_frames, struct frame, c.frames_max);
+	PART(at_pages, struct page, (uint64_t)c.frames_max + 1);
+	PART(at_nodes, struct node, (uint64_t)c.nodes_max + 1);
+	PART(at_claims, struct claim, (uint64_t)c.claims_max + 1);
+	PART(at_holds, struct hold, g->holds_max);
+	PART(at_seqs, struct seq, (uint64_t)g->seqs_max + 1);
+	PART(at_tenants, struct tenant, g->tenants_max);
+	PART(at_domains, struct domain, c.domains_max);
+	PART(at_node_hash, uint32_t, c.buckets_max);
+	PART(at_claim_hash, uint32_t, c.buckets_max);
+	PART(at_items, struct item, c.items_max);
+#undef PART
+	c.book_bytes = at;
+	*ret = c;
+	return true;
+}
+
+size_t core_book_bytes(const struct core_config *config)
+{
+	struct layout layout;
+	return book_layout(config, &layout) ? (size_t)layout.book_bytes : 0;
+}
+
+struct core *core_init(void *book, const struct core_config *config)
+{
+	struct layout layout;
+	if (!book || !book_layout(config, &layout))
+		return NULL;
+	const struct core *c = book;
+	SET(c->config, *config);
+	SET(c->config.pool_bytes, (uint64_t)layout.n_extents * config->extent_bytes);
+	SET(c->layout, layout);
+	SET(c->n_extents, layout.n_extents);
+	SET(c->slot_bits, layout.slot_bits);
+	SET(c->pages.max, layout.frames_max);
+	SET(c->nodes.max, layout.nodes_max);
+	SET(c->claims.max, layout.claims_max);
+	SET(c->jobs.max, (uint32_t)JOBS_MAX);
+	SET(c->next_age, 1);
+	SET(c->more, 1);                 /* populate at once */
+	SET(c->extents_in[KVD_EXTENT_BARE], layout.n_extents);
+	SET(c->magic, 0x6b7664636f726531ull); /* "kvdcore1" */
+	return book;
+}
+
+const struct link *list_link(const struct core *c, enum list_kind kind, uint32_t r)
+{
+	switch (kind) {
+	case LIST_EXTENTS: return &extent_at(c, r)->link;
+	case LIST_PARTIAL: return &extent_at(c, r)->partial;
+	case LIST_IDLE: return &extent_at(c, r)->idle;
+	case LIST_FRAMES: return &frame_at(c, r)->link;
+	case LIST_HOLDERS: return &hold_at(c, r)->link;
+	case LIST_COPIES: return &page_at(c, r)->copy;
+	case LIST_COOL: return &page_at(c, r)->cool;
+	case LIST_CHILDREN: return &node_at(c, r)->sibling;
+	case LIST_MERGES: return &node_at(c, r)->queue;
+	case LIST_SWITCHES: return &node_at(c, r)->switch_link;
+	case LIST_NODE_CLAIMS: return &claim_at(c, r)->of_node;
+	case LIST_LRU: return &claim_at(c, r)->lru;
+	case LIST_TENANT_CLAIMS: return &claim_at(c, r)->of_tenant;
+	case LIST_PROMISES: return &claim_at(c, r)->promised;
+	case LIST_WAITERS: return &seq_at(c, r)->link;
+	case LIST_RUNNING: return &seq_at(c, r)->run;
+	case LIST_TENANT_RUNNING: return &seq_at(c, r)->of_tenant;
+	case LIST_PROMISERS: return &seq_at(c, r)->promiser;
+	case LIST_TENANTS: return &tenant_at(c, r)->link;
+	}
+	assert(!"list kind");
+	return NULL;
+}
+
+void list_insert(const struct core *c, enum list_kind kind, const struct list *l, uint32_t r, uint32_t where)
+{
+	const struct link *link = list_link(c, kind, r);
+	assert(!link->prev && !link->next && l->head != r + 1);
+	uint32_t prev = where == CORE_NONE ? l->tail : list_link(c, kind, where)->prev;
+	SET(link->prev, prev);
+	SET(link->next, where + 1);
+	if (prev)
+		SET(list_link(c, kind, prev - 1)->next, r + 1);
+	else
+		SET(l->head, r + 1);
+	if (where != CORE_NONE)
+		SET(list_link(c, kind, where)->prev, r + 1);
+	else
+		SET(l->tail, r + 1);
+	ADD(l->count, 1);
+}
+
+void list_push(const struct core *c, enum list_kind kind, const struct list *l, uint32_t record)
+{
+	list_insert(c, kind, l, record, CORE_NONE);
+}
+
+void list_push_head(const struct core *c, enum list_kind kind, const struct list *l, uint32_t record)
+{
+	list_insert(c, kind, l, record, list_first(l));
+}
+
+void list_remove(const struct core *c, enum list_kind kind, const struct list *l, uint32_t r)
+{
+	const struct link *link = list_link(c, kind, r);
+	uint32_t prev = link->prev, next = link->next;
+	assert(l->count && (prev || l->head == r + 1) && (next || l->tail == r + 1));
+	if (prev)
+		SET(list_link(c, kind, prev - 1)->next, next);
+	else
+		SET(l->head, next);
+	if (next)
+		SET(list_link(c, kind, next - 1)->prev, prev);
+	else
+		SET(l->tail, prev);
+	SET(link->prev, 0);
+	SET(link->next, 0);
+	ADD(l->count, -1);
+}
+
+void list_splice(const struct core *c, enum list_kind kind, const struct list *to, const struct list *from)
+{
+	if (!from->count)
+		return;
+	if (to->tail) {
+		SET(list_link(c, kind, to->tail - 1)->next, from->head);
+		SET(list_link(c, kind, from->head - 1)->prev, to->tail);
+	} else {
+		SET(to->head, from->head);
+	}
+	SET(to->tail, from->tail);
+	ADD(to->count, from->count);
+	SET_ZERO(from);
+}
+
+static const struct pool *pool_of(const struct core *c, enum pool_kind kind, uint32_t record,
+				  const void **ret_record, size_t *ret_size)
+{
+	switch (kind) {
+	case POOL_PAGES: *ret_record = page_at(c, record); *ret_size = sizeof(struct page); return &c->pages;
+	case POOL_NODES: *ret_record = node_at(c, record); *ret_size = sizeof(struct node); return &c->nodes;
+	case POOL_CLAIMS: *ret_record = claim_at(c, record); *ret_size = sizeof(struct claim); return &c->claims;
+	case POOL_JOBS: *ret_record = &c->job[record]; *ret_size = sizeof(struct job); return &c->jobs;
+	}
+	assert(!"pool kind");
+	return NULL;
+}
+
+static void record_zero(const void *record, size_t size)
+{
+	BOOK_HOOK(record, size);
+	memset((void *)(uintptr_t)record, 0, size);
+}
+
+uint32_t pool_take(const struct core *c, enum pool_kind kind)
+{
+	const void *record;
+	size_t size;
+	const struct pool *p = pool_of(c, kind, 0, &record, &size);
+	uint32_t number = p->free;
+	if (!number && p->high >= p->max)
+		return 0;
+	if (!number) {
+		number = p->high + 1;
+		SET(p->high, number);
+		ADD(p->count, 1);
+		return number;                       /* never used: still zero */
+	}
+	pool_of(c, kind, number, &record, &size);
+	uint32_t next;
+	memcpy(&next, record, sizeof(next));
+	SET(p->free, next);
+	ADD(p->count, 1);
+	record_zero(record, size);
+	return number;
+}
+
+void pool_return(const struct core *c, enum pool_kind kind, uint32_t number)
+{
+	const void *record;
+	size_t size;
+	const struct pool *p = pool_of(c, kind, number, &record, &size);
+	assert(number && number <= p->high && p->count);
+	record_zero(record, size);
+	SET_BYTES(record, &p->free, sizeof(p->free));
+	SET(p->free, number);
+	ADD(p->count, -1);
+}

@@ -1,0 +1,297 @@
+/* core.c - one event in, actions out: dispatch, the background work of an event, the action queue.
+ *
+ * An event is handled at once; then background work goes on in units, each of which begins only when
+ * the queue has room for the worst unit, and what does not fit is left to the next event (core_next_
+ * tick_usec() then says "now").  The queue holds compact items: the range of a table row that an
+ * event changed is one item and becomes up to max_pages CORE_ACT_ENTRY only when it is taken out, so
+ * an OPEN of 4,096 cached pages costs one item.  Bound: see items_max in book.c.
+ *
+ * Never: a system call, a clock, an allocation, a page byte. */
+#include "kvd/core/parts.h"
+
+/* Worst unit of work: it preempts or switches every sequence, three items each, and a few more. */
+static uint32_t unit_items(const struct core *c)
+{
+	return 3 * c->config.seqs_max + 128;
+}
+
+bool act_room(const struct core *c)
+{
+	if (c->layout.items_max - c->items_tail >= unit_items(c))
+		return true;
+	SET(c->more, 1);
+	return false;
+}
+
+static const struct item *item_push(const struct core *c, enum item_kind kind, uint32_t engine)
+{
+	assert(c->items_tail < c->layout.items_max);
+	const struct item *item = item_at(c, c->items_tail);
+	ADD(c->items_tail, 1);
+	SET_ZERO(item);
+	SET(item->kind, kind);
+	SET(item->engine, engine);
+	return item;
+}
+
+void act_complete(const struct core *c, uint32_t engine, const struct kvd_cqe *cqe)
+{
+	const struct item *i = item_push(c, ITEM_ACTION_COMPLETE, engine);
+	SET(i->a, (uint32_t)cqe->verb << 16 | cqe->status);
+	SET(i->b, cqe->slot);
+	SET(i->c, cqe->cached);
+	SET(i->d, cqe->pages);
+	SET(i->e, cqe->need_pages);
+	SET(i->f, cqe->have_pages);
+	SET(i->x, cqe->user_data);
+}
+
+void act_row(const struct core *c, uint32_t seq, uint32_t from, uint32_t to)
+{
+	if (from >= to || c->engines[seq_at(c, seq)->engine].state != ENGINE_LIVE)
+		return;
+	const struct item *i = item_push(c, ITEM_ROW, seq_at(c, seq)->engine);
+	SET(i->a, seq);
+	SET(i->b, from);
+	SET(i->c, to);
+}
+
+void act_entry(const struct core *c, uint32_t seq, uint32_t page)
+{
+	act_row(c, seq, page, page + 1);
+}
+
+void act_extent(const struct core *c, enum item_kind kind, uint32_t engine, uint32_t extent, bool writable)
+{
+	const struct item *i = item_push(c, kind, engine);
+	SET(i->a, extent);
+	SET(i->b, writable);
+}
+
+void act_move(const struct core *c, uint32_t job)
+{
+	const struct item *i = item_push(c, ITEM_MOVE, 0);
+	SET(i->a, job);
+}
+
+void act_stamp(const struct core *c)
+{
+	item_push(c, ITEM_STAMP, 0);
+}
+
+static uint32_t saturate(uint64_t value)
+{
+	return value > UINT32_MAX ? UINT32_MAX : (uint32_t)value;
+}
+
+void act_attached(const struct core *c, uint32_t engine, uint32_t status, uint64_t need, uint64_t have)
+{
+	const struct item *i = item_push(c, ITEM_ATTACHED, engine);
+	SET(i->a, status);
+	SET(i->b, saturate(need));
+	SET(i->c, saturate(have));
+}
+
+void act_alarm(const struct core *c, enum alarm_kind kind, uint32_t a, uint32_t b)
+{
+	const struct item *i = item_push(c, ITEM_ALARM, CORE_NONE);
+	SET(i->a, kind);
+	SET(i->b, a);
+	SET(i->c, b);
+}
+
+/* ---- taking actions out ---- */
+
+static uint32_t text_add(char *text, uint32_t at, const char *s)
+{
+	while (*s && at < 159)
+		text[at++] = *s++;
+	text[at] = 0;
+	return at;
+}
+
+static uint32_t text_number(char *text, uint32_t at, uint32_t n)
+{
+	char digits[11];
+	uint32_t i = sizeof(digits) - 1;
+	digits[i] = 0;
+	do {
+		digits[--i] = (char)('0' + n % 10);
+		n /= 10;
+	} while (n);
+	return text_add(text, at, digits + i);
+}
+
+static void alarm_text(const struct item *i, char *text)
+{
+	uint32_t at;
+	switch ((enum alarm_kind)i->a) {
+	case ALARM_MERGE_MISMATCH:
+		at = text_add(text, 0, "two copies of the same tokens differ in bytes: space ");
+		at = text_number(text, at, i->b);
+		at = text_add(text, at, ", page ");
+		at = text_number(text, at, i->c);
+		text_add(text, at, " of its prefix; both stay private, compare the engines' numerics");
+		break;
+	case ALARM_TENANTS_FULL:
+		text_add(text, 0, "no room for another tenant; raise the daemon's limit of tenants");
+		break;
+	case ALARM_DOMAINS_FULL:
+		text_add(text, 0, "no room for another domain; the tenant keeps its old one");
+		break;
+	}
+}
+
+static void move_action(const struct core *c, uint32_t job, struct core_action *ret)
+{
+	const struct job *j = &c->job[job];
+	uint32_t space = j->kind == JOB_EXTENT ? extent_at(c, j->target)->scrub_space : c->groups[j->group].space;
+	ret->type = CORE_ACT_MOVE;
+	ret->move.job = j->generation << 10 | job;
+	ret->move.kind = j->move;
+	ret->move.source = j->source;
+	ret->move.peer = j->peer;
+	ret->move.target = j->target;
+	ret->move.geometry = c->spaces[space].geometry;
+}
+
+/* One entry of a row item; the row is read now, when the event's work is over. */
+static bool row_action(const struct core *c, const struct item *i, struct core_action *ret)
+{
+	const struct seq *s = seq_at(c, i->a);
+	uint32_t index = i->b + c->item_at;
+	bool last = index + 1 >= i->c;
+	uint32_t page = hold_at(c, s->row + index)->page;
+	ret->type = CORE_ACT_ENTRY;
+	ret->entry.slot = s->slot;
+	ret->entry.page = index;
+	ret->entry.entry = page && index < s->n_pages ? KVD_ENTRY(page_at(c, page)->frame,
+		c->spaces[c->engines[s->engine].space].kv_format) : 0;
+	SET(c->item_at, last ? 0 : c->item_at + 1);
+	return last;
+}
+
+static void attached_action(const struct core *c, const struct item *i, struct core_action *ret)
+{
+	ret->type = CORE_ACT_ATTACHED;
+	ret->attached.status = i->a;
+	ret->attached.need = i->b;
+	ret->attached.have = i->c;
+	if (i->a)
+		return;
+	const struct kvd_geometry *g = &c->spaces[c->engines[i->engine].space].geometry;
+	ret->attached.n_frames = g->n_frames;
+	ret->attached.plane_bytes = g->plane_bytes;
+}
+
+bool core_next_action(struct core *core, struct core_action *ret)
+{
+	const struct core *c = core;
+	if (c->items_head == c->items_tail) {
+		SET(c->items_head, 0);
+		SET(c->items_tail, 0);
+		return false;
+	}
+	const struct item *i = item_at(c, c->items_head);
+	bool last = true;
+	memset(ret, 0, sizeof(*ret));
+	ret->engine = i->engine;
+	switch ((enum item_kind)i->kind) {
+	case ITEM_ACTION_COMPLETE:
+		ret->type = CORE_ACT_COMPLETE;
+		ret->cqe = (struct kvd_cqe){ .verb = (uint16_t)(i->a >> 16), .status = (uint16_t)i->a,
+			.slot = i->b, .user_data = i->x, .cached = i->c, .pages = i->d,
+			.need_pages = i->e, .have_pages = i->f };
+		break;
+	case ITEM_ROW: last = row_action(c, i, ret); break;
+	case ITEM_MAP:
+	case ITEM_UNMAP:
+		ret->type = i->kind == ITEM_MAP ? CORE_ACT_MAP : CORE_ACT_UNMAP;
+		ret->map.extent = i->a;
+		ret->map.writable = i->b;
+		break;
+	case ITEM_MOVE: move_action(c, i->a, ret); break;
+	case ITEM_POPULATE:
+		ret->type = CORE_ACT_POPULATE;
+		ret->populate.extent = i->a;
+		break;
+	case ITEM_STAMP: ret->type = CORE_ACT_STAMP; break;
+	case ITEM_ATTACHED: attached_action(c, i, ret); break;
+	case ITEM_ALARM:
+		ret->type = CORE_ACT_ALARM;
+		alarm_text(i, ret->alarm.text);
+		break;
+	}
+	if (last)
+		ADD(c->items_head, 1);
+	return true;
+}
+
+/* ---- events ---- */
+
+static void core_dispatch(const struct core *c, const struct core_event *event)
+{
+	switch (event->type) {
+	case CORE_EV_TENANT: tenant_define(c, event); break;
+	case CORE_EV_ATTACH: engine_attach(c, event); break;
+	case CORE_EV_HANGUP: engine_hangup(c, event->engine); break;
+	case CORE_EV_QUIET: engine_quiet(c, event->engine); break;
+	case CORE_EV_DRAIN: engine_drain(c, event->engine); break;
+	case CORE_EV_SUBMIT: sequence_submit(c, event); break;
+	case CORE_EV_STAMP: retire_stamped(c, event); break;
+	case CORE_EV_DONE: retire_done(c, event->epoch.done); break;
+	case CORE_EV_MOVED: job_moved(c, event); break;
+	case CORE_EV_POPULATED: extent_populated(c, event->populated.extent); break;
+	case CORE_EV_TICK: break;
+	}
+}
+
+/* The moment at which logical / physical was largest; compared without division. */
+static void peak_update(const struct core *c)
+{
+	if (!c->physical_bytes)
+		return;
+	unsigned __int128 now = (unsigned __int128)c->logical_bytes * c->peak_physical_bytes;
+	unsigned __int128 peak = (unsigned __int128)c->peak_logical_bytes * c->physical_bytes;
+	if (c->peak_physical_bytes && now <= peak)
+		return;
+	SET(c->peak_logical_bytes, c->logical_bytes);
+	SET(c->peak_physical_bytes, c->physical_bytes);
+}
+
+void core_step(struct core *core, const struct core_event *event, uint64_t now_usec)
+{
+	const struct core *c = core;
+	assert(!c->items_tail);              /* drained after every event */
+	if (now_usec > c->now_usec)
+		SET(c->now_usec, now_usec);
+	SET(c->more, 0);
+	core_dispatch(c, event);
+	promise_tick(c);
+	/* Memory that comes free lets a sequence in, whose lookups ask for copies, whose end ...: two
+	 * rounds settle what one event can settle, and `more` asks for another event. */
+	for (uint32_t round = 0; round < 2; round++) {
+		extent_pump(c);
+		while (c->awake.count && act_room(c)) {
+			uint32_t seq = list_first(&c->awake);
+			seq_unwait(c, seq);
+			seq_continue(c, seq);
+		}
+		admit_pump(c);
+		admit_serve(c);
+		share_pump(c);
+		if (!c->awake.count && !c->memory_changed)
+			break;
+		SET(c->more, 1);
+	}
+	retire_pump(c);
+	peak_update(c);
+}
+
+uint64_t core_next_tick_usec(const struct core *core)
+{
+	if (core->more)
+		return core->now_usec;
+	uint32_t s = list_first(&core->promisers);
+	return s == CORE_NONE ? UINT64_MAX : seq_at(core, s)->progress_usec + core->config.promise_usec;
+}

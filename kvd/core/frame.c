@@ -1,0 +1,107 @@
+/* frame.c - page-sized slots of an extent, and the only place where a frame's state changes.
+ *
+ * Owns struct frame's word.  The arrows, and who performs each:
+ *
+ *   FREE        -> OPEN         page_open        a sequence leased it; its engine may write it
+ *   FREE        -> FILLING      share_*, copy_*  target of the mover
+ *   OPEN        -> SEALED       seq_seal         bytes fixed for ever
+ *   OPEN        -> RETIRING     page_drop        its sequence closed, shrank or was preempted
+ *   OPEN        -> QUARANTINED  engine_hangup    its engine died and may still write it
+ *   SEALED      -> COOL         page_tidy        no table names it; still found by its claims
+ *   SEALED      -> RETIRING     page_drop        not in the index, or another copy replaces it
+ *   SEALED      -> QUARANTINED  page_drop        likewise, and its engine is dead but not quiet
+ *   COOL        -> SEALED       hold_take        found again
+ *   COOL        -> RETIRING     page_drop        reclaimed
+ *   FILLING     -> OPEN         seq_copied       the copy is there, a sequence writes on
+ *   FILLING     -> COOL         share_moved      the shared copy is there
+ *   FILLING     -> RETIRING     share_moved, seq_copied   the mover failed or nobody wants it
+ *   FILLING     -> QUARANTINED  seq_copied       likewise, and its engine is dead but not quiet
+ *   RETIRING    -> FREE         job_moved        every step that saw it is done, and it is zero
+ *   QUARANTINED -> RETIRING     retire_engine_quiet
+ *
+ * Invariant: FREE means zero bytes.  A frame belongs to an ASSIGNED extent whenever it is not FREE. */
+#include "kvd/core/parts.h"
+
+#define TO(state) (1u << KVD_FRAME_##state)
+static const uint16_t frame_moves[KVD_FRAME_STATES] = {
+	[KVD_FRAME_FREE] = TO(OPEN) | TO(FILLING),
+	[KVD_FRAME_OPEN] = TO(SEALED) | TO(RETIRING) | TO(QUARANTINED),
+	[KVD_FRAME_SEALED] = TO(COOL) | TO(RETIRING) | TO(QUARANTINED),
+	[KVD_FRAME_COOL] = TO(SEALED) | TO(RETIRING),
+	[KVD_FRAME_FILLING] = TO(OPEN) | TO(COOL) | TO(RETIRING) | TO(QUARANTINED),
+	[KVD_FRAME_RETIRING] = TO(FREE),
+	[KVD_FRAME_QUARANTINED] = TO(RETIRING),
+};
+#undef TO
+
+static bool holds_kv(enum kvd_frame_state state)
+{
+	return state == KVD_FRAME_OPEN || state == KVD_FRAME_SEALED || state == KVD_FRAME_COOL;
+}
+
+/* owner: tenant whose bytes it holds from now on; kept as it is unless the frame leaves FREE. */
+void frame_move(const struct core *c, uint32_t f, enum kvd_frame_state to, uint32_t owner)
+{
+	const struct frame *frame = frame_at(c, f);
+	uint64_t word = frame->word;
+	enum kvd_frame_state from = FRAME_STATE(word);
+	uint32_t x = extent_of(c, f);
+	const struct extent *extent = extent_at(c, x);
+	assert(frame_moves[from] >> to & 1u);
+	assert(extent->state == KVD_EXTENT_ASSIGNED);
+	const struct group *g = &c->groups[extent->group];
+	uint32_t generation = FRAME_GENERATION(word);
+	if (from != KVD_FRAME_FREE)
+		owner = FRAME_OWNER(word);
+	if (to == KVD_FRAME_FREE) {
+		assert(!frame->page && !frame->pins);
+		generation = (generation + 1) & 0xffffu;
+		owner = 0;
+		list_push_head(c, LIST_FRAMES, &extent->free, f);
+	}
+	SET(frame->word, FRAME_WORD(to, g->colour, generation, owner));
+
+	uint64_t bytes = page_bytes_of_space(c, g->space);
+	ADD(c->frames[from], -1);
+	ADD(c->frames[to], 1);
+	ADD(c->frame_bytes[from], -bytes);
+	ADD(c->frame_bytes[to], bytes);
+	if (holds_kv(from) != holds_kv(to)) {
+		if (holds_kv(to))
+			ADD(c->physical_bytes, bytes);
+		else
+			ADD(c->physical_bytes, -bytes);
+	}
+	ADD(extent->frames[from], -1);
+	ADD(extent->frames[to], 1);
+	if (from == KVD_FRAME_RETIRING)
+		ADD(g->retiring, -1);
+	if (to == KVD_FRAME_RETIRING)
+		ADD(g->retiring, 1);
+	extent_counts_changed(c, x, from, to);
+}
+
+/* Take a free frame of a group: of the preferred extent, else of the fullest one. */
+uint32_t frame_take(const struct core *c, uint32_t group, uint32_t prefer, enum kvd_frame_state to, uint32_t owner)
+{
+	const struct group *g = &c->groups[group];
+	uint32_t x = CORE_NONE;
+	if (prefer != CORE_NONE && extent_at(c, prefer)->bucket && extent_at(c, prefer)->group == group)
+		x = prefer;
+	for (uint32_t b = 0; x == CORE_NONE && b < BUCKETS; b++)
+		x = list_first(&g->partial[b]);
+	if (x == CORE_NONE)
+		return CORE_NONE;
+	const struct extent *extent = extent_at(c, x);
+	uint32_t f = list_first(&extent->free);
+	if (f != CORE_NONE) {
+		list_remove(c, LIST_FRAMES, &extent->free, f);
+	} else {
+		assert(extent->high < extent->n_frames);
+		f = (x << c->slot_bits) + extent->high;
+		ADD(extent->high, 1);
+	}
+	assert(frame_state(c, f) == KVD_FRAME_FREE);
+	frame_move(c, f, to, owner);
+	return f;
+}

@@ -1,0 +1,22 @@
+/* fsck.h - what the two halves of the checker share. */
+#ifndef KVD_CORE_FSCK_H
+#define KVD_CORE_FSCK_H
+
+#include "kvd/core/parts.h"
+
+struct check {
+	const struct core *c;
+	void (*report)(void *arg, const char *problem);
+	void *arg;
+	uint32_t problems;
+	uint64_t pages;
+};
+
+/* Count a problem unless `ok`; the sentence gets the record's number. */
+void check(struct check *k, bool ok, const char *sentence, uint64_t number);
+/* Walk a list: links agree in both directions, count is right.  False: do not walk it. */
+bool check_list(struct check *k, enum list_kind kind, const struct list *l, uint64_t bound, const char *name);
+void check_index(struct check *k);     /* nodes, claims, charges */
+void check_sequences(struct check *k); /* rows, holds, waits, promises, reservations */
+
+#endif

@@ -1,0 +1,108 @@
+/* reclaim.c - which cached pages go when memory is needed: plan, then act.
+ *
+ * Candidates are claims: complete, held by no sequence of their domain, without a claimed child of the
+ * domain (leaf before parent), oldest use first; each group (space, colour) has them in a list in that
+ * order, each tenant its own.  Dropping the last claim of a node frees its copies.  So one tenant's
+ * interest in a page ages by that tenant's use alone, though the page may stay for another.
+ *
+ * A group may have cool pages whose claims are listed elsewhere (last used on another engine): when its
+ * own list is empty they go by age, each alone if another copy remains, else with all below it. */
+#include "kvd/core/parts.h"
+
+/* Pure: the next candidates of a group, best first, with what each would free now. */
+uint32_t reclaim_plan(const struct core *c, uint32_t group, struct reclaim_candidate *ret, uint32_t max)
+{
+	uint32_t n = 0;
+	for (uint32_t k = list_first(&c->groups[group].lru); k != CORE_NONE && n < max; k = list_next(c, LIST_LRU, k)) {
+		const struct claim *claim = claim_at(c, k);
+		const struct node *node = node_at(c, claim->node);
+		uint32_t copies = node->n_complete == 1 ? node->copies.count : 0;
+		ret[n++] = (struct reclaim_candidate){ .claim = k, .node = claim->node, .used_usec = claim->used_usec,
+			.frees_bytes = copies * page_bytes_of_space(c, node->space) };
+	}
+	return n;
+}
+
+/* Drop every claim of a node that nobody holds; claims on its children went before. */
+static void node_evict(const struct core *c, uint32_t node)
+{
+	const struct node *n = node_at(c, node);
+	node_ref(c, node);
+	uint32_t k = list_first(&n->claims);
+	while (k != CORE_NONE && n->n_complete) {
+		uint32_t next = list_next(c, LIST_NODE_CLAIMS, k);
+		if (claim_at(c, k)->complete)
+			claim_drop(c, k);
+		k = next;
+	}
+	node_unref(c, node);
+}
+
+static uint32_t claimed_child(const struct core *c, const struct node *n)
+{
+	uint32_t child = list_first(&n->children);
+	while (child != CORE_NONE && !node_at(c, child)->n_complete)
+		child = list_next(c, LIST_CHILDREN, child);
+	return child;
+}
+
+/* Free a cool page.  True if its frame retires now.  If it is the only copy, everything below it in the
+ * index goes first: nobody can hold a child without holding a copy of its parent, so all is cool. */
+bool reclaim_page(const struct core *c, uint32_t page)
+{
+	uint32_t node = page_at(c, page)->node;
+	const struct node *n = node_at(c, node);
+	assert(!page_at(c, page)->holders.count && node);
+	if (n->copies.count > 1) {
+		ADD(c->evicted_pages, 1);
+		page_drop(c, page, true);
+		return true;
+	}
+	node_ref(c, node);
+	while (n->n_complete) {
+		uint32_t at = node, child;
+		while ((child = claimed_child(c, node_at(c, at))) != CORE_NONE)
+			at = child;
+		node_evict(c, at);
+	}
+	node_unref(c, node);
+	return true;
+}
+
+/* Make up to n_frames frames of the group's extents retire.  Returns how many do. */
+uint32_t reclaim_run(const struct core *c, uint32_t group, uint32_t n_frames)
+{
+	const struct group *g = &c->groups[group];
+	uint32_t before = g->retiring;
+	struct reclaim_candidate plan[32];
+	/* Dropping a claim may free nothing here: bounded, and the next event goes on. */
+	for (uint32_t round = 0; round < 16 && g->retiring - before < n_frames; round++) {
+		uint32_t n = reclaim_plan(c, group, plan, 32);
+		for (uint32_t i = 0; i < n && g->retiring - before < n_frames; i++)
+			claim_drop(c, plan[i].claim);
+		if (!n)
+			break;
+	}
+	while (!g->lru.count && g->cool.count && g->retiring - before < n_frames)
+		reclaim_page(c, list_first(&g->cool));
+	if (g->retiring - before < n_frames && g->lru.count)
+		SET(c->more, 1);
+	return g->retiring - before;
+}
+
+/* When the group's oldest candidate was last used; UINT64_MAX: it has none. */
+uint64_t reclaim_oldest_usec(const struct core *c, uint32_t group)
+{
+	const struct group *g = &c->groups[group];
+	if (g->lru.count)
+		return claim_at(c, list_first(&g->lru))->used_usec;
+	return g->cool.count ? page_at(c, list_first(&g->cool))->used_usec : UINT64_MAX;
+}
+
+/* A tenant near its max: its own oldest claims go until `bytes` are free under it or none is left. */
+void reclaim_tenant(const struct core *c, uint32_t tenant, uint64_t bytes)
+{
+	const struct tenant *t = tenant_at(c, tenant);
+	while (t->claims.count && t->rss_bytes + t->reserved_bytes + bytes > t->max_bytes)
+		claim_drop(c, list_first(&t->claims));
+}

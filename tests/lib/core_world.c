@@ -1,0 +1,360 @@
+/* core_world.c - the fake engines, mover and clock of core_world.h. */
+#include "tests/lib/core_world.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+void world_fail(struct world *w, const char *what, uint64_t a, uint64_t b)
+{
+	fprintf(stderr, "world: %s (%llu, %llu) at operation %llu, seed %llu\n", what, (unsigned long long)a,
+		(unsigned long long)b, (unsigned long long)w->ops, (unsigned long long)w->seed);
+	fflush(stderr);
+	abort();
+}
+
+static uint64_t rng_state;
+
+uint32_t world_random(struct world *w, uint32_t below)
+{
+	(void)w;
+	rng_state ^= rng_state << 13;
+	rng_state ^= rng_state >> 7;
+	rng_state ^= rng_state << 17;
+	return (uint32_t)((rng_state >> 16) % below);
+}
+
+uint64_t world_tag(uint32_t space_tag, const int32_t *tokens, uint32_t n_tokens)
+{
+	uint64_t h = 1469598103934665603ull ^ space_tag;
+	for (uint32_t i = 0; i < n_tokens; i++)
+		h = (h ^ (uint32_t)tokens[i]) * 1099511628211ull;
+	h ^= h >> 29;
+	return h | 1;
+}
+
+struct world *world_new(uint64_t pool_bytes, uint64_t extent_bytes, uint64_t seed)
+{
+	struct world *w = calloc(1, sizeof(*w));
+	w->seed = seed;
+	rng_state = seed * 0x9e3779b97f4a7c15ull + 88172645463325252ull;
+	for (int i = 0; i < 8; i++)
+		world_random(w, 2);
+	w->config = (struct core_config){ .pool_bytes = pool_bytes, .extent_bytes = extent_bytes, .page_bytes_min = 8192,
+		.tenants_max = 1100, .seqs_max = 2048, .holds_max = 2048 * WORLD_PAGES, .hash_key = { seed, ~seed },
+		.promise_usec = 100000 };
+	void *book = calloc(1, core_book_bytes(&w->config));
+	w->core = core_init(book, &w->config);
+	w->n_extents = (uint32_t)(pool_bytes / extent_bytes);
+	while (8192ull << w->slot_bits < extent_bytes)
+		w->slot_bits++;
+	w->n_frames_max = w->n_extents << w->slot_bits;
+	w->tags = calloc(w->n_frames_max, sizeof(*w->tags));
+	w->engine = calloc(WORLD_ENGINES, sizeof(*w->engine));
+	for (uint32_t i = 0; i < WORLD_ENGINES; i++)
+		w->engine[i].mapped = calloc(w->n_extents, 1);
+	w->fsck_every = 1;
+	world_tick(w, 0);
+	return w;
+}
+
+void world_free(struct world *w)
+{
+	for (uint32_t i = 0; i < WORLD_ENGINES; i++)
+		free(w->engine[i].mapped);
+	free(w->engine);
+	free(w->tags);
+	free(w->core);
+	free(w);
+}
+
+struct world_slot *world_slot(struct world *w, uint32_t engine, uint32_t slot)
+{
+	return &w->engine[engine].slot[slot];
+}
+
+static void fsck_report(void *arg, const char *problem)
+{
+	(void)arg;
+	fprintf(stderr, "fsck: %s\n", problem);
+}
+
+void world_fsck(struct world *w)
+{
+	uint64_t pages;
+	uint32_t n = core_fsck(w->core, fsck_report, NULL, &pages);
+	if (n)
+		world_fail(w, "fsck found problems", n, pages);
+}
+
+/* May any running step, of a live engine or of a process not known to be gone, look at the frame? */
+static void frame_must_be_unseen(struct world *w, uint32_t frame, const char *what)
+{
+	for (uint32_t e = 0; e < WORLD_ENGINES; e++) {
+		const struct world_engine *en = &w->engine[e];
+		if (!en->alive || !en->stepping)
+			continue;
+		for (uint32_t s = 0; s < en->max_seqs; s++)
+			for (uint32_t i = 0; i < en->max_pages; i++)
+				if (en->slot[s].step[i] && KVD_ENTRY_FRAME(en->slot[s].step[i]) == frame)
+					world_fail(w, what, frame, e);
+	}
+}
+
+static void perform_entry(struct world *w, const struct core_action *a)
+{
+	struct world_engine *e = &w->engine[a->engine];
+	if (a->entry.slot >= e->max_seqs || a->entry.page >= e->max_pages)
+		world_fail(w, "an entry outside the table", a->entry.slot, a->entry.page);
+	w->entries++;
+	e->slot[a->entry.slot].table[a->entry.page] = a->entry.entry;
+}
+
+static void perform(struct world *w, const struct core_action *a)
+{
+	struct world_engine *e = a->engine < WORLD_ENGINES ? &w->engine[a->engine] : NULL;
+	switch (a->type) {
+	case CORE_ACT_ATTACHED:
+		w->attached = *a;
+		w->attached_seen = true;
+		if (a->attached.status == KVD_S_OK && e->alive)
+			world_fail(w, "the number of a process that may still run is given again", a->engine, 0);
+		if (a->attached.status == KVD_S_OK) {  /* MAP messages follow in the same event */
+			memset(e->slot, 0, sizeof(e->slot));
+			e->attached = e->alive = true;
+		}
+		break;
+	case CORE_ACT_COMPLETE:
+		if (!e->attached)
+			break;
+		if (e->tail - e->head >= WORLD_QUEUE)
+			world_fail(w, "a completion queue overflows", a->engine, a->cqe.verb);
+		e->queue[e->tail++ % WORLD_QUEUE] = a->cqe;
+		break;
+	case CORE_ACT_ENTRY: perform_entry(w, a); break;
+	case CORE_ACT_MAP:
+	case CORE_ACT_UNMAP:
+		if (e->msg_tail - e->msg_head >= WORLD_QUEUE)
+			world_fail(w, "an extent message queue overflows", a->engine, 0);
+		e->extent_msg[e->msg_tail % WORLD_QUEUE].extent = a->map.extent;
+		e->extent_msg[e->msg_tail % WORLD_QUEUE].map = a->type == CORE_ACT_MAP;
+		e->extent_msg[e->msg_tail++ % WORLD_QUEUE].writable = a->map.writable;
+		break;
+	case CORE_ACT_MOVE:
+		if (w->n_jobs == WORLD_JOBS)
+			world_fail(w, "more mover jobs in flight than promised", w->n_jobs, 0);
+		w->jobs[w->n_jobs++] = *a;
+		break;
+	case CORE_ACT_POPULATE: w->populates[w->n_populates++] = a->populate.extent; break;
+	case CORE_ACT_STAMP: w->stamp = true; break;
+	case CORE_ACT_ALARM: w->alarms++; break;
+	}
+}
+
+static void fill_epoch(struct world *w, struct core_event *ev)
+{
+	for (uint32_t i = 0; i < CORE_ENGINES_MAX; i++) {
+		bool on = i < WORLD_ENGINES && w->engine[i].attached;
+		ev->epoch.begun[i] = on ? w->engine[i].begun : UINT64_MAX;
+		ev->epoch.done[i] = on ? w->engine[i].done : UINT64_MAX;
+	}
+}
+
+void world_step(struct world *w, const struct core_event *event)
+{
+	struct core_action a;
+	const struct core_event *next = event;
+	struct core_event stamp = { .type = CORE_EV_STAMP };
+	w->ops++;
+	while (next) {
+		core_step(w->core, next, w->now);
+		while (core_next_action(w->core, &a))
+			perform(w, &a);
+		next = NULL;
+		if (w->stamp) {
+			w->stamp = false;
+			fill_epoch(w, &stamp);
+			next = &stamp;
+		}
+	}
+	if (w->fsck_every && ++w->fsck_count % w->fsck_every == 0) {
+		world_fsck(w);
+		world_check(w);
+	}
+}
+
+void world_tick(struct world *w, uint64_t usec)
+{
+	w->now += usec;
+	world_step(w, &(struct core_event){ .type = CORE_EV_TICK });
+}
+
+void world_tenant(struct world *w, const char *name, const char *domain, enum core_sharing sharing, uint64_t max)
+{
+	struct core_event ev = { .type = CORE_EV_TENANT };
+	snprintf(ev.tenant.name, sizeof(ev.tenant.name), "%s", name);
+	snprintf(ev.tenant.domain, sizeof(ev.tenant.domain), "%s", domain);
+	ev.tenant.sharing = sharing;
+	ev.tenant.max_bytes = max;
+	world_step(w, &ev);
+}
+
+uint32_t world_attach(struct world *w, const char *name, uint32_t space_tag, uint32_t n_planes,
+		      uint32_t block_bytes, uint32_t max_seqs, uint32_t max_pages)
+{
+	struct core_event ev = { .type = CORE_EV_ATTACH, .engine = CORE_NONE };
+	snprintf(ev.attach.name, sizeof(ev.attach.name), "%s", name);
+	snprintf(ev.attach.numerics, sizeof(ev.attach.numerics), "test/1");
+	ev.attach.fingerprint[0] = (uint8_t)space_tag;
+	ev.attach.layout = KVD_LAYOUT_PAIRS;
+	ev.attach.kv_format = KVD_FORMAT_BF16;
+	ev.attach.n_planes = n_planes;
+	ev.attach.block_bytes = block_bytes;
+	ev.attach.max_seqs = max_seqs;
+	ev.attach.max_pages = max_pages;
+	w->attached_seen = false;
+	/* The engine's shape must be known before its first entries; a refused attach leaves no trace. */
+	world_step(w, &ev);
+	if (!w->attached_seen)
+		world_fail(w, "an attach is not answered", 0, 0);
+	if (w->attached.attached.status != KVD_S_OK)
+		return CORE_NONE;
+	struct world_engine *e = &w->engine[w->attached.engine];
+	e->number = w->attached.engine;
+	e->space_tag = space_tag;
+	e->max_seqs = max_seqs;
+	e->max_pages = max_pages;
+	e->n_frames = w->attached.attached.n_frames;
+	e->begun = e->done = 0;
+	e->stepping = false;
+	return e->number;
+}
+
+void world_hangup(struct world *w, uint32_t engine)
+{
+	w->engine[engine].attached = false;
+	w->engine[engine].head = w->engine[engine].tail = 0;
+	w->engine[engine].msg_head = w->engine[engine].msg_tail = 0;
+	world_step(w, &(struct core_event){ .type = CORE_EV_HANGUP, .engine = engine });
+}
+
+/* The process's last act is to scribble over every frame it could still write. */
+void world_quiet(struct world *w, uint32_t engine)
+{
+	struct world_engine *e = &w->engine[engine];
+	for (uint32_t s = 0; e->stepping && s < e->max_seqs; s++)
+		for (uint32_t i = e->slot[s].step_sealed; i < e->max_pages; i++)
+			if (e->slot[s].step[i])
+				w->tags[KVD_ENTRY_FRAME(e->slot[s].step[i])] = 0xdeadull << 32 | i;
+	e->alive = e->stepping = false;
+	memset(e->slot, 0, sizeof(e->slot));
+	memset(e->mapped, 0, w->n_extents);
+	world_step(w, &(struct core_event){ .type = CORE_EV_QUIET, .engine = engine });
+}
+
+void world_submit(struct world *w, uint32_t engine, struct kvd_sqe sqe)
+{
+	struct core_event ev = { .type = CORE_EV_SUBMIT, .engine = engine };
+	const struct world_engine *e = &w->engine[engine];
+	ev.submit.sqe = sqe;
+	ev.submit.tenant = sqe.tenant;
+	if (sqe.slot < e->max_seqs) {
+		const struct world_slot *s = &e->slot[sqe.slot];
+		if (sqe.verb == KVD_SEQ_OPEN || sqe.verb == KVD_SEQ_RESUME) {
+			ev.submit.tokens = s->tokens;
+			ev.submit.n_tokens = sqe.n_tokens <= WORLD_TOKENS ? sqe.n_tokens : 0;
+		} else if (sqe.verb == KVD_SEQ_SEAL && sqe.page < WORLD_PAGES && sqe.count <= WORLD_PAGES - sqe.page) {
+			ev.submit.tokens = s->tokens + sqe.page * 16;
+			ev.submit.n_tokens = sqe.count * 16;
+		}
+	}
+	world_step(w, &ev);
+}
+
+bool world_populate(struct world *w)
+{
+	if (!w->n_populates)
+		return false;
+	struct core_event ev = { .type = CORE_EV_POPULATED };
+	ev.populated.extent = w->populates[--w->n_populates];
+	world_step(w, &ev);
+	return true;
+}
+
+void world_done(struct world *w)
+{
+	struct core_event ev = { .type = CORE_EV_DONE };
+	fill_epoch(w, &ev);
+	world_step(w, &ev);
+}
+
+bool world_poll(struct world *w, uint32_t engine)
+{
+	struct world_engine *e = &w->engine[engine];
+	if (!e->attached || e->stepping || e->msg_head == e->msg_tail)
+		return false;
+	uint32_t x = e->extent_msg[e->msg_head % WORLD_QUEUE].extent;
+	bool map = e->extent_msg[e->msg_head % WORLD_QUEUE].map;
+	if (map == !!e->mapped[x])
+		world_fail(w, "an extent is mapped twice, or unmapped without having been", x, map);
+	e->mapped[x] = map ? 1 + e->extent_msg[e->msg_head % WORLD_QUEUE].writable : 0;
+	e->msg_head++;
+	world_submit(w, engine, (struct kvd_sqe){ .verb = KVD_EXTENT_ACK, .other = x, .count = map });
+	return true;
+}
+
+bool world_mover(struct world *w, uint32_t index, bool ok)
+{
+	if (index >= w->n_jobs)
+		return false;
+	struct core_action a = w->jobs[index];
+	w->jobs[index] = w->jobs[--w->n_jobs];
+	struct core_event ev = { .type = CORE_EV_MOVED };
+	ev.moved.job = a.move.job;
+	ev.moved.ok = ok;
+	w->mover_fails += !ok;
+	bool compare_only = a.move.kind == CORE_MOVE_COMPARE_COPY && a.move.source == a.move.target;
+	if (a.move.kind == CORE_MOVE_SCRUB_EXTENT) {
+		for (uint32_t i = 0; i < 1u << w->slot_bits; i++)
+			w->tags[(a.move.target << w->slot_bits) + i] = 0;
+		for (uint32_t e = 0; e < WORLD_ENGINES; e++)
+			if (w->engine[e].alive && w->engine[e].mapped[a.move.target])
+				world_fail(w, "an extent is scrubbed while an engine maps it", a.move.target, e);
+	} else if (!compare_only) {
+		frame_must_be_unseen(w, a.move.target, "the mover writes a frame that a running step may read");
+		w->tags[a.move.target] = ok ? 0 : 0xbad0bad0ull;
+	}
+	if (ok && a.move.kind == CORE_MOVE_COPY)
+		w->tags[a.move.target] = w->tags[a.move.source];
+	if (ok && a.move.kind == CORE_MOVE_COMPARE_COPY) {
+		ev.moved.differs = w->tags[a.move.source] != w->tags[a.move.peer];
+		if (!ev.moved.differs && !compare_only)
+			w->tags[a.move.target] = w->tags[a.move.source];
+	}
+	world_step(w, &ev);
+	return true;
+}
+
+/* Every table that an engine could copy now. */
+void world_check(struct world *w)
+{
+	for (uint32_t n = 0; n < WORLD_ENGINES; n++) {
+		const struct world_engine *e = &w->engine[n];
+		if (!e->attached)
+			continue;
+		for (uint32_t s = 0; s < e->max_seqs; s++) {
+			const struct world_slot *slot = &e->slot[s];
+			for (uint32_t i = 0; i < e->max_pages; i++) {
+				if (!slot->table[i])
+					continue;
+				uint32_t f = KVD_ENTRY_FRAME(slot->table[i]);
+				if (f >= w->n_frames_max || !e->mapped[f >> w->slot_bits])
+					world_fail(w, "a table names a frame that its engine has not mapped", f, n);
+				bool lie = w->lie_frame_plus_1 == f + 1ull;
+				if (slot->state == SLOT_READY && i < slot->n_sealed && !lie &&
+				    w->tags[f] != world_tag(e->space_tag, slot->tokens, (i + 1) * 16))
+					world_fail(w, "a sealed entry names other bytes than its tokens'", f, n);
+			}
+		}
+	}
+}

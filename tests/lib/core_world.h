@@ -1,0 +1,102 @@
+/* core_world.h - a small deterministic world around the memory core, for its tests.
+ *
+ * It is another shell: it drives core_step(), performs the actions, and models what the core cannot
+ * see.  A frame's bytes are one tag: 0 = zero, else a hash of (space, tokens up to the page's end).
+ * Fake engines have step counters, copies of their table rows while a step runs, and a set of mapped
+ * extents; a fake mover performs jobs late, out of order, and may fail.
+ *
+ * The oracle stands outside the core.  World_fail() is called when a sealed entry names other bytes
+ * than its tokens', when an entry lies in an extent that its engine has not mapped, when a fresh page
+ * is not zero, or when a frame is written, zeroed or reused while an unfinished step still names it. */
+#ifndef KVD_TEST_CORE_WORLD_H
+#define KVD_TEST_CORE_WORLD_H
+
+#include "kvd/core/core.h"
+
+enum { WORLD_ENGINES = 8, WORLD_SLOTS = 16, WORLD_PAGES = 32, WORLD_TOKENS = WORLD_PAGES * 16,
+	WORLD_QUEUE = 4096, WORLD_JOBS = 1024 };
+
+enum world_slot_state { SLOT_IDLE = 0, SLOT_WAITING, SLOT_READY, SLOT_PREEMPTED, SLOT_PARKED };
+
+struct world_slot {
+	enum world_slot_state state;
+	uint16_t verb;                 /* verb whose completion is awaited, 0: none */
+	uint32_t tenant, n_prompt, n_target;
+	uint32_t n_done;               /* tokens computed */
+	uint32_t n_sealed, n_pages;
+	uint32_t chunk;                /* tokens the next step computes */
+	int32_t tokens[WORLD_TOKENS];
+	uint32_t table[WORLD_PAGES];   /* as kvd publishes it */
+	uint32_t step[WORLD_PAGES];    /* the copy an unfinished step uses */
+	uint32_t step_sealed, step_chunk;
+	uint32_t finished, last_status, last_cached, fork_of;
+	bool closing, looked;
+};
+
+struct world_engine {
+	bool attached;                 /* from ATTACHED to HANGUP */
+	bool alive;                    /* until QUIET: the process may still run its step */
+	uint32_t number, space_tag, max_seqs, max_pages, n_frames;
+	uint64_t begun, done;
+	bool stepping;
+	uint8_t *mapped;               /* per extent: 0, 1 mapped, 2 writable */
+	struct world_slot slot[WORLD_SLOTS];
+	struct kvd_cqe queue[WORLD_QUEUE];
+	uint32_t head, tail;
+	struct { uint32_t extent; bool map, writable; } extent_msg[WORLD_QUEUE];
+	uint32_t msg_head, msg_tail;
+	uint64_t completions;
+};
+
+struct world {
+	struct core *core;
+	struct core_config config;
+	uint64_t now, seed;
+	uint64_t *tags;                /* per frame */
+	uint32_t slot_bits, n_extents, n_frames_max;
+	struct world_engine *engine;   /* WORLD_ENGINES, by engine number */
+	struct core_action jobs[WORLD_JOBS];
+	uint32_t n_jobs;
+	uint32_t populates[WORLD_QUEUE], n_populates;
+	bool stamp, attached_seen;
+	struct core_action attached;
+	uint64_t ops, finished, preempted, alarms, mover_fails, entries;
+	uint32_t fail_percent;         /* of mover jobs */
+	uint64_t lie_frame_plus_1;     /* a frame whose bytes were planted to differ */
+	uint32_t fsck_every, fsck_count;
+};
+
+struct world *world_new(uint64_t pool_bytes, uint64_t extent_bytes, uint64_t seed);
+void world_free(struct world *w);
+uint32_t world_random(struct world *w, uint32_t below);
+_Noreturn void world_fail(struct world *w, const char *what, uint64_t a, uint64_t b);
+
+void world_step(struct world *w, const struct core_event *event);  /* core_step, actions, checks */
+void world_tenant(struct world *w, const char *name, const char *domain, enum core_sharing sharing, uint64_t max);
+/* Attach; returns the engine's number, or CORE_NONE with the reason in w->attached. */
+uint32_t world_attach(struct world *w, const char *name, uint32_t space_tag, uint32_t n_planes,
+		      uint32_t block_bytes, uint32_t max_seqs, uint32_t max_pages);
+void world_hangup(struct world *w, uint32_t engine);
+void world_quiet(struct world *w, uint32_t engine);
+void world_submit(struct world *w, uint32_t engine, struct kvd_sqe sqe);
+void world_tick(struct world *w, uint64_t usec);
+
+/* A slot's program: open with these tokens, compute to n_target, close. */
+void world_open(struct world *w, uint32_t engine, uint32_t slot, uint32_t tenant, const int32_t *tokens,
+		uint32_t n_prompt, uint32_t n_target, uint16_t flags);
+void world_advance(struct world *w, uint32_t engine, uint32_t slot); /* do the slot's next thing, if any */
+bool world_complete_one(struct world *w, uint32_t engine);           /* consume one completion */
+void world_step_begin(struct world *w, uint32_t engine);
+void world_step_end(struct world *w, uint32_t engine);
+bool world_poll(struct world *w, uint32_t engine);                   /* one EXTENT message */
+bool world_mover(struct world *w, uint32_t index, bool ok);          /* perform job `index` */
+bool world_populate(struct world *w);
+void world_done(struct world *w);                                    /* EV_DONE */
+void world_check(struct world *w);                                   /* the oracle over all tables */
+void world_fsck(struct world *w);
+/* Everything but new load, until nothing more happens; programs run on if `advance`. */
+void world_settle(struct world *w, bool advance);
+uint64_t world_tag(uint32_t space_tag, const int32_t *tokens, uint32_t n_tokens);
+struct world_slot *world_slot(struct world *w, uint32_t engine, uint32_t slot);
+
+#endif
