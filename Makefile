@@ -65,10 +65,12 @@ help: ## list the targets
 clean: ## remove build/
 	rm -rf build
 
+# Kernels are one large function each: under a sanitizer -O3 would take minutes for nothing.
+KERNEL_OPT := $(if $(SAN),-O1,-O3)
 # instruction-set files; -mprefer-vector-width keeps gcc from guessing narrower vectors
-$(O)/obj/%_avx2.o:   ISA := -mavx2 -mfma -mf16c -O3
-$(O)/obj/%_avx512.o: ISA := -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mavx512bf16 -mprefer-vector-width=512 -O3
-$(O)/obj/%_portable.o: ISA := -O3
+$(O)/obj/%_avx2.o:   ISA := -mavx2 -mfma -mf16c $(KERNEL_OPT)
+$(O)/obj/%_avx512.o: ISA := -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mavx512bf16 -mprefer-vector-width=512 $(KERNEL_OPT)
+$(O)/obj/%_portable.o: ISA := $(KERNEL_OPT)
 
 $(O)/obj/%.o: %.c
 	$(call say,CC,$<)mkdir -p $(@D) && $(CC) $(CFLAGS_ALL) $(ISA) -c -o $@ $<
