@@ -1,4 +1,4 @@
-/* chat.c - gathers the variables of a chat template and renders it.  Holds nothing between calls. */
+/* chat.c - gathers the variables of a chat template and renders it.  Keeps nothing. */
 #include "engine/chat.h"
 
 #include <errno.h>
@@ -20,7 +20,8 @@ static int parse(const char *text, const char *what, json_t **ret_json, char *er
 	json_t *json = json_loads(text, JSON_DECODE_ANY | JSON_ALLOW_NUL, &error);
 
 	if (!json) {
-		snprintf(err, errlen, "%s: not valid JSON: line %d, column %d: %s", what, error.line, error.column, error.text);
+		snprintf(err, errlen, "%s: not valid JSON: line %d, column %d: %s", what,
+			error.line, error.column, error.text);
 		return json_error_code(&error) == json_error_out_of_memory ? -ENOMEM : -EINVAL;
 	}
 	*ret_json = json;
@@ -38,12 +39,14 @@ static int parse_messages(const char *text, json_t **ret_json, char *err, size_t
 	if (r < 0)
 		return r;
 	if (!json_is_array(messages)) {
-		snprintf(err, errlen, "messages must be a JSON array of objects with role and content");
+		snprintf(err, errlen,
+			"messages must be a JSON array of objects with role and content");
 		return -EINVAL;
 	}
 	json_array_foreach(messages, i, message) {
 		if (!json_is_object(message) || !json_is_string(json_object_get(message, "role"))) {
-			snprintf(err, errlen, "messages[%zu] must be an object with a string \"role\"", i);
+			snprintf(err, errlen,
+				"messages[%zu] must be an object with a string \"role\"", i);
 			return -EINVAL;
 		}
 	}
@@ -100,8 +103,8 @@ static int add_token(json_t *context, const char *name, const char *token, char 
 	return json_object_set_new(context, name, string) < 0 ? -ENOMEM : 0;
 }
 
-static int fill_context(json_t *context, const char *messages_json, const struct chat_options *options,
-	char *err, size_t errlen)
+static int fill_context(json_t *context, const char *messages_json,
+	const struct chat_options *options, char *err, size_t errlen)
 {
 	_cleanup_json_ json_t *messages = NULL;
 	int r;
@@ -111,7 +114,9 @@ static int fill_context(json_t *context, const char *messages_json, const struct
 		return r;
 	if (json_object_set(context, "messages", messages) < 0
 		|| json_object_set_new(context, "documents", json_null()) < 0
-		|| json_object_set_new(context, "add_generation_prompt", json_boolean(options->add_generation_prompt)) < 0)
+		|| json_object_set_new(context, "add_generation_prompt",
+			   json_boolean(options->add_generation_prompt))
+			< 0)
 		return -ENOMEM;
 	r = add_tools(context, options->tools_json, err, errlen);
 	if (r == 0)
@@ -122,7 +127,8 @@ static int fill_context(json_t *context, const char *messages_json, const struct
 }
 
 int chat_render(const char *template, size_t template_len, const char *messages_json,
-	const struct chat_options *options, char **ret_text, size_t *ret_len, char *err, size_t errlen)
+	const struct chat_options *options, char **ret_text, size_t *ret_len, char *err,
+	size_t errlen)
 {
 	_cleanup_json_ json_t *context = json_object();
 	char reason[512];
@@ -134,7 +140,8 @@ int chat_render(const char *template, size_t template_len, const char *messages_
 	r = fill_context(context, messages_json, options, err, errlen);
 	if (r < 0)
 		return r;
-	r = jinja_render(template, template_len, context, options->now, NULL, ret_text, ret_len, reason, sizeof(reason));
+	r = jinja_render(template, template_len, context, options->now, NULL, ret_text, ret_len,
+		reason, sizeof(reason));
 	if (r < 0)
 		snprintf(err, errlen, "chat template, %s", reason);
 	return r;

@@ -11,12 +11,13 @@
 #include <time.h>
 
 struct chat_options {
-	bool add_generation_prompt;  /* end with the words that make the model answer */
-	const char *bos_token;       /* UTF-8; NULL: the template finds none */
+	bool add_generation_prompt; /* end with the words that make the model answer */
+	const char *bos_token;      /* UTF-8; NULL: the template finds none */
 	const char *eos_token;
-	const char *tools_json;      /* a JSON array of tools, or NULL */
-	const char *extra_json;      /* a JSON object of more variables (enable_thinking), or NULL; they win */
-	time_t now;                  /* what strftime_now() tells */
+	const char *tools_json;     /* a JSON array of tools, or NULL */
+	const char *extra_json; /* a JSON object of more variables (enable_thinking); NULL: none;
+	                             * they win over those above */
+	time_t now;                 /* what strftime_now() tells */
 };
 
 /* Render messages_json, a JSON array of objects, with a template of template_len bytes.
@@ -27,6 +28,7 @@ struct chat_options {
  *              these messages; -EOVERFLOW: a limit of engine/jinja/jinja.h was reached; -ENOMEM.
  * Thread       any */
 int chat_render(const char *template, size_t template_len, const char *messages_json,
-	const struct chat_options *options, char **ret_text, size_t *ret_len, char *err, size_t errlen);
+	const struct chat_options *options, char **ret_text, size_t *ret_len, char *err,
+	size_t errlen);
 
 #endif

@@ -1,4 +1,4 @@
-/* builtins.c - finds filters, methods and global functions by name and hands them their arguments. */
+/* builtins.c - finds filters, methods and globals by name and hands them their arguments. */
 #include "engine/jinja/builtins.h"
 
 #include <errno.h>
@@ -85,21 +85,25 @@ struct value jinja_builtin_call(struct run *run, const struct builtin *builtin, 
 	if (builtin->variadic)
 		return builtin->variadic(run, self, call);
 	if (call->n > n)
-		jinja_fail(run, -EINVAL, "%s takes at most %u arguments, %zu are given", builtin->name, n, call->n);
+		jinja_fail(run, -EINVAL, "%s takes at most %u arguments, %zu are given",
+			builtin->name, n, call->n);
 	for (size_t i = 0; i < call->n; i++)
 		args[i] = call->args[i];
 	for (size_t i = 0; i < call->n_keywords; i++) {
 		struct value name = call->keywords[i].name;
 		int at = parameter_index(builtin->parameters, name);
 		if (at < 0)
-			jinja_fail(run, -EINVAL, "%s has no argument '%.*s'", builtin->name, (int)(name.n < 60 ? name.n : 60), name.bytes);
+			jinja_fail(run, -EINVAL, "%s has no argument '%.*s'", builtin->name,
+				WORDS(name));
 		if (args[at].kind != MISSING)
-			jinja_fail(run, -EINVAL, "%s got two values for '%.*s'", builtin->name, (int)name.n, name.bytes);
+			jinja_fail(run, -EINVAL, "%s got two values for '%.*s'", builtin->name,
+				(int)name.n, name.bytes);
 		args[at] = call->keywords[i].value;
 	}
 	for (unsigned i = 0; i < builtin->n_required; i++)
 		if (args[i].kind == MISSING)
-			jinja_fail(run, -EINVAL, "%s needs %u arguments (%s)", builtin->name, builtin->n_required, builtin->parameters);
+			jinja_fail(run, -EINVAL, "%s needs %u arguments (%s)", builtin->name,
+				builtin->n_required, builtin->parameters);
 	return builtin->function(run, self, args);
 }
 
@@ -109,7 +113,8 @@ int64_t jinja_arg_int(struct run *run, struct value arg, int64_t fallback, const
 		return fallback;
 	jinja_need_defined(run, arg);
 	if (!value_is_whole(arg))
-		jinja_fail(run, -EINVAL, "%s must be an integer, not %s", what, jinja_kind_name(arg));
+		jinja_fail(
+			run, -EINVAL, "%s must be an integer, not %s", what, jinja_kind_name(arg));
 	return arg.integer;
 }
 
@@ -126,32 +131,47 @@ struct value jinja_arg_string(struct run *run, struct value arg, const char *wha
 	return arg;
 }
 
-struct value jinja_filter_by_name(struct run *run, struct value name, struct value value, const struct call *call)
+struct value jinja_filter_by_name(
+	struct run *run, struct value name, struct value value, const struct call *call)
 {
 	const struct builtin *filter = name.kind == STRING ? jinja_filter_find(name) : NULL;
 
 	if (!filter)
-		jinja_fail(run, -EINVAL, "there is no filter '%.*s'", (int)(name.kind == STRING && name.n < 60 ? name.n : 0),
+		jinja_fail(run, -EINVAL, "there is no filter '%.*s'",
+			(int)(name.kind == STRING && name.n < 60 ? name.n : 0),
 			name.kind == STRING ? name.bytes : "");
 	return jinja_builtin_call(run, filter, value, call);
 }
 
-bool jinja_test_by_name(struct run *run, struct value name, struct value value, const struct call *call)
+bool jinja_test_by_name(
+	struct run *run, struct value name, struct value value, const struct call *call)
 {
 	const struct builtin *test = name.kind == STRING ? jinja_test_find(name) : NULL;
 
 	if (!test)
-		jinja_fail(run, -EINVAL, "there is no test '%.*s'", (int)(name.kind == STRING && name.n < 60 ? name.n : 0),
+		jinja_fail(run, -EINVAL, "there is no test '%.*s'",
+			(int)(name.kind == STRING && name.n < 60 ? name.n : 0),
 			name.kind == STRING ? name.bytes : "");
 	return jinja_truth(run, jinja_builtin_call(run, test, value, call));
 }
 
-struct value jinja_path(struct run *run, struct value object, struct value path)
+static struct value item_or(
+	struct run *run, struct value object, struct value index, struct value fallback)
+{
+	struct value item = jinja_item(run, object, index);
+
+	return item.kind == UNDEFINED && fallback.kind != MISSING && fallback.kind != NONE
+		? fallback
+		: item;
+}
+
+struct value jinja_path(
+	struct run *run, struct value object, struct value path, struct value fallback)
 {
 	size_t at = 0;
 
 	if (path.kind != STRING)
-		return jinja_item(run, object, path);
+		return item_or(run, object, path, fallback);
 	while (at <= path.n) {
 		const char *dot = path.n > at ? memchr(path.bytes + at, '.', path.n - at) : NULL;
 		size_t n = (dot ? (size_t)(dot - path.bytes) : path.n) - at;
@@ -162,7 +182,7 @@ struct value jinja_path(struct run *run, struct value object, struct value path)
 			is_number = part.bytes[i] >= '0' && part.bytes[i] <= '9';
 			number = number * 10 + (part.bytes[i] - '0');
 		}
-		object = jinja_item(run, object, is_number ? value_int(number) : part);
+		object = item_or(run, object, is_number ? value_int(number) : part, fallback);
 		at += n + 1;
 		jinja_step(run, 1);
 	}
@@ -171,7 +191,8 @@ struct value jinja_path(struct run *run, struct value object, struct value path)
 
 static struct value global_range(struct run *run, struct value self, const struct value *args)
 {
-	int64_t first = jinja_arg_int(run, args[0], 0, "range()"), step = jinja_arg_int(run, args[2], 1, "range()");
+	int64_t first = jinja_arg_int(run, args[0], 0, "range()"),
+		step = jinja_arg_int(run, args[2], 1, "range()");
 
 	if (args[1].kind == MISSING)
 		return jinja_range(run, 0, first, 1);
@@ -185,15 +206,20 @@ static struct dict *dict_of_call(struct run *run, const struct call *call, const
 
 	if (call->n > 1)
 		jinja_fail(run, -EINVAL, "%s() takes at most one positional argument", what);
+	if (call->n)
+		jinja_need_defined(run, call->args[0]);
 	if (call->n && call->args[0].kind == DICT) {
 		for (size_t i = 0; i < call->args[0].dict->n; i++)
-			jinja_dict_set(run, dict, call->args[0].dict->entries[i].key, call->args[0].dict->entries[i].value);
+			jinja_dict_set(run, dict, call->args[0].dict->entries[i].key,
+				call->args[0].dict->entries[i].value);
 	} else if (call->n) {
 		struct list *items = jinja_items(run, call->args[0]);
 		for (size_t i = 0; i < items->n; i++) {
 			struct list *pair = jinja_items(run, items->items[i]);
 			if (pair->n != 2)
-				jinja_fail(run, -EINVAL, "%s() needs pairs: item %zu has length %zu", what, i, pair->n);
+				jinja_fail(run, -EINVAL,
+					"%s() needs pairs: item %zu has length %zu", what, i,
+					pair->n);
 			jinja_dict_set(run, dict, pair->items[0], pair->items[1]);
 		}
 	}
@@ -222,7 +248,8 @@ static struct value counter_new(struct run *run, struct counter state)
 
 static struct value global_joiner(struct run *run, struct value self, const struct value *args)
 {
-	struct counter state = { .is_joiner = true, .separator = args[0].kind == MISSING ? value_text(", ") : args[0] };
+	struct counter state = { .is_joiner = true,
+		.separator = args[0].kind == MISSING ? value_text(", ") : args[0] };
 
 	return counter_new(run, state);
 }
@@ -257,7 +284,7 @@ static struct value global_raise(struct run *run, struct value self, const struc
 {
 	struct value message = jinja_str(run, args[0]);
 
-	jinja_fail(run, -EBADMSG, "%.*s", (int)(message.n < 400 ? message.n : 400), message.bytes ? message.bytes : "");
+	jinja_fail(run, -EBADMSG, "%.*s", WORDS(message) ? message.bytes : "");
 }
 
 static struct value global_strftime(struct run *run, struct value self, const struct value *args)

@@ -1,4 +1,4 @@
-/* builtins.h - the tables of filters, tests, methods and global functions, and their common tools. */
+/* builtins.h - the tables of filters, tests, methods and globals, and their common tools. */
 #ifndef ENGINE_JINJA_BUILTINS_H
 #define ENGINE_JINJA_BUILTINS_H
 
@@ -15,7 +15,8 @@ const struct builtin *jinja_method_find(struct value object, struct value name);
 /* The table of one file; the last line has no name. */
 extern const struct builtin jinja_filters_text[], jinja_filters_list[], jinja_filters_select[];
 extern const struct builtin jinja_methods_string[], jinja_methods_find[], jinja_methods_dict[],
-	jinja_methods_list[], jinja_methods_mutable[], jinja_methods_counter[], jinja_methods_loop[];
+	jinja_methods_list[], jinja_methods_mutable[], jinja_methods_counter[],
+	jinja_methods_loop[];
 
 /* Match a call's arguments to the builtin's parameters and call it. */
 struct value jinja_builtin_call(struct run *run, const struct builtin *builtin, struct value self,
@@ -30,19 +31,26 @@ bool jinja_arg_bool(struct run *run, struct value arg, bool fallback);
 struct value jinja_arg_string(struct run *run, struct value arg, const char *what);
 
 /* Filters and tests by a name that the template gives at run time: map("upper"). */
-struct value jinja_filter_by_name(struct run *run, struct value name, struct value value, const struct call *call);
-bool jinja_test_by_name(struct run *run, struct value name, struct value value, const struct call *call);
+struct value jinja_filter_by_name(
+	struct run *run, struct value name, struct value value, const struct call *call);
+bool jinja_test_by_name(
+	struct run *run, struct value name, struct value value, const struct call *call);
 
-/* "a.b.0" of a value, for attribute= parameters; an integer is an index. */
-struct value jinja_path(struct run *run, struct value object, struct value path);
+/* "a.b.0" of a value, for attribute= parameters; an integer is an index.  A fallback other than
+ * MISSING or NONE takes the place of every undefined value on the way. */
+struct value jinja_path(
+	struct run *run, struct value object, struct value path, struct value fallback);
 
 /* text operations that several builtins share (string.c) */
-struct value jinja_strip(struct run *run, struct value text, struct value chars, bool left, bool right);
-struct value jinja_replace(struct run *run, struct value text, struct value old, struct value new, int64_t count);
+struct value jinja_strip(
+	struct run *run, struct value text, struct value chars, bool left, bool right);
+struct value jinja_replace(
+	struct run *run, struct value text, struct value old, struct value new, int64_t count);
 enum text_case { CASE_UPPER, CASE_LOWER, CASE_CAPITAL, CASE_TITLE, CASE_SWAP };
 struct value jinja_change_case(struct run *run, struct value text, enum text_case to);
 enum text_align { ALIGN_LEFT, ALIGN_RIGHT, ALIGN_CENTER };
-struct value jinja_pad(struct run *run, struct value text, int64_t width, uint32_t fill, enum text_align align);
+struct value jinja_pad(
+	struct run *run, struct value text, int64_t width, uint32_t fill, enum text_align align);
 struct list *jinja_split_lines(struct run *run, struct value text, bool keep_ends);
 bool jinja_is_case(struct run *run, struct value text, bool upper);
 

@@ -42,13 +42,14 @@ static struct value eval_dict(struct evaluation *in, const struct node *first)
 	return value_dict(dict);
 }
 
-static void add_keyword(struct run *run, struct list *keywords, struct value name, struct value value)
+static void add_keyword(
+	struct run *run, struct list *keywords, struct value name, struct value value)
 {
 	for (size_t i = 0; i < keywords->n; i += 2) {
 		jinja_step(run, 1);
 		if (jinja_same(keywords->items[i], name))
-			jinja_fail(run, -EINVAL, "keyword argument '%.*s' is given twice", (int)(name.n < 60 ? name.n : 60),
-				name.bytes);
+			jinja_fail(run, -EINVAL, "keyword argument '%.*s' is given twice",
+				WORDS(name));
 	}
 	jinja_list_push(run, keywords, name);
 	jinja_list_push(run, keywords, value);
@@ -57,11 +58,13 @@ static void add_keyword(struct run *run, struct list *keywords, struct value nam
 static void add_keywords_of(struct run *run, struct list *keywords, struct value value)
 {
 	if (value.kind != DICT)
-		jinja_fail(run, -EINVAL, "argument after ** must be a mapping, not %s", jinja_kind_name(value));
+		jinja_fail(run, -EINVAL, "argument after ** must be a mapping, not %s",
+			jinja_kind_name(value));
 	for (size_t i = 0; i < value.dict->n; i++) {
 		if (value.dict->entries[i].key.kind != STRING)
 			jinja_fail(run, -EINVAL, "keywords must be strings");
-		add_keyword(run, keywords, value.dict->entries[i].key, value.dict->entries[i].value);
+		add_keyword(
+			run, keywords, value.dict->entries[i].key, value.dict->entries[i].value);
 	}
 }
 
@@ -75,7 +78,8 @@ static void make_call(struct run *run, struct call *call, struct list *args, str
 	}
 }
 
-static void eval_arguments(struct evaluation *in, const struct node *argument, struct call *ret_call)
+static void eval_arguments(
+	struct evaluation *in, const struct node *argument, struct call *ret_call)
 {
 	struct list *args = jinja_list_new(in->run, 0), *keywords = jinja_list_new(in->run, 0);
 
@@ -122,7 +126,8 @@ static struct value eval_compare(struct evaluation *in, const struct node *node)
 	struct value left = eval(in, node->a);
 	bool holds = true;
 
-	for (const struct node *comparand = node->b; comparand && holds; comparand = comparand->next) {
+	for (const struct node *comparand = node->b; comparand && holds;
+		comparand = comparand->next) {
 		struct value right = eval(in, comparand->a);
 		at_node(in->run, comparand);
 		holds = compare_one(in->run, comparand->op, left, right);
@@ -176,8 +181,9 @@ static struct value eval_builtin(struct evaluation *in, const struct node *node)
 	eval_arguments(in, node->b, &call);
 	at_node(in->run, node);
 	if (!node->builtin)
-		jinja_fail(in->run, -EINVAL, "there is no %s '%.*s'", node->type == NODE_FILTER ? "filter" : "test",
-			(int)(node->value.n < 60 ? node->value.n : 60), node->value.bytes);
+		jinja_fail(in->run, -EINVAL, "there is no %s '%.*s'",
+			node->type == NODE_FILTER ? "filter" : "test",
+			WORDS(node->value));
 	result = jinja_builtin_call(in->run, node->builtin, value, &call);
 	return node->type == NODE_TEST ? value_bool(jinja_truth(in->run, result)) : result;
 }
@@ -196,8 +202,8 @@ struct value jinja_eval_filters(struct run *run, struct names *names, struct sco
 	eval_arguments(&in, node->b, &call);
 	at_node(run, node);
 	if (!node->builtin)
-		jinja_fail(run, -EINVAL, "there is no filter '%.*s'", (int)(node->value.n < 60 ? node->value.n : 60),
-			node->value.bytes);
+		jinja_fail(run, -EINVAL, "there is no filter '%.*s'",
+			WORDS(node->value));
 	text = jinja_builtin_call(run, node->builtin, text, &call);
 	jinja_leave(run);
 	return text;
@@ -209,7 +215,8 @@ static struct value eval_condition(struct evaluation *in, const struct node *nod
 		return eval(in, node->a);
 	if (node->c)
 		return eval(in, node->c);
-	return jinja_undefined(in->run, "the inline if on line %u evaluated to false and has no else", node->line);
+	return jinja_undefined(
+		in->run, "the inline if on line %u evaluated to false and has no else", node->line);
 }
 
 static struct value eval_logic(struct evaluation *in, const struct node *node)
@@ -230,7 +237,8 @@ static struct value eval_unary(struct evaluation *in, const struct node *node)
 		return jinja_negate(in->run, value);
 	jinja_need_defined(in->run, value);
 	if (!value_is_number(value))
-		jinja_fail(in->run, -EINVAL, "bad operand type for unary +: %s", jinja_kind_name(value));
+		jinja_fail(in->run, -EINVAL, "bad operand type for unary +: %s",
+			jinja_kind_name(value));
 	return value.kind == BOOL ? value_int(value.integer) : value;
 }
 
@@ -283,7 +291,8 @@ static struct value eval(struct evaluation *in, const struct node *node)
 	return value;
 }
 
-struct value jinja_eval(struct run *run, struct names *names, struct scope *scope, const struct node *node)
+struct value jinja_eval(
+	struct run *run, struct names *names, struct scope *scope, const struct node *node)
 {
 	struct evaluation in = { run, names, scope };
 
@@ -294,14 +303,16 @@ struct value jinja_call_value(struct run *run, struct value callable, const stru
 {
 	switch (callable.kind) {
 	case FUNCTION:
-		return jinja_builtin_call(run, callable.function->builtin, callable.function->self, call);
+		return jinja_builtin_call(
+			run, callable.function->builtin, callable.function->self, call);
 	case MACRO:
 		return jinja_macro_call(run, callable.macro, call);
 	case LOOP:
 		return jinja_loop_call(run, callable.loop, call);
 	case COUNTER:
 		if (callable.counter->is_joiner && !call->n && !call->n_keywords)
-			return callable.counter->at++ ? callable.counter->separator : value_string("", 0);
+			return callable.counter->at++ ? callable.counter->separator
+						      : value_string("", 0);
 		break;
 	default:
 		break;

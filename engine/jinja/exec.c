@@ -4,17 +4,19 @@
 #include "engine/jinja/builtins.h"
 #include "engine/jinja/object.h"
 
-static void assign_namespace(struct run *run, struct scope *scope, const struct node *target, struct value value)
+static void assign_namespace(
+	struct run *run, struct scope *scope, const struct node *target, struct value value)
 {
 	struct value space = jinja_scope_get(run, scope, target->value);
 
 	if (space.kind != NAMESPACE)
 		jinja_fail(run, -EINVAL, "cannot assign attribute on non-namespace object '%.*s'",
-			(int)(target->value.n < 60 ? target->value.n : 60), target->value.bytes);
+			WORDS(target->value));
 	jinja_dict_set(run, space.dict, target->a->value, value);
 }
 
-void jinja_assign(struct run *run, struct scope *scope, const struct node *target, struct value value)
+void jinja_assign(
+	struct run *run, struct scope *scope, const struct node *target, struct value value)
 {
 	struct list *items;
 	size_t i = 0;
@@ -39,8 +41,8 @@ void jinja_assign(struct run *run, struct scope *scope, const struct node *targe
 		jinja_assign(run, scope, item, items->items[i++]);
 }
 
-static enum flow exec_if(struct run *run, struct names *names, struct scope *scope, const struct node *node,
-	struct buffer *out)
+static enum flow exec_if(struct run *run, struct names *names, struct scope *scope,
+	const struct node *node, struct buffer *out)
 {
 	while (true) {
 		if (jinja_truth(run, jinja_eval(run, names, scope, node->a)))
@@ -52,7 +54,8 @@ static enum flow exec_if(struct run *run, struct names *names, struct scope *sco
 	}
 }
 
-static enum flow exec_set_block(struct run *run, struct names *names, struct scope *scope, const struct node *node)
+static enum flow exec_set_block(
+	struct run *run, struct names *names, struct scope *scope, const struct node *node)
 {
 	struct buffer text = { 0 };
 	enum flow flow = jinja_exec(run, names, jinja_scope_new(run, scope), node->body, &text);
@@ -65,37 +68,43 @@ static enum flow exec_set_block(struct run *run, struct names *names, struct sco
 	return FLOW_NEXT;
 }
 
-static enum flow exec_with(struct run *run, struct names *names, struct scope *scope, const struct node *node,
-	struct buffer *out)
+static enum flow exec_with(struct run *run, struct names *names, struct scope *scope,
+	const struct node *node, struct buffer *out)
 {
 	struct scope *inner = jinja_scope_new(run, scope);
 	const struct node *value = node->b;
 
-	for (const struct node *target = node->a; target; target = target->next, value = value->next)
+	for (const struct node *target = node->a; target;
+		target = target->next, value = value->next)
 		jinja_assign(run, inner, target, jinja_eval(run, names, scope, value));
 	return jinja_exec(run, names, inner, node->body, out);
 }
 
-static struct value macro_new(struct run *run, struct names *names, struct scope *scope, const struct node *node)
+static struct value macro_new(
+	struct run *run, struct names *names, struct scope *scope, const struct node *node)
 {
 	struct macro *macro = jinja_alloc(run, sizeof(*macro));
 
-	*macro = (struct macro){ .node = node, .name = node->value, .scope = scope, .names = names };
+	*macro =
+		(struct macro){ .node = node, .name = node->value, .scope = scope, .names = names };
 	return (struct value){ .kind = MACRO, .macro = macro };
 }
 
 /* f(args) with one more keyword: caller, a macro made of the block's body. */
-static void exec_call_block(struct run *run, struct names *names, struct scope *scope, const struct node *node,
-	struct buffer *out)
+static void exec_call_block(struct run *run, struct names *names, struct scope *scope,
+	const struct node *node, struct buffer *out)
 {
-	struct node argument = { .type = NODE_ARGUMENT, .line = node->line, .column = node->column };
+	struct node argument = {
+		.type = NODE_ARGUMENT, .line = node->line, .column = node->column
+	};
 	struct node name = { .type = NODE_CONST, .line = node->line, .column = node->column };
 	struct node call = *node->a, *last = NULL, *copies = NULL;
 
 	name.value = macro_new(run, names, scope, node->b);
 	argument.a = &name;
 	argument.value = names->caller;
-	for (const struct node *old = call.b; old; old = old->next) {  /* the tree itself never changes */
+	for (const struct node *old = call.b; old;
+		old = old->next) { /* the tree itself never changes */
 		struct node *copy = jinja_alloc(run, sizeof(*copy));
 		*copy = *old;
 		copy->next = NULL;
@@ -113,19 +122,20 @@ static void exec_call_block(struct run *run, struct names *names, struct scope *
 	jinja_put_str(run, out, jinja_eval(run, names, scope, &call));
 }
 
-static enum flow exec_filter_block(struct run *run, struct names *names, struct scope *scope, const struct node *node,
-	struct buffer *out)
+static enum flow exec_filter_block(struct run *run, struct names *names, struct scope *scope,
+	const struct node *node, struct buffer *out)
 {
 	struct buffer text = { 0 };
 	enum flow flow = jinja_exec(run, names, jinja_scope_new(run, scope), node->body, &text);
 
 	if (flow == FLOW_NEXT)
-		jinja_put_str(run, out, jinja_eval_filters(run, names, scope, node->b, value_buffer(&text)));
+		jinja_put_str(run, out,
+			jinja_eval_filters(run, names, scope, node->b, value_buffer(&text)));
 	return flow;
 }
 
-static enum flow exec_one(struct run *run, struct names *names, struct scope *scope, const struct node *node,
-	struct buffer *out)
+static enum flow exec_one(struct run *run, struct names *names, struct scope *scope,
+	const struct node *node, struct buffer *out)
 {
 	switch (node->type) {
 	case NODE_TEXT:
@@ -163,8 +173,8 @@ static enum flow exec_one(struct run *run, struct names *names, struct scope *sc
 	return FLOW_NEXT;
 }
 
-enum flow jinja_exec(struct run *run, struct names *names, struct scope *scope, const struct node *node,
-	struct buffer *out)
+enum flow jinja_exec(struct run *run, struct names *names, struct scope *scope,
+	const struct node *node, struct buffer *out)
 {
 	enum flow flow = FLOW_NEXT;
 
@@ -180,27 +190,32 @@ enum flow jinja_exec(struct run *run, struct names *names, struct scope *scope, 
 }
 
 /* Bind the keywords that name a parameter; the rest is **kwargs, or a mistake. */
-static void bind_keywords(struct run *run, struct macro *macro, struct scope *scope, const struct call *call,
-	struct dict *kwargs)
+static void bind_keywords(struct run *run, struct macro *macro, struct scope *scope,
+	const struct call *call, struct dict *kwargs)
 {
 	for (size_t i = 0; i < call->n_keywords; i++) {
 		struct value name = jinja_intern(run, macro->names, call->keywords[i].name);
 		size_t position = 0;
 		const struct node *parameter = macro->node->a;
-		for (; parameter && parameter->value.bytes != name.bytes; parameter = parameter->next)
+		for (; parameter && parameter->value.bytes != name.bytes;
+			parameter = parameter->next)
 			position++;
 		jinja_step(run, position / 8);
 		if (parameter && position < call->n)
-			jinja_fail(run, -EINVAL, "macro '%.*s' got two values for '%.*s'", (int)(macro->name.n < 60 ? macro->name.n : 60),
-				macro->name.bytes, (int)(name.n < 60 ? name.n : 60), name.bytes);
-		if (parameter || (name.bytes == macro->names->caller.bytes && (macro->node->flag & MACRO_CALLER)))
+			jinja_fail(run, -EINVAL, "macro '%.*s' got two values for '%.*s'",
+				WORDS(macro->name),
+				WORDS(name));
+		if (parameter
+			|| (name.bytes == macro->names->caller.bytes
+				&& (macro->node->flag & MACRO_CALLER)))
 			jinja_scope_set(run, scope, name, call->keywords[i].value);
-		else if ((macro->node->flag & MACRO_KWARGS) && name.bytes != macro->names->caller.bytes)
+		else if ((macro->node->flag & MACRO_KWARGS)
+			&& name.bytes != macro->names->caller.bytes)
 			jinja_dict_set(run, kwargs, name, call->keywords[i].value);
 		else
 			jinja_fail(run, -EINVAL, "macro '%.*s' takes no keyword argument '%.*s'",
-				(int)(macro->name.n < 60 ? macro->name.n : 60), macro->name.bytes,
-				(int)(name.n < 60 ? name.n : 60), name.bytes);
+				WORDS(macro->name),
+				WORDS(name));
 	}
 }
 
@@ -214,14 +229,16 @@ static bool is_bound(const struct scope *scope, struct value name)
 
 static void bind_defaults(struct run *run, struct macro *macro, struct scope *scope)
 {
-	for (const struct node *parameter = macro->node->a; parameter; parameter = parameter->next) {
+	for (const struct node *parameter = macro->node->a; parameter;
+		parameter = parameter->next) {
 		jinja_step(run, 1 + scope->n / 8);
 		if (is_bound(scope, parameter->value))
 			continue;
-		jinja_scope_set(run, scope, parameter->value, parameter->a
-			? jinja_eval(run, macro->names, scope, parameter->a)
-			: jinja_undefined(run, "parameter '%.*s' was not provided",
-				(int)(parameter->value.n < 60 ? parameter->value.n : 60), parameter->value.bytes));
+		jinja_scope_set(run, scope, parameter->value,
+			parameter->a
+				? jinja_eval(run, macro->names, scope, parameter->a)
+				: jinja_undefined(run, "parameter '%.*s' was not provided",
+					WORDS(parameter->value)));
 	}
 }
 
@@ -241,12 +258,14 @@ struct value jinja_macro_call(struct run *run, struct macro *macro, const struct
 			jinja_list_push(run, varargs, call->args[i]);
 		else
 			jinja_fail(run, -EINVAL, "macro '%.*s' takes not more than %zu arguments",
-				(int)(macro->name.n < 60 ? macro->name.n : 60), macro->name.bytes, i);
+				WORDS(macro->name),
+				i);
 		parameter = parameter ? parameter->next : NULL;
 	}
 	bind_keywords(run, macro, scope, call, kwargs);
 	if ((flag & MACRO_CALLER) && !is_bound(scope, macro->names->caller))
-		jinja_scope_set(run, scope, macro->names->caller, jinja_undefined(run, "no caller defined"));
+		jinja_scope_set(run, scope, macro->names->caller,
+			jinja_undefined(run, "no caller defined"));
 	if (flag & MACRO_VARARGS)
 		jinja_scope_set(run, scope, macro->names->varargs, value_tuple(varargs));
 	if (flag & MACRO_KWARGS)

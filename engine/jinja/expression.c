@@ -39,13 +39,16 @@ static struct node *parse_arguments(struct parser *parser)
 		} else if (!star_star && jinja_accept(parser, TOKEN_POW)) {
 			argument->op = 's';
 			star_star = true;
-		} else if (!star_star && parser->token.type == TOKEN_NAME && parser->ahead.type == TOKEN_ASSIGN) {
-			argument->value = jinja_intern(parser->run, parser->names, parser->token.value);
+		} else if (!star_star && parser->token.type == TOKEN_NAME
+			&& parser->ahead.type == TOKEN_ASSIGN) {
+			argument->value = jinja_intern(
+				parser->run, parser->names, parser->token.value);
 			jinja_advance(parser);
 			jinja_advance(parser);
 			keywords = true;
 		} else if (keywords || star || star_star) {
-			jinja_fail(parser->run, -EINVAL, "a plain argument cannot follow keyword or starred arguments");
+			jinja_fail(parser->run, -EINVAL,
+				"a plain argument cannot follow keyword or starred arguments");
 		}
 		argument->a = jinja_parse_expression(parser);
 		jinja_append(&list, argument);
@@ -96,16 +99,22 @@ static struct node *parse_dict(struct parser *parser)
 
 static struct node *parse_name(struct parser *parser)
 {
-	static const struct { const char *word; enum kind kind; bool truth; } constants[] = {
-		{ "true", BOOL, true }, { "True", BOOL, true }, { "false", BOOL, false }, { "False", BOOL, false },
-		{ "none", NONE, false }, { "None", NONE, false },
+	static const struct { const char *word; enum kind kind; bool truth;
+	} constants[] = {
+		{ "true", BOOL, true },
+		{ "True", BOOL, true },
+		{ "false", BOOL, false },
+		{ "False", BOOL, false },
+		{ "none", NONE, false },
+		{ "None", NONE, false },
 	};
 	struct node *node = jinja_node(parser, NODE_NAME, &parser->token);
 
 	for (size_t i = 0; i < sizeof(constants) / sizeof(constants[0]); i++) {
 		if (jinja_at_word(&parser->token, constants[i].word)) {
 			node->type = NODE_CONST;
-			node->value = constants[i].kind == NONE ? value_none() : value_bool(constants[i].truth);
+			node->value = constants[i].kind == NONE ? value_none()
+								: value_bool(constants[i].truth);
 		}
 	}
 	if (node->type == NODE_NAME) {
@@ -210,7 +219,8 @@ static struct node *parse_item(struct parser *parser, struct node *node)
 		return node_of(parser, NODE_ITEM, &at, node, list.first);
 	for (struct node *item = list.first; item; item = item->next)
 		if (item->type == NODE_SLICE)
-			jinja_fail(parser->run, -EINVAL, "a slice must stand alone in its brackets");
+			jinja_fail(
+				parser->run, -EINVAL, "a slice must stand alone in its brackets");
 	tuple = node_of(parser, NODE_TUPLE, &at, list.first, NULL);
 	return node_of(parser, NODE_ITEM, &at, node, tuple);
 }
@@ -303,9 +313,13 @@ static bool starts_test_argument(const struct token *token)
 {
 	switch (token->type) {
 	case TOKEN_NAME:
-		return !jinja_at_word(token, "else") && !jinja_at_word(token, "or") && !jinja_at_word(token, "and");
-	case TOKEN_STRING: case TOKEN_INTEGER: case TOKEN_FLOAT: case TOKEN_LBRACKET: case TOKEN_LBRACE:
-		return true;
+		return !jinja_at_word(token, "else") && !jinja_at_word(token, "or")
+			&& !jinja_at_word(token, "and");
+	case TOKEN_STRING:
+	case TOKEN_INTEGER:
+	case TOKEN_FLOAT:
+	case TOKEN_LBRACKET:
+	case TOKEN_LBRACE: return true;
 	default:
 		return false;
 	}
@@ -365,8 +379,8 @@ static struct node *parse_unary(struct parser *parser, bool with_filters)
 }
 
 /* Operators of one level, left to right; each link of the chain deepens the tree by one. */
-static struct node *parse_binary(struct parser *parser, const enum token_type *operators, unsigned n,
-	struct node *(*parse_operand)(struct parser *))
+static struct node *parse_binary(struct parser *parser, const enum token_type *operators,
+	unsigned n, struct node *(*parse_operand)(struct parser *))
 {
 	struct node *node = parse_operand(parser);
 	unsigned depth = parser->run->depth, i;
@@ -400,7 +414,8 @@ static struct node *parse_power(struct parser *parser)
 
 static struct node *parse_product(struct parser *parser)
 {
-	static const enum token_type operators[] = { TOKEN_MUL, TOKEN_DIV, TOKEN_FLOORDIV, TOKEN_MOD };
+	static const enum token_type operators[] = { TOKEN_MUL, TOKEN_DIV, TOKEN_FLOORDIV,
+		TOKEN_MOD };
 
 	return parse_binary(parser, operators, 4, parse_power);
 }
@@ -441,7 +456,8 @@ static struct node *parse_comparison(struct parser *parser)
 			jinja_advance(parser);
 		} else if (jinja_accept_word(parser, "in")) {
 			op = 'i';
-		} else if (jinja_at_word(&parser->token, "not") && jinja_at_word(&parser->ahead, "in")) {
+		} else if (jinja_at_word(&parser->token, "not")
+			&& jinja_at_word(&parser->ahead, "in")) {
 			op = 'n';
 			jinja_advance(parser);
 			jinja_advance(parser);
@@ -518,10 +534,12 @@ struct node *jinja_parse_expression(struct parser *parser)
 static bool at_tuple_end(const struct parser *parser, const char *end_word)
 {
 	return parser->token.type == TOKEN_VARIABLE_END || parser->token.type == TOKEN_BLOCK_END
-		|| parser->token.type == TOKEN_RPAREN || (end_word && jinja_at_word(&parser->token, end_word));
+		|| parser->token.type == TOKEN_RPAREN
+		|| (end_word && jinja_at_word(&parser->token, end_word));
 }
 
-struct node *jinja_parse_tuple(struct parser *parser, bool with_condition, const char *end_word, bool may_be_empty)
+struct node *jinja_parse_tuple(
+	struct parser *parser, bool with_condition, const char *end_word, bool may_be_empty)
 {
 	struct token at = parser->token;
 	struct node_list list = { NULL, &list.first };
@@ -530,7 +548,8 @@ struct node *jinja_parse_tuple(struct parser *parser, bool with_condition, const
 	while (true) {
 		if (at_tuple_end(parser, end_word))
 			break;
-		jinja_append(&list, with_condition ? jinja_parse_expression(parser) : jinja_parse_or(parser));
+		jinja_append(&list,
+			with_condition ? jinja_parse_expression(parser) : jinja_parse_or(parser));
 		if (!jinja_accept(parser, TOKEN_COMMA))
 			break;
 		is_tuple = true;

@@ -18,7 +18,8 @@ static struct value filter_items(struct run *run, struct value value, const stru
 	if (value.kind == UNDEFINED)
 		return jinja_iterator(run, jinja_list_new(run, 0), "generator");
 	if (value.kind != DICT)
-		jinja_fail(run, -EINVAL, "can only get item pairs from a mapping, not %s", jinja_kind_name(value));
+		jinja_fail(run, -EINVAL, "can only get item pairs from a mapping, not %s",
+			jinja_kind_name(value));
 	value.kind = VIEW;
 	value.detail = VIEW_ITEMS;
 	return jinja_iterator(run, jinja_items(run, value), "generator");
@@ -31,7 +32,8 @@ static struct value filter_first(struct run *run, struct value value, const stru
 	if (value.kind == ITERATOR && value.iterator->at < value.iterator->list->n)
 		return value.iterator->list->items[value.iterator->at++];
 	items = jinja_items(run, value);
-	return items->n ? items->items[0] : jinja_undefined(run, "no first item, sequence was empty");
+	return items->n ? items->items[0]
+			: jinja_undefined(run, "no first item, sequence was empty");
 }
 
 static struct value filter_last(struct run *run, struct value value, const struct value *args)
@@ -42,19 +44,21 @@ static struct value filter_last(struct run *run, struct value value, const struc
 	if (value.kind == ITERATOR)
 		jinja_fail(run, -EINVAL, "'%s' object is not reversible", value.iterator->name);
 	items = jinja_items(run, value);
-	return items->n ? items->items[items->n - 1] : jinja_undefined(run, "no last item, sequence was empty");
+	return items->n ? items->items[items->n - 1]
+			: jinja_undefined(run, "no last item, sequence was empty");
 }
 
 static struct value filter_join(struct run *run, struct value value, const struct value *args)
 {
 	struct list *items = jinja_items(run, value);
-	struct value separator = args[0].kind == MISSING ? value_string("", 0) : jinja_str(run, args[0]);
+	struct value separator = args[0].kind == MISSING ? value_string("", 0)
+							 : jinja_str(run, args[0]);
 	struct buffer buffer = { 0 };
 
 	for (size_t i = 0; i < items->n; i++) {
 		struct value item = items->items[i];
 		if (args[1].kind != MISSING && args[1].kind != NONE)
-			item = jinja_path(run, item, args[1]);
+			item = jinja_path(run, item, args[1], value_missing());
 		if (i)
 			jinja_put(run, &buffer, separator.bytes, separator.n);
 		jinja_put_str(run, &buffer, item);
@@ -66,7 +70,8 @@ static struct value filter_reverse(struct run *run, struct value value, const st
 {
 	struct list *items = jinja_items(run, value), *list;
 	struct buffer buffer = { 0 };
-	bool sequence = value_is_sequence(value) || value.kind == DICT || value.kind == RANGE || value.kind == VIEW;
+	bool sequence = value_is_sequence(value) || value.kind == DICT || value.kind == RANGE
+		|| value.kind == VIEW;
 
 	if (value.kind == STRING) {
 		for (size_t i = items->n; i-- > 0; )
@@ -80,26 +85,33 @@ static struct value filter_reverse(struct run *run, struct value value, const st
 }
 
 /* What sort, unique, min, max and dictsort compare: the attribute, in lower case unless told. */
-static struct value sort_key(struct run *run, struct value item, struct value attribute, bool case_sensitive)
+static struct value sort_key(
+	struct run *run, struct value item, struct value attribute, bool case_sensitive)
 {
 	if (attribute.kind != MISSING && attribute.kind != NONE)
-		item = jinja_path(run, item, attribute);
-	return item.kind == STRING && !case_sensitive ? jinja_change_case(run, item, CASE_LOWER) : item;
+		item = jinja_path(run, item, attribute, value_missing());
+	return item.kind == STRING && !case_sensitive ? jinja_change_case(run, item, CASE_LOWER)
+						      : item;
 }
 
-/* "a,b.c": several attributes make a list of keys. */
-static struct value sort_keys(struct run *run, struct value item, struct value attribute, bool case_sensitive)
+/* The attributes of "a,b.c", or the item itself, as a list: equal keys of any type are in order. */
+static struct value sort_keys(
+	struct run *run, struct value item, struct value attribute, bool case_sensitive)
 {
-	struct list *keys;
+	struct list *keys = jinja_list_new(run, 1);
 	size_t at = 0;
 
-	if (attribute.kind != STRING || !attribute.n || !memchr(attribute.bytes, ',', attribute.n))
-		return sort_key(run, item, attribute, case_sensitive);
-	keys = jinja_list_new(run, 2);
+	if (attribute.kind != STRING) {
+		jinja_list_push(run, keys, sort_key(run, item, attribute, case_sensitive));
+		return value_list(keys);
+	}
 	while (at <= attribute.n) {
-		const char *comma = at < attribute.n ? memchr(attribute.bytes + at, ',', attribute.n - at) : NULL;
+		const char *comma = at < attribute.n
+			? memchr(attribute.bytes + at, ',', attribute.n - at)
+			: NULL;
 		size_t n = (comma ? (size_t)(comma - attribute.bytes) : attribute.n) - at;
-		jinja_list_push(run, keys, sort_key(run, item, value_string(attribute.bytes + at, n), case_sensitive));
+		jinja_list_push(run, keys,
+			sort_key(run, item, value_string(attribute.bytes + at, n), case_sensitive));
 		at += n + 1;
 	}
 	return value_list(keys);
@@ -107,23 +119,27 @@ static struct value sort_keys(struct run *run, struct value item, struct value a
 
 static struct value filter_sort(struct run *run, struct value value, const struct value *args)
 {
-	bool reverse = jinja_arg_bool(run, args[0], false), case_sensitive = jinja_arg_bool(run, args[1], false);
+	bool reverse = jinja_arg_bool(run, args[0], false),
+	     case_sensitive = jinja_arg_bool(run, args[1], false);
 	struct list *items = jinja_items(run, value), *keys = jinja_list_new(run, items->n);
 
 	for (size_t i = 0; i < items->n; i++)
-		jinja_list_push(run, keys, sort_keys(run, items->items[i], args[2], case_sensitive));
+		jinja_list_push(
+			run, keys, sort_keys(run, items->items[i], args[2], case_sensitive));
 	return value_list(jinja_sorted(run, items, keys, reverse));
 }
 
 static struct value filter_dictsort(struct run *run, struct value value, const struct value *args)
 {
-	bool case_sensitive = jinja_arg_bool(run, args[0], false), reverse = jinja_arg_bool(run, args[2], false);
+	bool case_sensitive = jinja_arg_bool(run, args[0], false),
+	     reverse = jinja_arg_bool(run, args[2], false);
 	bool by_value = value_text_is(args[1], "value");
 	struct list *items, *keys;
 
 	jinja_need_defined(run, value);
 	if (value.kind != DICT)
-		jinja_fail(run, -EINVAL, "dictsort needs a mapping, not %s", jinja_kind_name(value));
+		jinja_fail(
+			run, -EINVAL, "dictsort needs a mapping, not %s", jinja_kind_name(value));
 	if (args[1].kind != MISSING && !by_value && !value_text_is(args[1], "key"))
 		jinja_fail(run, -EINVAL, "dictsort: by must be \"key\" or \"value\"");
 	value.kind = VIEW;
@@ -131,7 +147,9 @@ static struct value filter_dictsort(struct run *run, struct value value, const s
 	items = jinja_items(run, value);
 	keys = jinja_list_new(run, items->n);
 	for (size_t i = 0; i < items->n; i++)
-		jinja_list_push(run, keys, sort_key(run, items->items[i].list->items[by_value], value_missing(), case_sensitive));
+		jinja_list_push(run, keys,
+			sort_key(run, items->items[i].list->items[by_value], value_missing(),
+				case_sensitive));
 	return value_list(jinja_sorted(run, items, keys, reverse));
 }
 
@@ -151,7 +169,8 @@ static struct value filter_unique(struct run *run, struct value value, const str
 	return jinja_iterator(run, result, "generator");
 }
 
-static struct value extreme(struct run *run, struct value value, const struct value *args, bool largest)
+static struct value extreme(
+	struct run *run, struct value value, const struct value *args, bool largest)
 {
 	bool case_sensitive = jinja_arg_bool(run, args[0], false);
 	struct list *items = jinja_items(run, value);
@@ -191,7 +210,7 @@ static struct value filter_sum(struct run *run, struct value value, const struct
 	for (size_t i = 0; i < items->n; i++) {
 		struct value item = items->items[i];
 		if (args[0].kind != MISSING && args[0].kind != NONE)
-			item = jinja_path(run, item, args[0]);
+			item = jinja_path(run, item, args[0], value_missing());
 		sum = jinja_binary(run, TOKEN_ADD, sum, item);
 	}
 	return sum;
@@ -200,7 +219,8 @@ static struct value filter_sum(struct run *run, struct value value, const struct
 static struct value filter_batch(struct run *run, struct value value, const struct value *args)
 {
 	int64_t count = jinja_arg_int(run, args[0], 0, "batch: linecount");
-	struct list *items = jinja_items(run, value), *rows = jinja_list_new(run, 0), *row = jinja_list_new(run, 0);
+	struct list *items = jinja_items(run, value), *rows = jinja_list_new(run, 0),
+		    *row = jinja_list_new(run, 0);
 
 	for (size_t i = 0; i < items->n; i++) {
 		if ((int64_t)row->n == count) {

@@ -20,7 +20,8 @@ static struct value keyword(const struct call *call, const char *name)
 	return value_missing();
 }
 
-static struct value map_attribute(struct run *run, struct value value, const struct call *call, struct value attribute)
+static struct value map_attribute(
+	struct run *run, struct value value, const struct call *call, struct value attribute)
 {
 	struct value fallback = keyword(call, "default");
 	struct list *items = jinja_items(run, value), *result = jinja_list_new(run, items->n);
@@ -28,10 +29,7 @@ static struct value map_attribute(struct run *run, struct value value, const str
 	if (call->n_keywords > 1 + (size_t)(fallback.kind != MISSING))
 		jinja_fail(run, -EINVAL, "map: attribute= takes no other argument than default=");
 	for (size_t i = 0; i < items->n; i++) {
-		struct value item = jinja_path(run, items->items[i], attribute);
-		if (item.kind == UNDEFINED && fallback.kind != MISSING && fallback.kind != NONE)
-			item = fallback;
-		jinja_list_push(run, result, item);
+		jinja_list_push(run, result, jinja_path(run, items->items[i], attribute, fallback));
 	}
 	return jinja_iterator(run, result, "generator");
 }
@@ -53,12 +51,14 @@ static struct value filter_map(struct run *run, struct value value, const struct
 	rest = rest_of(call, 1);
 	jinja_enter(run);            /* a filter may be map itself */
 	for (size_t i = 0; i < items->n; i++)
-		jinja_list_push(run, result, jinja_filter_by_name(run, call->args[0], items->items[i], &rest));
+		jinja_list_push(run, result,
+			jinja_filter_by_name(run, call->args[0], items->items[i], &rest));
 	jinja_leave(run);
 	return jinja_iterator(run, result, "generator");
 }
 
-static struct value choose(struct run *run, struct value value, const struct call *call, bool by_attribute, bool keep)
+static struct value choose(
+	struct run *run, struct value value, const struct call *call, bool by_attribute, bool keep)
 {
 	struct list *items, *result = jinja_list_new(run, 0);
 	size_t skip = by_attribute;
@@ -72,8 +72,11 @@ static struct value choose(struct run *run, struct value value, const struct cal
 	rest = rest_of(call, call->n > skip ? skip + 1 : skip);
 	jinja_enter(run);
 	for (size_t i = 0; i < items->n; i++) {
-		struct value item = by_attribute ? jinja_path(run, items->items[i], call->args[0]) : items->items[i];
-		bool holds = call->n > skip ? jinja_test_by_name(run, call->args[skip], item, &rest) : jinja_truth(run, item);
+		struct value item = by_attribute
+			? jinja_path(run, items->items[i], call->args[0], value_missing())
+			: items->items[i];
+		bool holds = call->n > skip ? jinja_test_by_name(run, call->args[skip], item, &rest)
+					    : jinja_truth(run, item);
 		if (holds == keep)
 			jinja_list_push(run, result, items->items[i]);
 	}

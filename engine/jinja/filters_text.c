@@ -35,16 +35,19 @@ static struct value filter_title(struct run *run, struct value value, const stru
 	while (start < text.n) {
 		while (at < text.n) {
 			uint32_t point = jinja_utf8_next(text.bytes, text.n, &at);
-			if (jinja_point_is_space(point) || (point < 0x80 && point && strchr("-({[<", (int)point)))
+			if (jinja_point_is_space(point)
+				|| (point < 0x80 && point && strchr("-({[<", (int)point)))
 				break;
 			end = at;
 		}
 		size_t first = start;
 		if (end > start) {
 			jinja_utf8_next(text.bytes, text.n, &first);
-			rest = jinja_change_case(run, value_string(text.bytes + start, first - start), CASE_UPPER);
+			rest = jinja_change_case(
+				run, value_string(text.bytes + start, first - start), CASE_UPPER);
 			jinja_put(run, &buffer, rest.bytes, rest.n);
-			rest = jinja_change_case(run, value_string(text.bytes + first, end - first), CASE_LOWER);
+			rest = jinja_change_case(
+				run, value_string(text.bytes + first, end - first), CASE_LOWER);
 			jinja_put(run, &buffer, rest.bytes, rest.n);
 		} else {
 			end = start;
@@ -57,9 +60,11 @@ static struct value filter_title(struct run *run, struct value value, const stru
 
 static struct value filter_replace(struct run *run, struct value value, const struct value *args)
 {
-	int64_t count = args[2].kind == NONE ? -1 : jinja_arg_int(run, args[2], -1, "replace: count");
+	int64_t count = args[2].kind == NONE ? -1
+					     : jinja_arg_int(run, args[2], -1, "replace: count");
 
-	return jinja_replace(run, jinja_str(run, value), jinja_str(run, args[0]), jinja_str(run, args[1]), count);
+	return jinja_replace(run, jinja_str(run, value), jinja_str(run, args[0]),
+		jinja_str(run, args[1]), count);
 }
 
 static struct value filter_string(struct run *run, struct value value, const struct value *args)
@@ -69,8 +74,13 @@ static struct value filter_string(struct run *run, struct value value, const str
 
 static struct value filter_escape(struct run *run, struct value value, const struct value *args)
 {
-	static const struct { char c; const char *entity; } entities[] = {
-		{ '&', "&amp;" }, { '<', "&lt;" }, { '>', "&gt;" }, { '"', "&#34;" }, { '\'', "&#39;" },
+	static const struct { char c; const char *entity;
+	} entities[] = {
+		{ '&', "&amp;" },
+		{ '<', "&lt;" },
+		{ '>', "&gt;" },
+		{ '"', "&#34;" },
+		{ '\'', "&#39;" },
 	};
 	struct value text = jinja_str(run, value);
 	struct buffer buffer = { 0 };
@@ -95,7 +105,8 @@ static struct value filter_length(struct run *run, struct value value, const str
 
 static struct value filter_default(struct run *run, struct value value, const struct value *args)
 {
-	if (value.kind == UNDEFINED || (jinja_arg_bool(run, args[1], false) && !jinja_truth(run, value)))
+	if (value.kind == UNDEFINED
+		|| (jinja_arg_bool(run, args[1], false) && !jinja_truth(run, value)))
 		return args[0].kind == MISSING ? value_string("", 0) : args[0];
 	return value;
 }
@@ -134,11 +145,14 @@ static struct value spaces(struct run *run, int64_t n)
 static struct value filter_indent(struct run *run, struct value value, const struct value *args)
 {
 	struct value text = jinja_arg_string(run, value, "indent"), prefix;
-	bool first = jinja_arg_bool(run, args[1], false), blank = jinja_arg_bool(run, args[2], false);
+	bool first = jinja_arg_bool(run, args[1], false),
+	     blank = jinja_arg_bool(run, args[2], false);
 	struct buffer buffer = { 0 };
 	struct list *lines;
 
-	prefix = args[0].kind == STRING ? args[0] : spaces(run, jinja_arg_int(run, args[0], 4, "indent: width"));
+	prefix = args[0].kind == STRING
+		? args[0]
+		: spaces(run, jinja_arg_int(run, args[0], 4, "indent: width"));
 	jinja_put(run, &buffer, text.bytes, text.n);
 	jinja_putc(run, &buffer, '\n');      /* so that a last empty line counts */
 	lines = jinja_split_lines(run, value_buffer(&buffer), false);
@@ -155,7 +169,8 @@ static struct value filter_indent(struct run *run, struct value value, const str
 
 static struct value filter_center(struct run *run, struct value value, const struct value *args)
 {
-	return jinja_pad(run, jinja_str(run, value), jinja_arg_int(run, args[0], 80, "center: width"), ' ', ALIGN_CENTER);
+	return jinja_pad(run, jinja_str(run, value),
+		jinja_arg_int(run, args[0], 80, "center: width"), ' ', ALIGN_CENTER);
 }
 
 static struct value filter_wordcount(struct run *run, struct value value, const struct value *args)
@@ -167,7 +182,8 @@ static struct value filter_wordcount(struct run *run, struct value value, const 
 
 	while (at < text.n) {
 		uint32_t point = jinja_utf8_next(text.bytes, text.n, &at);
-		bool word = point == '_' || jinja_point_is_alpha(point) || jinja_point_is_numeric(point);
+		bool word = point == '_' || jinja_point_is_alpha(point)
+			|| jinja_point_is_numeric(point);
 		count += word && !inside;
 		inside = word;
 	}
@@ -186,13 +202,15 @@ static struct value filter_format(struct run *run, struct value value, const str
 		jinja_list_push(run, args, call->args[i]);
 	for (size_t i = 0; i < call->n_keywords; i++)
 		jinja_dict_set(run, named, call->keywords[i].name, call->keywords[i].value);
-	return jinja_percent(run, jinja_str(run, value), call->n_keywords ? value_dict(named) : value_tuple(args));
+	return jinja_percent(run, jinja_str(run, value),
+		call->n_keywords ? value_dict(named) : value_tuple(args));
 }
 
 /* json.dumps() with ensure_ascii off, which is what chat templates are rendered with. */
 static struct value filter_tojson(struct run *run, struct value value, const struct value *args)
 {
-	struct json_style style = { .indent = value_none(), .ascii = jinja_arg_bool(run, args[0], false),
+	struct json_style style = { .indent = value_none(),
+		.ascii = jinja_arg_bool(run, args[0], false),
 		.sort = jinja_arg_bool(run, args[3], false) };
 	struct buffer buffer = { 0 };
 
@@ -221,7 +239,8 @@ static struct value filter_attr(struct run *run, struct value value, const struc
 	if (value.kind == DICT) {  /* attributes only: methods, never keys */
 		const struct builtin *method = jinja_method_find(value, name);
 		return method ? jinja_function(run, method, value)
-			: jinja_undefined(run, "'dict object' has no attribute '%.*s'", (int)(name.n < 60 ? name.n : 60), name.bytes);
+			      : jinja_undefined(run, "'dict object' has no attribute '%.*s'",
+				      WORDS(name));
 	}
 	result = jinja_attribute(run, value, name);
 	return result;

@@ -16,7 +16,7 @@ struct spec {
 	uint32_t fill;
 	char align;                  /* < > = ^ or 0 */
 	char sign;                   /* + - space */
-	bool alternate, comma;
+	bool alternate, comma, zero; /* zero: pad numbers behind their sign */
 	int64_t width, precision;    /* -1: none */
 	char type;
 };
@@ -52,8 +52,8 @@ static struct value add_commas(struct run *run, struct value number)
 	return value_buffer(&buffer);
 }
 
-static struct value finish_number(struct run *run, const struct spec *spec, bool negative, const char *prefix,
-	struct value digits)
+static struct value finish_number(struct run *run, const struct spec *spec, bool negative,
+	const char *prefix, struct value digits)
 {
 	struct buffer buffer = { 0 };
 	struct value head;
@@ -67,7 +67,8 @@ static struct value finish_number(struct run *run, const struct spec *spec, bool
 	jinja_puts(run, &buffer, prefix);
 	head = value_buffer(&buffer);
 	if (spec->align == '=' && spec->width > (int64_t)head.n)
-		digits = jinja_pad(run, digits, spec->width - (int64_t)head.n, spec->fill, ALIGN_RIGHT);
+		digits = jinja_pad(
+			run, digits, spec->width - (int64_t)head.n, spec->fill, ALIGN_RIGHT);
 	jinja_put(run, &buffer, digits.bytes, digits.n);
 	return value_buffer(&buffer);
 }
@@ -76,23 +77,33 @@ static struct value format_int(struct run *run, const struct spec *spec, int64_t
 {
 	char text[72];
 	uint64_t rest = integer < 0 ? 0 - (uint64_t)integer : (uint64_t)integer;
-	unsigned base = spec->type == 'x' || spec->type == 'X' ? 16 : spec->type == 'o' ? 8 : spec->type == 'b' ? 2 : 10;
+	unsigned base = spec->type == 'x' || spec->type == 'X' ? 16
+		: spec->type == 'o'			       ? 8
+		: spec->type == 'b'			       ? 2
+							       : 10;
 	size_t at = sizeof(text);
 	const char *prefix = "";
 
 	do {
-		text[--at] = (spec->type == 'X' ? "0123456789ABCDEF" : "0123456789abcdef")[rest % base];
+		text[--at] = (spec->type == 'X' ? "0123456789ABCDEF"
+						: "0123456789abcdef")[rest % base];
 		rest /= base;
 	} while (rest);
 	if (spec->alternate)
-		prefix = spec->type == 'x' ? "0x" : spec->type == 'X' ? "0X" : base == 8 ? "0o" : base == 2 ? "0b" : "";
+		prefix = spec->type == 'x'  ? "0x"
+			: spec->type == 'X' ? "0X"
+			: base == 8	    ? "0o"
+			: base == 2	    ? "0b"
+					    : "";
 	struct value digits = jinja_format(run, "%.*s", (int)(sizeof(text) - at), text + at);
+	if (spec->precision > 0)     /* of %, not of format(): at least so many digits */
+		digits = jinja_pad(run, digits, spec->precision, '0', ALIGN_RIGHT);
 	return finish_number(run, spec, integer < 0, prefix, digits);
 }
 
 static struct value format_float(struct run *run, const struct spec *spec, double real)
 {
-	char text[1024];
+	char text[1024] = "";
 	struct buffer buffer = { 0 };
 	int precision = spec->precision < 0 ? 6 : (int)spec->precision;
 	double magnitude = fabs(real);
@@ -102,14 +113,22 @@ static struct value format_float(struct run *run, const struct spec *spec, doubl
 	if (isnan(real) || isinf(real))
 		snprintf(text, sizeof(text), isnan(real) ? "nan" : "inf");
 	else if (spec->type == 'e' || spec->type == 'E')
-		snprintf(text, sizeof(text), spec->type == 'e' ? "%.*e" : "%.*E", precision, magnitude);
+		snprintf(text, sizeof(text), spec->type == 'e' ? "%.*e" : "%.*E", precision,
+			magnitude);
 	else if (spec->type == 'g' || spec->type == 'G')
-		snprintf(text, sizeof(text), spec->type == 'g' ? "%.*g" : "%.*G", precision ? precision : 1, magnitude);
+		snprintf(text, sizeof(text), spec->type == 'g' ? "%.*g" : "%.*G",
+			precision ? precision : 1, magnitude);
+	else if (!spec->type && spec->precision < 0)
+		jinja_put_float(run, &buffer, magnitude);
+	else if (!spec->type)
+		snprintf(text, sizeof(text), "%.*g", precision ? precision : 1, magnitude);
 	else if (spec->type == '%')
 		snprintf(text, sizeof(text), "%.*f%%", precision, magnitude * 100);
 	else
 		snprintf(text, sizeof(text), "%.*f", precision, magnitude);
 	jinja_puts(run, &buffer, text);
+	if (!spec->type && *text && !strpbrk(text, ".en"))
+		jinja_puts(run, &buffer, ".0");
 	return finish_number(run, spec, signbit(real) && !isnan(real), "", value_buffer(&buffer));
 }
 
@@ -120,13 +139,16 @@ static struct value cut(struct run *run, struct value text, int64_t precision)
 	return value_string(text.bytes, jinja_utf8_offset(text.bytes, text.n, (size_t)precision));
 }
 
-static struct value align(struct run *run, const struct spec *spec, struct value text, char fallback)
+static struct value align(
+	struct run *run, const struct spec *spec, struct value text, char fallback)
 {
 	char how = spec->align ? spec->align : fallback;
 
 	if (how == '^')  /* unlike center(), the odd blank always goes right */
-		return jinja_pad(run, jinja_pad(run, text, (spec->width + (int64_t)jinja_length(run, text)) / 2, spec->fill,
-			ALIGN_RIGHT), spec->width, spec->fill, ALIGN_LEFT);
+		return jinja_pad(run,
+			jinja_pad(run, text, (spec->width + (int64_t)jinja_length(run, text)) / 2,
+				spec->fill, ALIGN_RIGHT),
+			spec->width, spec->fill, ALIGN_LEFT);
 	return jinja_pad(run, text, spec->width, spec->fill, how == '<' ? ALIGN_LEFT : ALIGN_RIGHT);
 }
 
@@ -146,14 +168,17 @@ static struct value percent_one(struct run *run, struct spec *spec, struct value
 			jinja_fail(run, -EINVAL, "%%c needs a string of one character");
 		return align(run, spec, value, '>');
 	case 'd': case 'i': case 'u': case 'x': case 'X': case 'o':
-		if (value.kind == FLOAT && spec->type != 'x' && spec->type != 'X' && spec->type != 'o')
+		if (value.kind == FLOAT && spec->type != 'x' && spec->type != 'X'
+			&& spec->type != 'o')
 			value = jinja_to_int(run, value, value_none(), 10);
 		if (!value_is_whole(value))
-			jinja_fail(run, -EINVAL, "%%%c needs a number, not %s", spec->type, jinja_kind_name(value));
+			jinja_fail(run, -EINVAL, "%%%c needs a number, not %s", spec->type,
+				jinja_kind_name(value));
 		return align(run, spec, format_int(run, spec, value.integer), '>');
 	case 'f': case 'F': case 'e': case 'E': case 'g': case 'G':
 		if (!value_is_number(value))
-			jinja_fail(run, -EINVAL, "%%%c needs a number, not %s", spec->type, jinja_kind_name(value));
+			jinja_fail(run, -EINVAL, "%%%c needs a number, not %s", spec->type,
+				jinja_kind_name(value));
 		return align(run, spec, format_float(run, spec, value_real(value)), '>');
 	default:
 		jinja_fail(run, -EINVAL, "unsupported format character '%c'", spec->type);
@@ -207,12 +232,15 @@ static struct value scan_key(struct run *run, struct value format, size_t *at)
 	return value_string(format.bytes + start, (size_t)(close - format.bytes) - start);
 }
 
-static struct value percent_argument(struct run *run, struct value args, struct value key, size_t *used)
+static struct value percent_argument(
+	struct run *run, struct value args, struct value key, size_t *used)
 {
 	if (key.kind != MISSING) {
-		const struct value *value = args.kind == DICT ? jinja_dict_get(run, args.dict, key) : NULL;
+		const struct value *value = args.kind == DICT ? jinja_dict_get(run, args.dict, key)
+							      : NULL;
 		if (!value)
-			jinja_fail(run, -EINVAL, "format: no value for the key '%.*s'", (int)(key.n < 60 ? key.n : 60), key.bytes);
+			jinja_fail(run, -EINVAL, "format: no value for the key '%.*s'",
+				WORDS(key));
 		return *value;
 	}
 	if (args.kind != TUPLE) {
@@ -279,7 +307,7 @@ static void scan_spec(struct run *run, struct value text, struct spec *spec)
 	}
 	if (at < text.n && text.bytes[at] == '0' && !spec->align) {
 		spec->fill = '0';
-		spec->align = '=';
+		spec->zero = true;
 	}
 	scan_count(run, text, &at, &spec->width);
 	if (at < text.n && text.bytes[at] == ',') {
@@ -309,16 +337,22 @@ static struct value format_value(struct run *run, struct value value, struct val
 			jinja_fail(run, -EINVAL, "invalid format specifier for a string");
 		return align(run, &spec, cut(run, value, spec.precision), '<');
 	}
-	if (value_is_whole(value) && spec.precision < 0 && (spec.type ? strchr("dxXob", spec.type) != NULL : value.kind == INT))
+	if (spec.zero)
+		spec.align = '=';
+	if (value_is_whole(value) && spec.precision < 0
+		&& (!spec.type || strchr("dxXob", spec.type)))
 		return align(run, &spec, format_int(run, &spec, value.integer), '>');
-	if (value_is_number(value) && spec.type && strchr("fFeEgG%", spec.type))
+	if (value_is_number(value)
+		&& (spec.type ? strchr("fFeEgG%", spec.type) != NULL : value.kind == FLOAT))
 		return align(run, &spec, format_float(run, &spec, value_real(value)), '>');
-	jinja_fail(run, -EINVAL, "unsupported format specifier '%.*s' for %s", (int)(spec_text.n < 40 ? spec_text.n : 40),
-		spec_text.bytes, jinja_kind_name(value));
+	jinja_fail(run, -EINVAL, "unsupported format specifier '%.*s' for %s",
+		(int)(spec_text.n < 40 ? spec_text.n : 40), spec_text.bytes,
+		jinja_kind_name(value));
 }
 
 /* "name.attr[0]" of a replacement field. */
-static struct value field_value(struct run *run, struct value field, const struct call *call, int64_t *automatic)
+static struct value field_value(
+	struct run *run, struct value field, const struct call *call, int64_t *automatic)
 {
 	size_t n = 0;
 	int64_t index = 0;
@@ -336,17 +370,20 @@ static struct value field_value(struct run *run, struct value field, const struc
 		else if (!scan_count(run, name, &at, &index) || at != n)
 			jinja_fail(run, -EINVAL, "format: bad field name");
 		if ((size_t)index >= call->n)
-			jinja_fail(run, -EINVAL, "format: there is no argument %lld", (long long)index);
+			jinja_fail(run, -EINVAL, "format: there is no argument %lld",
+				(long long)index);
 		value = call->args[index];
 	} else {
 		for (size_t i = 0; i < call->n_keywords; i++)
 			if (jinja_same(call->keywords[i].name, name))
 				value = call->keywords[i].value;
 		if (value.kind == MISSING)
-			jinja_fail(run, -EINVAL, "format: there is no argument '%.*s'", (int)(n < 60 ? n : 60), name.bytes);
+			jinja_fail(run, -EINVAL, "format: there is no argument '%.*s'",
+				(int)(n < 60 ? n : 60), name.bytes);
 	}
 	if (n < field.n)
-		jinja_fail(run, -EINVAL, "format: attributes and indices in {} are not supported: pass the value itself");
+		jinja_fail(run, -EINVAL,
+			"format: {a.b} and {a[0]} are not supported: pass the value itself");
 	return value;
 }
 
@@ -369,16 +406,20 @@ struct value jinja_brace_format(struct run *run, struct value format, const stru
 		close = c == '{' ? memchr(format.bytes + at, '}', format.n - at) : NULL;
 		if (!close)
 			jinja_fail(run, -EINVAL, "format: a single '%c'", c);
-		field = value_string(format.bytes + at + 1, (size_t)(close - format.bytes) - at - 1);
+		field = value_string(
+			format.bytes + at + 1, (size_t)(close - format.bytes) - at - 1);
 		at = (size_t)(close - format.bytes);
-		if (field.n && (memchr(field.bytes, '{', field.n) || memchr(field.bytes, '!', field.n)))
-			jinja_fail(run, -EINVAL, "format: nested fields and conversions are not supported");
+		if (field.n
+			&& (memchr(field.bytes, '{', field.n) || memchr(field.bytes, '!', field.n)))
+			jinja_fail(run, -EINVAL,
+				"format: nested fields and conversions are not supported");
 		colon = field.n ? memchr(field.bytes, ':', field.n) : NULL;
 		if (colon) {
 			spec = value_string(colon + 1, field.n - (size_t)(colon - field.bytes) - 1);
 			field.n = (size_t)(colon - field.bytes);
 		}
-		if (!numbered && automatic == 0 && field.n && isdigit((unsigned char)field.bytes[0])) {
+		if (!numbered && automatic == 0 && field.n
+			&& isdigit((unsigned char)field.bytes[0])) {
 			automatic = -1;
 			numbered = true;
 		}

@@ -18,9 +18,11 @@ static struct value render(struct run *run, const char *source, size_t n, json_t
 	size_t bad = jinja_utf8_check(source, n);
 
 	if (n > run->limits.template_bytes)
-		jinja_fail(run, -EOVERFLOW, "the template has %zu bytes, more than %zu", n, run->limits.template_bytes);
+		jinja_fail(run, -EOVERFLOW, "the template has %zu bytes, more than %zu", n,
+			run->limits.template_bytes);
 	if (bad < n)
-		jinja_fail(run, -EINVAL, "the template is not UTF-8: bad byte 0x%02x at offset %zu", (unsigned char)source[bad], bad);
+		jinja_fail(run, -EINVAL, "the template is not UTF-8: bad byte 0x%02x at offset %zu",
+			(unsigned char)source[bad], bad);
 	tree = jinja_parse(run, &names, source, n);
 	run->line = run->column = 1;
 	run->context = jinja_from_json(run, context).dict;

@@ -17,11 +17,11 @@
 #include <jansson.h>
 
 struct jinja_limits {
-	size_t template_bytes;  /* longest source; default 1 MiB: the longest public one is 20 KiB */
+	size_t template_bytes; /* longest source; default 1 MiB: the longest public one is 20 KiB */
 	size_t memory_bytes;    /* the arena: syntax tree, values, text; default 64 MiB */
 	size_t output_bytes;    /* rendered text, also of one macro or set block; default 16 MiB */
 	uint64_t steps;         /* about 10 ns each; default 50 million */
-	unsigned depth;         /* nesting of syntax, calls and data; default 400 (~0.5 MiB of stack) */
+	unsigned depth; /* nesting of syntax, calls and data; default 400 (~0.5 MiB of stack) */
 };
 
 #define JINJA_LIMITS_DEFAULT \
@@ -40,6 +40,7 @@ struct jinja_limits {
  *              template itself refused the data with raise_exception(); -EOVERFLOW if a limit
  *              was reached; -ENOMEM. */
 int jinja_render(const char *source, size_t n, json_t *context, time_t now,
-	const struct jinja_limits *limits, char **ret_text, size_t *ret_n, char *err, size_t errlen);
+	const struct jinja_limits *limits, char **ret_text, size_t *ret_n, char *err,
+	size_t errlen);
 
 #endif

@@ -93,7 +93,8 @@ static bool match_close(const struct lexer *lexer, size_t at, const char *close,
 }
 
 /* "{% raw %}" or "{% endraw %}" at an opening brace; its sign, and where the tag's word ends. */
-static bool match_word(const struct lexer *lexer, size_t at, const char *word, char *ret_sign, size_t *ret_end)
+static bool match_word(
+	const struct lexer *lexer, size_t at, const char *word, char *ret_sign, size_t *ret_end)
 {
 	if (!starts(lexer, at, "{%"))
 		return false;
@@ -125,7 +126,8 @@ static bool match_raw(const struct lexer *lexer, size_t at, char *ret_sign, size
 }
 
 /* Data that stands before a tag loses what the tag's sign takes from it. */
-static struct value strip_data(const struct lexer *lexer, size_t start, size_t end, char sign, bool is_variable)
+static struct value strip_data(
+	const struct lexer *lexer, size_t start, size_t end, char sign, bool is_variable)
 {
 	const char *text = lexer->source + start;
 	size_t n = end - start, line = n, at = n;
@@ -139,7 +141,8 @@ static struct value strip_data(const struct lexer *lexer, size_t start, size_t e
 	} else if (sign != '+' && !is_variable) {
 		while (line && text[line - 1] != '\n')
 			line--;
-		if ((line > 0 || lexer->line_starting) && line < n && skip_space(lexer, start + line) >= end)
+		if ((line > 0 || lexer->line_starting) && line < n
+			&& skip_space(lexer, start + line) >= end)
 			n = line;
 	}
 	return value_string(text, n);
@@ -254,20 +257,42 @@ static void bracket(struct lexer *lexer, char c)
 
 	if (c == '(' || c == '[' || c == '{') {
 		if (lexer->n_brackets == LEXER_BRACKETS_MAX)
-			jinja_fail(lexer->run, -EOVERFLOW, "more than %d brackets are open", LEXER_BRACKETS_MAX);
+			jinja_fail(lexer->run, -EOVERFLOW, "more than %d brackets are open",
+				LEXER_BRACKETS_MAX);
 		lexer->brackets[lexer->n_brackets++] = c;
 	} else if (!lexer->n_brackets || lexer->brackets[--lexer->n_brackets] != open) {
 		jinja_fail(lexer->run, -EINVAL, "unexpected '%c'", c);
 	}
 }
 
-static const struct { char text[3]; enum token_type type; } operators[] = {
-	{ "//", TOKEN_FLOORDIV }, { "**", TOKEN_POW }, { "==", TOKEN_EQ }, { "!=", TOKEN_NE },
-	{ ">=", TOKEN_GE }, { "<=", TOKEN_LE }, { "+", TOKEN_ADD }, { "-", TOKEN_SUB }, { "/", TOKEN_DIV },
-	{ "*", TOKEN_MUL }, { "%", TOKEN_MOD }, { "~", TOKEN_TILDE }, { "[", TOKEN_LBRACKET },
-	{ "]", TOKEN_RBRACKET }, { "(", TOKEN_LPAREN }, { ")", TOKEN_RPAREN }, { "{", TOKEN_LBRACE },
-	{ "}", TOKEN_RBRACE }, { ">", TOKEN_GT }, { "<", TOKEN_LT }, { "=", TOKEN_ASSIGN }, { ".", TOKEN_DOT },
-	{ ":", TOKEN_COLON }, { "|", TOKEN_PIPE }, { ",", TOKEN_COMMA }, { ";", TOKEN_SEMICOLON },
+static const struct { char text[3]; enum token_type type;
+} operators[] = {
+	{ "//", TOKEN_FLOORDIV },
+	{ "**", TOKEN_POW },
+	{ "==", TOKEN_EQ },
+	{ "!=", TOKEN_NE },
+	{ ">=", TOKEN_GE },
+	{ "<=", TOKEN_LE },
+	{ "+", TOKEN_ADD },
+	{ "-", TOKEN_SUB },
+	{ "/", TOKEN_DIV },
+	{ "*", TOKEN_MUL },
+	{ "%", TOKEN_MOD },
+	{ "~", TOKEN_TILDE },
+	{ "[", TOKEN_LBRACKET },
+	{ "]", TOKEN_RBRACKET },
+	{ "(", TOKEN_LPAREN },
+	{ ")", TOKEN_RPAREN },
+	{ "{", TOKEN_LBRACE },
+	{ "}", TOKEN_RBRACE },
+	{ ">", TOKEN_GT },
+	{ "<", TOKEN_LT },
+	{ "=", TOKEN_ASSIGN },
+	{ ".", TOKEN_DOT },
+	{ ":", TOKEN_COLON },
+	{ "|", TOKEN_PIPE },
+	{ ",", TOKEN_COMMA },
+	{ ";", TOKEN_SEMICOLON },
 };
 
 static void lex_operator(struct lexer *lexer, struct token *token)
@@ -282,14 +307,16 @@ static void lex_operator(struct lexer *lexer, struct token *token)
 		return;
 	}
 	jinja_fail(lexer->run, -EINVAL, "unexpected character '%.*s'",
-		(int)(jinja_utf8_offset(lexer->source + lexer->at, lexer->n - lexer->at, 1)), lexer->source + lexer->at);
+		(int)(jinja_utf8_offset(lexer->source + lexer->at, lexer->n - lexer->at, 1)),
+		lexer->source + lexer->at);
 }
 
 static void lex_name(struct lexer *lexer, struct token *token)
 {
 	size_t at = lexer->at, next = at;
 
-	while (next < lexer->n && jinja_point_is_name(jinja_utf8_next(lexer->source, lexer->n, &next)))
+	while (next < lexer->n
+		&& jinja_point_is_name(jinja_utf8_next(lexer->source, lexer->n, &next)))
 		at = next;
 	give(token, TOKEN_NAME, value_string(lexer->source + lexer->at, at - lexer->at));
 	match_end(lexer, at);
@@ -326,8 +353,10 @@ void jinja_lexer_next(struct lexer *lexer, struct token *token)
 		} else if (!lex_tag_end(lexer, token)) {
 			point = jinja_utf8_next(lexer->source, lexer->n, &next);
 			if (point >= '0' && point <= '9') {
-				next = jinja_lex_number(lexer->run, lexer->source, lexer->n, lexer->at, &token->value);
-				token->type = token->value.kind == INT ? TOKEN_INTEGER : TOKEN_FLOAT;
+				next = jinja_lex_number(lexer->run, lexer->source, lexer->n,
+					lexer->at, &token->value);
+				token->type = token->value.kind == INT ? TOKEN_INTEGER
+								       : TOKEN_FLOAT;
 				match_end(lexer, next);
 			} else if (jinja_point_starts_name(point)) {
 				lex_name(lexer, token);
@@ -356,7 +385,7 @@ const char *jinja_token_name(const struct token *token, char buffer[64])
 	case TOKEN_STRING: return "a string";
 	case TOKEN_INTEGER: case TOKEN_FLOAT: return "a number";
 	case TOKEN_NAME:
-		snprintf(buffer, 64, "'%.*s'", (int)(token->value.n < 60 ? token->value.n : 60), token->value.bytes);
+		snprintf(buffer, 64, "'%.*s'", WORDS(token->value));
 		return buffer;
 	default:
 		for (i = 0; operators[i].type != token->type; i++)

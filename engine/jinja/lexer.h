@@ -8,12 +8,42 @@
 #include "engine/jinja/value.h"
 
 enum token_type {
-	TOKEN_END, TOKEN_DATA, TOKEN_VARIABLE_BEGIN, TOKEN_VARIABLE_END, TOKEN_BLOCK_BEGIN, TOKEN_BLOCK_END,
-	TOKEN_NAME, TOKEN_STRING, TOKEN_INTEGER, TOKEN_FLOAT,
-	TOKEN_ADD, TOKEN_SUB, TOKEN_DIV, TOKEN_FLOORDIV, TOKEN_MUL, TOKEN_MOD, TOKEN_POW, TOKEN_TILDE,
-	TOKEN_LBRACKET, TOKEN_RBRACKET, TOKEN_LPAREN, TOKEN_RPAREN, TOKEN_LBRACE, TOKEN_RBRACE,
-	TOKEN_EQ, TOKEN_NE, TOKEN_GT, TOKEN_GE, TOKEN_LT, TOKEN_LE, TOKEN_ASSIGN,
-	TOKEN_DOT, TOKEN_COLON, TOKEN_PIPE, TOKEN_COMMA, TOKEN_SEMICOLON,
+	TOKEN_END,
+	TOKEN_DATA,
+	TOKEN_VARIABLE_BEGIN,
+	TOKEN_VARIABLE_END,
+	TOKEN_BLOCK_BEGIN,
+	TOKEN_BLOCK_END,
+	TOKEN_NAME,
+	TOKEN_STRING,
+	TOKEN_INTEGER,
+	TOKEN_FLOAT,
+	TOKEN_ADD,
+	TOKEN_SUB,
+	TOKEN_DIV,
+	TOKEN_FLOORDIV,
+	TOKEN_MUL,
+	TOKEN_MOD,
+	TOKEN_POW,
+	TOKEN_TILDE,
+	TOKEN_LBRACKET,
+	TOKEN_RBRACKET,
+	TOKEN_LPAREN,
+	TOKEN_RPAREN,
+	TOKEN_LBRACE,
+	TOKEN_RBRACE,
+	TOKEN_EQ,
+	TOKEN_NE,
+	TOKEN_GT,
+	TOKEN_GE,
+	TOKEN_LT,
+	TOKEN_LE,
+	TOKEN_ASSIGN,
+	TOKEN_DOT,
+	TOKEN_COLON,
+	TOKEN_PIPE,
+	TOKEN_COMMA,
+	TOKEN_SEMICOLON,
 };
 
 struct token {
@@ -30,7 +60,7 @@ struct lexer {
 	size_t n, at;
 	enum { LEX_DATA, LEX_VARIABLE, LEX_BLOCK } mode;
 	bool tag_pending;            /* data before the tag was given out, the tag comes next */
-	bool line_starting;          /* the last match ended with a newline, or nothing was matched */
+	bool line_starting; /* the last match ended with a newline, or nothing was matched */
 	char brackets[LEXER_BRACKETS_MAX];
 	unsigned n_brackets;
 	size_t located;              /* line and column are those of this offset */

@@ -16,7 +16,9 @@ static uint32_t hex_escape(struct run *run, const char *bytes, size_t n, size_t 
 
 	for (unsigned i = 0; i < digits; i++) {
 		if (at + i >= n || digit_of(bytes[at + i]) > 15)
-			jinja_fail(run, -EINVAL, "truncated escape in a string: %u hexadecimal digits must follow", digits);
+			jinja_fail(run, -EINVAL,
+				"truncated escape in a string: %u hexadecimal digits must follow",
+				digits);
 		point = point << 4 | (uint32_t)digit_of(bytes[at + i]);
 	}
 	if (point > 0x10ffff || (point >= 0xd800 && point < 0xe000))
@@ -24,7 +26,8 @@ static uint32_t hex_escape(struct run *run, const char *bytes, size_t n, size_t 
 	return point;
 }
 
-static size_t unescape_one(struct run *run, struct buffer *buffer, const char *bytes, size_t n, size_t at)
+static size_t unescape_one(
+	struct run *run, struct buffer *buffer, const char *bytes, size_t n, size_t at)
 {
 	static const char names[] = "\\'\"abfnrtv", points[] = "\\'\"\a\b\f\n\r\t\v";
 	char c = bytes[at];
@@ -41,13 +44,15 @@ static size_t unescape_one(struct run *run, struct buffer *buffer, const char *b
 		return at + 1 + digits;
 	}
 	if (c >= '0' && c <= '7') {
-		for (digits = 0; digits < 3 && at < n && bytes[at] >= '0' && bytes[at] <= '7'; digits++)
+		for (digits = 0; digits < 3 && at < n && bytes[at] >= '0' && bytes[at] <= '7';
+			digits++)
 			point = point * 8 + (uint32_t)(bytes[at++] - '0');
 		jinja_put_point(run, buffer, point);
 		return at;
 	}
 	if (c == 'N')
-		jinja_fail(run, -EINVAL, "\\N{...} escapes are not supported: write the character itself");
+		jinja_fail(run, -EINVAL,
+			"\\N{...} escapes are not supported: write the character itself");
 	if (c == '\n')               /* a continued line */
 		return at + 1;
 	jinja_putc(run, buffer, '\\');
@@ -75,7 +80,8 @@ struct value jinja_unescape(struct run *run, const char *bytes, size_t n)
 }
 
 /* digits, each but the first may follow one underscore; copies them without underscores */
-static size_t take_digits(const char *source, size_t n, size_t at, int base, char *text, size_t *used, size_t size)
+static size_t take_digits(
+	const char *source, size_t n, size_t at, int base, char *text, size_t *used, size_t size)
 {
 	while (at < n) {
 		size_t digit = at + (source[at] == '_');
@@ -87,7 +93,8 @@ static size_t take_digits(const char *source, size_t n, size_t at, int base, cha
 	return at;
 }
 
-static size_t lex_float(const char *source, size_t n, size_t at, char *text, size_t *used, size_t size)
+static size_t lex_float(
+	const char *source, size_t n, size_t at, char *text, size_t *used, size_t size)
 {
 	bool is_float = false;
 	size_t next = at;
@@ -111,16 +118,23 @@ static size_t lex_float(const char *source, size_t n, size_t at, char *text, siz
 	return is_float ? at : 0;
 }
 
-size_t jinja_lex_number(struct run *run, const char *source, size_t n, size_t at, struct value *ret_number)
+size_t jinja_lex_number(
+	struct run *run, const char *source, size_t n, size_t at, struct value *ret_number)
 {
 	char text[420];              /* a double needs 309 digits before the point at most */
 	char letter = at + 2 < n ? source[at + 1] | 0x20 : '\0';
-	int base = source[at] != '0' ? 10 : letter == 'x' ? 16 : letter == 'o' ? 8 : letter == 'b' ? 2 : 10;
+	int base = source[at] != '0' ? 10
+		: letter == 'x'	     ? 16
+		: letter == 'o'	     ? 8
+		: letter == 'b'	     ? 2
+				     : 10;
 	size_t used = 0, end, float_end;
 	const char *digits = text;
 
 	end = take_digits(source, n, at, 10, text, &used, sizeof(text) - 64);
-	float_end = at && source[at - 1] == '.' ? 0 : lex_float(source, n, end, text, &used, sizeof(text) - 8);
+	float_end = at && source[at - 1] == '.'
+		? 0
+		: lex_float(source, n, end, text, &used, sizeof(text) - 8);
 	if (float_end) {
 		text[used] = '\0';
 		*ret_number = value_float(strtod(text, NULL));

@@ -8,6 +8,7 @@
 struct value jinja_unescape(struct run *run, const char *bytes, size_t n);
 
 /* The number at *source + at, where a digit stands; returns the offset behind it. */
-size_t jinja_lex_number(struct run *run, const char *source, size_t n, size_t at, struct value *ret_number);
+size_t jinja_lex_number(
+	struct run *run, const char *source, size_t n, size_t at, struct value *ret_number);
 
 #endif

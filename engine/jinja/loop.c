@@ -64,7 +64,9 @@ static int64_t loop_length(struct run *run, struct loop *loop)
 	return loop->length;
 }
 
-static enum flow run_body(struct run *run, struct loop *loop, const struct node *node, struct buffer *out)
+/* The else runs unless some iteration came to its end, and was not left by break or continue. */
+static enum flow run_body(
+	struct run *run, struct loop *loop, const struct node *node, struct buffer *out)
 {
 	struct value item, self = { .kind = LOOP, .loop = loop };
 	bool any = false;
@@ -73,31 +75,37 @@ static enum flow run_body(struct run *run, struct loop *loop, const struct node 
 	while (take(run, loop, &item)) {
 		struct scope *scope = jinja_scope_new(run, loop->scope);
 		enum flow flow;
-		loop->previous = any ? loop->current : value_missing();
+		loop->previous = n ? loop->current : value_missing();
 		loop->current = item;
 		loop->index0 = n++;
-		any = true;
 		jinja_assign(run, scope, node->a, item);
 		jinja_scope_set(run, scope, loop->names->loop, self);
 		flow = jinja_exec(run, loop->names, scope, node->body, out);
 		if (flow == FLOW_BREAK)
-			return FLOW_NEXT;
+			break;
+		any |= flow == FLOW_NEXT;
 	}
-	return any ? FLOW_NEXT : jinja_exec(run, loop->names, jinja_scope_new(run, loop->scope), node->other, out);
+	return any
+		? FLOW_NEXT
+		: jinja_exec(run, loop->names, jinja_scope_new(run, loop->scope), node->other, out);
 }
 
-static struct loop *loop_new(struct run *run, struct names *names, struct scope *scope, const struct node *node,
-	struct value items)
+static struct loop *loop_new(struct run *run, struct names *names, struct scope *scope,
+	const struct node *node, struct value items)
 {
 	struct loop *loop = jinja_alloc(run, sizeof(*loop));
 
-	*loop = (struct loop){ .node = node, .names = names, .scope = scope, .source = jinja_items(run, items),
-		.ahead = jinja_list_new(run, 0), .length = -1 };
+	*loop = (struct loop){ .node = node,
+		.names = names,
+		.scope = scope,
+		.source = jinja_items(run, items),
+		.ahead = jinja_list_new(run, 0),
+		.length = -1 };
 	return loop;
 }
 
-enum flow jinja_exec_for(struct run *run, struct names *names, struct scope *scope, const struct node *node,
-	struct buffer *out)
+enum flow jinja_exec_for(struct run *run, struct names *names, struct scope *scope,
+	const struct node *node, struct buffer *out)
 {
 	struct value items = jinja_eval(run, names, scope, node->b);
 
@@ -160,7 +168,8 @@ struct value jinja_loop_attribute(struct run *run, struct value value, struct va
 	method = jinja_method_find(value, name);
 	if (method)
 		return jinja_function(run, method, value);
-	return jinja_undefined(run, "'loop' has no attribute '%.*s'", (int)(name.n < 60 ? name.n : 60), name.bytes);
+	return jinja_undefined(run, "'loop' has no attribute '%.*s'",
+		WORDS(name));
 }
 
 void jinja_put_loop_repr(struct run *run, struct buffer *buffer, struct loop *loop)

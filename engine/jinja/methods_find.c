@@ -4,7 +4,7 @@
 #include "engine/jinja/builtins.h"
 #include "engine/jinja/utf8.h"
 
-/* The part [start:end] in code points that find() and its kin look at; false if start lies behind. */
+/* The part [start:end], in code points, that find() and its kin look at; false: there is none. */
 static bool window(struct run *run, struct value self, struct value start, struct value end,
 	struct value *ret_part, int64_t *ret_start)
 {
@@ -25,8 +25,8 @@ static bool window(struct run *run, struct value self, struct value start, struc
 		return false;
 	offset = jinja_utf8_offset(self.bytes, self.n, (size_t)from);
 	*ret_start = from;
-	*ret_part = value_string(self.bytes ? self.bytes + offset : NULL, jinja_utf8_offset(self.bytes + offset,
-		self.n - offset, (size_t)(to - from)));
+	*ret_part = value_string(self.bytes ? self.bytes + offset : NULL,
+		jinja_utf8_offset(self.bytes + offset, self.n - offset, (size_t)(to - from)));
 	return true;
 }
 
@@ -34,10 +34,12 @@ static bool affix_matches(struct value text, struct value affix, bool at_end)
 {
 	if (affix.n > text.n)
 		return false;
-	return !affix.n || memcmp(text.bytes + (at_end ? text.n - affix.n : 0), affix.bytes, affix.n) == 0;
+	return !affix.n
+		|| memcmp(text.bytes + (at_end ? text.n - affix.n : 0), affix.bytes, affix.n) == 0;
 }
 
-static struct value has_affix(struct run *run, struct value self, const struct value *args, bool at_end)
+static struct value has_affix(
+	struct run *run, struct value self, const struct value *args, bool at_end)
 {
 	struct value part;
 	int64_t start;
@@ -52,7 +54,9 @@ static struct value has_affix(struct run *run, struct value self, const struct v
 		return value_bool(affix_matches(part, args[0], at_end));
 	for (size_t i = 0; i < args[0].list->n; i++) {
 		jinja_step(run, 1);
-		if (affix_matches(part, jinja_arg_string(run, args[0].list->items[i], "each of the tuple"), at_end))
+		if (affix_matches(part,
+			    jinja_arg_string(run, args[0].list->items[i], "each of the tuple"),
+			    at_end))
 			return value_bool(true);
 	}
 	return value_bool(false);
@@ -86,7 +90,8 @@ static int64_t find(struct run *run, struct value self, const struct value *args
 		return -1;
 	}
 	const char *found = memmem(part.bytes, part.n, needle.bytes, needle.n);
-	return found ? start + (int64_t)jinja_utf8_length(part.bytes, (size_t)(found - part.bytes)) : -1;
+	return found ? start + (int64_t)jinja_utf8_length(part.bytes, (size_t)(found - part.bytes))
+		     : -1;
 }
 
 static struct value string_find(struct run *run, struct value self, const struct value *args)
@@ -99,7 +104,8 @@ static struct value string_rfind(struct run *run, struct value self, const struc
 	return value_int(find(run, self, args, true));
 }
 
-static struct value index_of(struct run *run, struct value self, const struct value *args, bool last)
+static struct value index_of(
+	struct run *run, struct value self, const struct value *args, bool last)
 {
 	int64_t at = find(run, self, args, last);
 
@@ -157,7 +163,8 @@ static bool point_is_alnum(uint32_t point)
 }
 
 #define CLASS_METHOD(name, test) \
-	static struct value string_##name(struct run *run, struct value self, const struct value *args) \
+	static struct value string_##name( \
+		struct run *run, struct value self, const struct value *args) \
 	{ \
 		return all_points(run, self, test); \
 	}

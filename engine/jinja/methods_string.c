@@ -1,4 +1,4 @@
-/* methods_string.c - methods of str that make new text.  Those that look into it: methods_find.c. */
+/* methods_string.c - methods of str that make new text; methods_find.c has the others. */
 #include <errno.h>
 
 #include "engine/jinja/builtins.h"
@@ -47,10 +47,12 @@ static struct value string_swapcase(struct run *run, struct value self, const st
 static struct value string_replace(struct run *run, struct value self, const struct value *args)
 {
 	return jinja_replace(run, self, jinja_arg_string(run, args[0], "replace()"),
-		jinja_arg_string(run, args[1], "replace()"), jinja_arg_int(run, args[2], -1, "replace()"));
+		jinja_arg_string(run, args[1], "replace()"),
+		jinja_arg_int(run, args[2], -1, "replace()"));
 }
 
-static struct value string_removeprefix(struct run *run, struct value self, const struct value *args)
+static struct value string_removeprefix(
+	struct run *run, struct value self, const struct value *args)
 {
 	struct value prefix = jinja_arg_string(run, args[0], "removeprefix()");
 
@@ -59,11 +61,13 @@ static struct value string_removeprefix(struct run *run, struct value self, cons
 	return self;
 }
 
-static struct value string_removesuffix(struct run *run, struct value self, const struct value *args)
+static struct value string_removesuffix(
+	struct run *run, struct value self, const struct value *args)
 {
 	struct value suffix = jinja_arg_string(run, args[0], "removesuffix()");
 
-	if (suffix.n && suffix.n <= self.n && memcmp(self.bytes + self.n - suffix.n, suffix.bytes, suffix.n) == 0)
+	if (suffix.n && suffix.n <= self.n
+		&& memcmp(self.bytes + self.n - suffix.n, suffix.bytes, suffix.n) == 0)
 		return value_string(self.bytes, self.n - suffix.n);
 	return self;
 }
@@ -75,7 +79,8 @@ static void split_space(struct run *run, struct value text, int64_t max, struct 
 		text = jinja_strip(run, text, value_missing(), true, false);
 		if (!text.n)
 			return;
-		while (at < text.n && !jinja_point_is_space(jinja_utf8_next(text.bytes, text.n, &at)))
+		while (at < text.n
+			&& !jinja_point_is_space(jinja_utf8_next(text.bytes, text.n, &at)))
 			end = at;
 		if (max == 0)
 			end = text.n;
@@ -104,22 +109,27 @@ static void rsplit_space(struct run *run, struct value text, int64_t max, struct
 	}
 }
 
-static void split_at(struct run *run, struct value text, struct value separator, int64_t max, struct list *parts)
+static void split_at(
+	struct run *run, struct value text, struct value separator, int64_t max, struct list *parts)
 {
 	size_t at = 0;
 
 	while (max != 0 && at <= text.n) {
-		const char *found = text.n > at ? memmem(text.bytes + at, text.n - at, separator.bytes, separator.n) : NULL;
+		const char *found = text.n > at
+			? memmem(text.bytes + at, text.n - at, separator.bytes, separator.n)
+			: NULL;
 		if (!found)
 			break;
-		jinja_list_push(run, parts, value_string(text.bytes + at, (size_t)(found - text.bytes) - at));
+		jinja_list_push(run, parts,
+			value_string(text.bytes + at, (size_t)(found - text.bytes) - at));
 		at = (size_t)(found - text.bytes) + separator.n;
 		max -= max > 0;
 	}
 	jinja_list_push(run, parts, value_string(text.bytes + at, text.n - at));
 }
 
-static void rsplit_at(struct run *run, struct value text, struct value separator, int64_t max, struct list *parts)
+static void rsplit_at(
+	struct run *run, struct value text, struct value separator, int64_t max, struct list *parts)
 {
 	size_t at = text.n;
 
@@ -130,7 +140,8 @@ static void rsplit_at(struct run *run, struct value text, struct value separator
 		jinja_step_bytes(run, text.n - at);
 		if (memcmp(text.bytes + at, separator.bytes, separator.n) != 0)
 			break;
-		jinja_list_push(run, parts, value_string(text.bytes + at + separator.n, text.n - at - separator.n));
+		jinja_list_push(run, parts,
+			value_string(text.bytes + at + separator.n, text.n - at - separator.n));
 		text.n = at;
 		max -= max > 0;
 	}
@@ -146,7 +157,8 @@ static void reverse_list(struct list *list)
 	}
 }
 
-static struct value split(struct run *run, struct value self, const struct value *args, bool from_right)
+static struct value split(
+	struct run *run, struct value self, const struct value *args, bool from_right)
 {
 	struct list *parts = jinja_list_new(run, 0);
 	int64_t max = jinja_arg_int(run, args[1], -1, "split()");
@@ -187,7 +199,8 @@ static struct value string_join(struct run *run, struct value self, const struct
 
 	for (size_t i = 0; i < items->n; i++) {
 		if (items->items[i].kind != STRING)
-			jinja_fail(run, -EINVAL, "sequence item %zu: expected str instance, %s found", i,
+			jinja_fail(run, -EINVAL,
+				"sequence item %zu: expected str instance, %s found", i,
 				jinja_kind_name(items->items[i]));
 		if (i)
 			jinja_put(run, &buffer, self.bytes, self.n);
@@ -196,14 +209,16 @@ static struct value string_join(struct run *run, struct value self, const struct
 	return value_buffer(&buffer);
 }
 
-static struct value pad(struct run *run, struct value self, const struct value *args, enum text_align align)
+static struct value pad(
+	struct run *run, struct value self, const struct value *args, enum text_align align)
 {
 	uint32_t fill = ' ';
 	size_t at = 0;
 
 	if (args[1].kind != MISSING) {
 		if (args[1].kind != STRING || jinja_length(run, args[1]) != 1)
-			jinja_fail(run, -EINVAL, "the fill character must be exactly one character long");
+			jinja_fail(run, -EINVAL,
+				"the fill character must be exactly one character long");
 		fill = jinja_utf8_next(args[1].bytes, args[1].n, &at);
 	}
 	return jinja_pad(run, self, jinja_arg_int(run, args[0], 0, "the width"), fill, align);
@@ -230,13 +245,15 @@ static struct value string_zfill(struct run *run, struct value self, const struc
 	struct value rest = value_string(self.bytes + sign, self.n - sign), number;
 	struct buffer buffer = { 0 };
 
-	number = jinja_pad(run, rest, jinja_arg_int(run, args[0], 0, "the width") - sign, '0', ALIGN_RIGHT);
+	number = jinja_pad(
+		run, rest, jinja_arg_int(run, args[0], 0, "the width") - sign, '0', ALIGN_RIGHT);
 	jinja_put(run, &buffer, self.bytes, sign);
 	jinja_put(run, &buffer, number.bytes, number.n);
 	return value_buffer(&buffer);
 }
 
-static struct value partition(struct run *run, struct value self, const struct value *args, bool from_right)
+static struct value partition(
+	struct run *run, struct value self, const struct value *args, bool from_right)
 {
 	struct value separator = jinja_arg_string(run, args[0], "partition()");
 	struct value empty = value_string("", 0);

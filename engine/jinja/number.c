@@ -16,7 +16,8 @@ static bool number_text(struct run *run, struct value text, char *copy, size_t s
 	text = jinja_strip(run, text, value_missing(), true, true);
 	for (size_t i = 0; i < text.n; i++) {
 		char c = text.bytes[i];
-		if (c == '_' && i > 0 && i + 1 < text.n && text.bytes[i - 1] != '_' && text.bytes[i + 1] != '_')
+		if (c == '_' && i > 0 && i + 1 < text.n && text.bytes[i - 1] != '_'
+			&& text.bytes[i + 1] != '_')
 			continue;
 		if (c == '\0' || c == '_' || used + 1 >= size)
 			return false;
@@ -34,7 +35,8 @@ static bool parse_float(struct run *run, struct value text, double *ret_real)
 	if (!number_text(run, text, copy, sizeof(copy)))
 		return false;
 	digits += *digits == '+' || *digits == '-';
-	if ((*digits == '0' && (digits[1] | 0x20) == 'x') || strchr(digits, '('))  /* strtod reads more than Python */
+	if ((*digits == '0' && (digits[1] | 0x20) == 'x')
+		|| strchr(digits, '(')) /* strtod reads more than Python */
 		return false;
 	*ret_real = strtod(copy, &end);
 	return *end == '\0';
@@ -48,7 +50,8 @@ static bool parse_int(struct run *run, struct value text, int64_t base, int64_t 
 		return false;
 	digits += *digits == '+' || *digits == '-';
 	letter = digits[0] == '0' ? (char)(digits[1] | 0x20) : '\0';
-	if ((base == 2 && letter == 'b') || (base == 8 && letter == 'o') || (base == 16 && letter == 'x'))
+	if ((base == 2 && letter == 'b') || (base == 8 && letter == 'o')
+		|| (base == 16 && letter == 'x'))
 		memmove(digits, digits + 2, strlen(digits + 2) + 1);
 	if (!isalnum((unsigned char)*digits))    /* strtoll skips white space and a second sign */
 		return false;
@@ -163,5 +166,6 @@ struct value jinja_round(struct run *run, struct value value, int64_t digits, st
 	real = value_real(value) * scale;
 	if (isnan(real) || isinf(real))
 		jinja_fail(run, -EINVAL, "round: the number is too large");
-	return value_float((value_text_is(method, "ceil") ? ceil(real) : floor(real)) / scale);
+	real = value_text_is(method, "ceil") ? ceil(real) : floor(real);
+	return value_float((real + 0.0) / scale); /* Python rounds to an integer: no minus zero */
 }

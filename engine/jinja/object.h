@@ -19,14 +19,16 @@ struct call {
 	size_t n_keywords;
 };
 
-typedef struct value (*method_function)(struct run *run, struct value self, const struct value *args);
-typedef struct value (*variadic_function)(struct run *run, struct value self, const struct call *call);
+typedef struct value (*method_function)(
+	struct run *run, struct value self, const struct value *args);
+typedef struct value (*variadic_function)(
+	struct run *run, struct value self, const struct call *call);
 
 /* One line of a table of built-in things: a filter, a test, a method, a global function. */
 struct builtin {
 	const char *name;
 	method_function function;    /* args[i] is MISSING where the caller gave none */
-	const char *parameters;      /* their names, "chars count"; the first n_required must be given */
+	const char *parameters; /* their names, "chars count"; the first n_required must be given */
 	unsigned n_required;
 	variadic_function variadic;  /* instead of function: takes the call as it is */
 };
@@ -76,29 +78,32 @@ void jinja_scope_set(struct run *run, struct scope *scope, struct value name, st
 struct value jinja_scope_get(struct run *run, struct scope *scope, struct value name);
 
 /* expression and statement evaluation */
-struct value jinja_eval(struct run *run, struct names *names, struct scope *scope, const struct node *node);
+struct value jinja_eval(
+	struct run *run, struct names *names, struct scope *scope, const struct node *node);
 struct value jinja_call_value(struct run *run, struct value callable, const struct call *call);
 struct value jinja_macro_call(struct run *run, struct macro *macro, const struct call *call);
-struct value jinja_eval_filters(struct run *run, struct names *names, struct scope *scope, const struct node *node,
-	struct value text);
+struct value jinja_eval_filters(struct run *run, struct names *names, struct scope *scope,
+	const struct node *node, struct value text);
 
 enum flow { FLOW_NEXT, FLOW_BREAK, FLOW_CONTINUE };
-enum flow jinja_exec(struct run *run, struct names *names, struct scope *scope, const struct node *node,
-	struct buffer *out);
+enum flow jinja_exec(struct run *run, struct names *names, struct scope *scope,
+	const struct node *node, struct buffer *out);
 
 /* loop.c */
-enum flow jinja_exec_for(struct run *run, struct names *names, struct scope *scope, const struct node *node,
-	struct buffer *out);
+enum flow jinja_exec_for(struct run *run, struct names *names, struct scope *scope,
+	const struct node *node, struct buffer *out);
 struct value jinja_loop_call(struct run *run, struct loop *loop, const struct call *call);
 struct value jinja_loop_attribute(struct run *run, struct value loop, struct value name);
-void jinja_assign(struct run *run, struct scope *scope, const struct node *target, struct value value);
+void jinja_assign(
+	struct run *run, struct scope *scope, const struct node *target, struct value value);
 
 /* operator.c */
 struct value jinja_binary(struct run *run, unsigned op, struct value a, struct value b);
 struct value jinja_negate(struct run *run, struct value value);
 struct value jinja_item(struct run *run, struct value object, struct value index);
 struct value jinja_attribute(struct run *run, struct value object, struct value name);
-struct value jinja_slice(struct run *run, struct value object, struct value start, struct value stop, struct value step);
+struct value jinja_slice(struct run *run, struct value object, struct value start,
+	struct value stop, struct value step);
 struct value jinja_range(struct run *run, int64_t start, int64_t stop, int64_t step);
 
 /* items ordered by keys (as many; may be items itself), stable. */

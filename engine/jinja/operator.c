@@ -124,7 +124,8 @@ static struct value float_binary(struct run *run, unsigned op, double a, double 
 		if (a == 0 && b < 0)
 			fail_zero(run);
 		if (a < 0 && !isinf(a) && !isinf(b) && b != floor(b))
-			jinja_fail(run, -EINVAL, "a negative number to a fractional power is a complex number");
+			jinja_fail(run, -EINVAL,
+				"a negative number to a fractional power is a complex number");
 		result = pow(a, b);
 		if (isinf(result) && !isinf(a) && !isinf(b))
 			jinja_fail(run, -EINVAL, "the result is too large for a float");
@@ -145,7 +146,8 @@ static struct value repeat(struct run *run, struct value value, int64_t count)
 		count = 0;
 	if (value.kind == STRING) {
 		if (value.n && (uint64_t)count > run->limits.output_bytes / value.n)
-			jinja_fail(run, -EOVERFLOW, "a text grows beyond %zu bytes", run->limits.output_bytes);
+			jinja_fail(run, -EOVERFLOW, "a text grows beyond %zu bytes",
+				run->limits.output_bytes);
 		for (int64_t i = 0; value.n && i < count; i++) {
 			jinja_put(run, &buffer, value.bytes, value.n);
 			jinja_step(run, 1);
@@ -205,7 +207,8 @@ struct value jinja_negate(struct run *run, struct value value)
 	if (value_is_whole(value))
 		return int_binary(run, TOKEN_SUB, 0, value.integer);
 	if (value.kind != FLOAT)
-		jinja_fail(run, -EINVAL, "bad operand type for unary -: %s", jinja_kind_name(value));
+		jinja_fail(
+			run, -EINVAL, "bad operand type for unary -: %s", jinja_kind_name(value));
 	return value_float(-value.real);
 }
 
@@ -227,7 +230,7 @@ struct value jinja_range(struct run *run, int64_t start, int64_t stop, int64_t s
 static struct value no_attribute(struct run *run, struct value object, struct value name)
 {
 	return jinja_undefined(run, "'%s object' has no attribute '%.*s'", jinja_kind_name(object),
-		(int)(name.n < 100 ? name.n : 100), name.bytes);
+		WORDS(name));
 }
 
 static struct value own_attribute(struct run *run, struct value object, struct value name)
@@ -268,7 +271,7 @@ static bool is_hashable(struct value value)
 		for (size_t i = 0; i < value.list->n; i++)
 			if (value.list->items[i].kind == LIST || value.list->items[i].kind == DICT
 				|| value.list->items[i].kind == TUPLE)
-				return false;    /* nested tuples as keys: nobody has them, so nothing is there */
+				return false; /* no such key exists that a template could meet */
 	return value.kind != LIST && value.kind != DICT;
 }
 
@@ -311,8 +314,8 @@ struct value jinja_item(struct run *run, struct value object, struct value index
 		i = index.integer < 0 ? index.integer + n : index.integer;
 		if (i >= 0 && i < n)
 			return element(run, object, (size_t)i);
-		return jinja_undefined(run, "'%s object' has no element %lld", jinja_kind_name(object),
-			(long long)index.integer);
+		return jinja_undefined(run, "'%s object' has no element %lld",
+			jinja_kind_name(object), (long long)index.integer);
 	}
 	if (index.kind == STRING) {
 		result = own_attribute(run, object, index);
@@ -322,7 +325,8 @@ struct value jinja_item(struct run *run, struct value object, struct value index
 }
 
 /* One bound of a slice, brought into [low, high]. */
-static int64_t slice_bound(struct value bound, int64_t fallback, int64_t n, int64_t low, int64_t high)
+static int64_t slice_bound(
+	struct value bound, int64_t fallback, int64_t n, int64_t low, int64_t high)
 {
 	int64_t i = bound.integer;
 
@@ -333,14 +337,16 @@ static int64_t slice_bound(struct value bound, int64_t fallback, int64_t n, int6
 	return i < low ? low : i > high ? high : i;
 }
 
-static struct value slice_text(struct run *run, struct value text, int64_t start, int64_t step, int64_t n)
+static struct value slice_text(
+	struct run *run, struct value text, int64_t start, int64_t step, int64_t n)
 {
 	struct buffer buffer = { 0 };
 	size_t from;
 
 	if (step == 1) {
 		from = jinja_utf8_offset(text.bytes, text.n, (size_t)start);
-		return value_string(text.bytes + from, jinja_utf8_offset(text.bytes + from, text.n - from, (size_t)n));
+		return value_string(text.bytes + from,
+			jinja_utf8_offset(text.bytes + from, text.n - from, (size_t)n));
 	}
 	struct list *points = jinja_items(run, text);
 	for (int64_t i = 0; i < n; i++) {
@@ -350,23 +356,27 @@ static struct value slice_text(struct run *run, struct value text, int64_t start
 	return value_buffer(&buffer);
 }
 
-struct value jinja_slice(struct run *run, struct value object, struct value start, struct value stop, struct value step)
+struct value jinja_slice(struct run *run, struct value object, struct value start,
+	struct value stop, struct value step)
 {
 	int64_t n, first, last, by = step.kind == NONE ? 1 : step.integer, count = 0;
 	struct value parts[3] = { start, stop, step };
 	struct list *list;
 
 	jinja_need_defined(run, object);
+	if (!is_indexable(object))
+		jinja_fail(run, -EINVAL, "'%s' object cannot be sliced", jinja_kind_name(object));
 	for (int i = 0; i < 3; i++)
-		if (!is_indexable(object) || (parts[i].kind != NONE && !value_is_whole(parts[i])))
-			return jinja_undefined(run, "'%s object' has no such slice", jinja_kind_name(object));
+		if (parts[i].kind != NONE && !value_is_whole(parts[i]))
+			jinja_fail(run, -EINVAL, "slice indices must be integers or none, not %s",
+				jinja_kind_name(parts[i]));
 	if (by == 0)
 		jinja_fail(run, -EINVAL, "slice step cannot be zero");
 	n = (int64_t)jinja_length(run, object);
 	first = slice_bound(start, by > 0 ? 0 : n - 1, n, by > 0 ? 0 : -1, by > 0 ? n : n - 1);
 	last = slice_bound(stop, by > 0 ? n : -1, n, by > 0 ? 0 : -1, by > 0 ? n : n - 1);
 	if (by > n)
-		by = n + 1;              /* any step beyond the end is the same; and cannot overflow below */
+		by = n + 1; /* any step beyond the end is the same; and cannot overflow below */
 	else if (by < -n)
 		by = -n - 1;
 	if (by > 0 && last > first)
@@ -386,17 +396,22 @@ struct value jinja_slice(struct run *run, struct value object, struct value star
 }
 
 /* Merge sort: stable, and n log n whatever the input. */
-static void sort_indices(struct run *run, const struct list *keys, size_t *order, size_t *spare, size_t n, bool reverse)
+static void sort_indices(struct run *run, const struct list *keys, size_t *order, size_t *spare,
+	size_t n, bool reverse)
 {
 	for (size_t width = 1; width < n; width *= 2) {
 		for (size_t low = 0; low < n; low += 2 * width) {
-			size_t middle = low + width < n ? low + width : n, high = low + 2 * width < n ? low + 2 * width : n;
+			size_t middle = low + width < n ? low + width : n,
+			       high = low + 2 * width < n ? low + 2 * width : n;
 			size_t left = low, right = middle;
 			for (size_t i = low; i < high; i++) {
 				bool take_right = left == middle;
 				if (left < middle && right < high) {
-					struct value a = keys->items[order[left]], b = keys->items[order[right]];
-					take_right = (reverse ? jinja_compare(run, a, b, "<") : jinja_compare(run, b, a, "<")) == -1;
+					struct value a = keys->items[order[left]],
+						     b = keys->items[order[right]];
+					take_right = (reverse ? jinja_compare(run, a, b, "<")
+							      : jinja_compare(run, b, a, "<"))
+						== -1;
 				}
 				spare[i] = take_right ? order[right++] : order[left++];
 			}

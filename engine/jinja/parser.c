@@ -45,7 +45,8 @@ void jinja_unexpected(struct parser *parser, const char *wanted)
 {
 	char name[64];
 
-	jinja_fail(parser->run, -EINVAL, "expected %s, found %s", wanted, jinja_token_name(&parser->token, name));
+	jinja_fail(parser->run, -EINVAL, "expected %s, found %s", wanted,
+		jinja_token_name(&parser->token, name));
 }
 
 bool jinja_accept(struct parser *parser, enum token_type type)
@@ -123,8 +124,10 @@ struct node *jinja_parse_target(struct parser *parser, bool with_namespace, cons
 	bool is_tuple = false;
 
 	do {
-		if (list.first && (parser->token.type == TOKEN_ASSIGN || parser->token.type == TOKEN_RPAREN
-			|| parser->token.type == TOKEN_BLOCK_END || (end_word && jinja_at_word(&parser->token, end_word))))
+		if (list.first
+			&& (parser->token.type == TOKEN_ASSIGN || parser->token.type == TOKEN_RPAREN
+				|| parser->token.type == TOKEN_BLOCK_END
+				|| (end_word && jinja_at_word(&parser->token, end_word))))
 			break;
 		jinja_append(&list, parse_one_target(parser, with_namespace));
 		is_tuple |= parser->token.type == TOKEN_COMMA;
@@ -266,7 +269,8 @@ static struct node *parse_parameters(struct parser *parser)
 		if (jinja_accept(parser, TOKEN_ASSIGN))
 			parameter->a = jinja_parse_expression(parser);
 		else if (defaults)
-			jinja_fail(parser->run, -EINVAL, "a parameter without default follows one with a default");
+			jinja_fail(parser->run, -EINVAL,
+				"a parameter without default follows one with a default");
 		defaults |= parameter->a != NULL;
 		jinja_append(&list, parameter);
 	}
@@ -336,7 +340,8 @@ static struct node *parse_print(struct parser *parser, const struct token *at)
 
 	node->a = jinja_parse_tuple(parser, true, NULL, true);
 	if (node->a->type == NODE_TUPLE)
-		jinja_fail(parser->run, -EINVAL, "print takes one expression here: write {{ ... }} for each");
+		jinja_fail(parser->run, -EINVAL,
+			"print takes one expression here: write {{ ... }} for each");
 	return node;
 }
 
@@ -345,7 +350,8 @@ static struct node *parse_jump(struct parser *parser, const struct token *at)
 	bool is_break = jinja_at_word(at, "break");
 
 	if (!parser->n_loops)
-		jinja_fail(parser->run, -EINVAL, "%s outside of a loop", is_break ? "break" : "continue");
+		jinja_fail(parser->run, -EINVAL, "%s outside of a loop",
+			is_break ? "break" : "continue");
 	return jinja_node(parser, is_break ? NODE_BREAK : NODE_CONTINUE, at);
 }
 
@@ -355,9 +361,16 @@ static struct node *parse_statement(struct parser *parser)
 		const char *word;
 		struct node *(*parse)(struct parser *, const struct token *);
 	} statements[] = {
-		{ "if", parse_if }, { "for", parse_for }, { "set", parse_set }, { "with", parse_with },
-		{ "macro", parse_macro }, { "call", parse_call_block }, { "filter", parse_filter_block },
-		{ "generation", parse_generation }, { "print", parse_print }, { "break", parse_jump },
+		{ "if", parse_if },
+		{ "for", parse_for },
+		{ "set", parse_set },
+		{ "with", parse_with },
+		{ "macro", parse_macro },
+		{ "call", parse_call_block },
+		{ "filter", parse_filter_block },
+		{ "generation", parse_generation },
+		{ "print", parse_print },
+		{ "break", parse_jump },
 		{ "continue", parse_jump },
 	};
 	struct token at = parser->token;
@@ -370,7 +383,8 @@ static struct node *parse_statement(struct parser *parser)
 			return statements[i].parse(parser, &at);
 		}
 	}
-	jinja_fail(parser->run, -EINVAL, "unknown tag '%.*s'", (int)(at.value.n < 60 ? at.value.n : 60), at.value.bytes);
+	jinja_fail(parser->run, -EINVAL, "unknown tag '%.*s'",
+		WORDS(at.value));
 }
 
 static bool at_any_word(const struct token *token, const char *const words[])

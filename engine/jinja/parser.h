@@ -12,7 +12,7 @@ struct parser {
 	struct lexer lexer;
 	struct token token, ahead;
 	uint8_t special;         /* MACRO_ bits of the names read so far in the innermost macro */
-	unsigned n_loops;        /* open for loops of the innermost macro: break and continue need one */
+	unsigned n_loops; /* open for loops of the innermost macro: break and continue need one */
 };
 
 /* A list of nodes under construction. */
@@ -33,7 +33,8 @@ struct node *jinja_parse_expression(struct parser *parser);
 struct node *jinja_parse_or(struct parser *parser);         /* an expression without "x if y" */
 
 /* One expression or several with commas: then a TUPLE.  end_word ends it too, if not NULL. */
-struct node *jinja_parse_tuple(struct parser *parser, bool with_condition, const char *end_word, bool may_be_empty);
+struct node *jinja_parse_tuple(
+	struct parser *parser, bool with_condition, const char *end_word, bool may_be_empty);
 struct node *jinja_parse_filters(struct parser *parser, struct node *node, bool first_has_no_pipe);
 
 /* A name, (if with_namespace) ns.attribute, or a tuple of such. */

@@ -9,7 +9,7 @@
 
 #include "engine/jinja/utf8.h"
 
-/* Most templates need less than one chunk; above it, chunks double so that their number stays small. */
+/* Most templates need less than one chunk; above it, chunks double: their number stays small. */
 #define CHUNK_BYTES_MIN ((size_t)64 << 10)
 #define CHUNK_BYTES_MAX ((size_t)4 << 20)
 #define ALIGN ((size_t)16)
@@ -19,6 +19,18 @@ struct arena_chunk {
 	size_t size, used;           /* bytes of data[] */
 	_Alignas(16) char data[];
 };
+
+/* A message may quote the template: no control characters for a log, no half characters. */
+static void clean(char *message)
+{
+	size_t n = strlen(message), bad;
+
+	while ((bad = jinja_utf8_check(message, n)) < n)
+		message[bad] = '?';
+	for (; *message; message++)
+		if ((unsigned char)*message < 0x20 || *message == 0x7f)
+			*message = ' ';
+}
 
 void jinja_fail(struct run *run, int code, const char *format, ...)
 {
@@ -30,6 +42,7 @@ void jinja_fail(struct run *run, int code, const char *format, ...)
 		vsnprintf(run->err + n, run->errlen - (size_t)n, format, list);
 		va_end(list);
 	}
+	clean(run->err);
 	run->code = code;
 	longjmp(run->escape, 1);
 }
@@ -130,7 +143,8 @@ void jinja_enter(struct run *run)
 void jinja_put(struct run *run, struct buffer *buffer, const char *bytes, size_t n)
 {
 	if (n > run->limits.output_bytes - buffer->n)
-		jinja_fail(run, -EOVERFLOW, "a text grows beyond %zu bytes", run->limits.output_bytes);
+		jinja_fail(
+			run, -EOVERFLOW, "a text grows beyond %zu bytes", run->limits.output_bytes);
 	if (n > buffer->size - buffer->n) {
 		size_t size = buffer->size ? buffer->size * 2 : 64;
 		while (size < buffer->n + n)

@@ -24,7 +24,8 @@ void jinja_scope_set(struct run *run, struct scope *scope, struct value name, st
 	jinja_step(run, scope->n / 8);
 	if (scope->n == scope->size) {
 		size_t size = scope->size ? scope->size * 2 : 2;
-		scope->bindings = jinja_realloc(run, scope->bindings, scope->size * sizeof(scope->bindings[0]),
+		scope->bindings = jinja_realloc(run, scope->bindings,
+			scope->size * sizeof(scope->bindings[0]),
 			size * sizeof(scope->bindings[0]));
 		scope->size = size;
 	}
@@ -48,5 +49,6 @@ struct value jinja_scope_get(struct run *run, struct scope *scope, struct value 
 	builtin = jinja_global_find(name);
 	if (builtin)
 		return jinja_function(run, builtin, value_missing());
-	return jinja_undefined(run, "'%.*s' is undefined", (int)(name.n < 100 ? name.n : 100), name.bytes);
+	return jinja_undefined(
+		run, "'%.*s' is undefined", WORDS(name));
 }

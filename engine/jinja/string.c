@@ -17,13 +17,15 @@ static bool holds_point(struct run *run, struct value chars, uint32_t point)
 	return false;
 }
 
-struct value jinja_strip(struct run *run, struct value text, struct value chars, bool left, bool right)
+struct value jinja_strip(
+	struct run *run, struct value text, struct value chars, bool left, bool right)
 {
 	size_t start = 0, end = text.n, at;
 
 	jinja_need_defined(run, chars);
 	if (chars.kind != MISSING && chars.kind != NONE && chars.kind != STRING)
-		jinja_fail(run, -EINVAL, "strip arg must be None or str, not %s", jinja_kind_name(chars));
+		jinja_fail(run, -EINVAL, "strip arg must be None or str, not %s",
+			jinja_kind_name(chars));
 	while (left && start < end) {
 		at = start;
 		if (!holds_point(run, chars, jinja_utf8_next(text.bytes, text.n, &at)))
@@ -40,7 +42,8 @@ struct value jinja_strip(struct run *run, struct value text, struct value chars,
 	return value_string(text.bytes ? text.bytes + start : NULL, end - start);
 }
 
-static void replace_empty(struct run *run, struct buffer *buffer, struct value text, struct value new, int64_t count)
+static void replace_empty(
+	struct run *run, struct buffer *buffer, struct value text, struct value new, int64_t count)
 {
 	size_t at = 0, start;
 
@@ -58,7 +61,8 @@ static void replace_empty(struct run *run, struct buffer *buffer, struct value t
 	}
 }
 
-struct value jinja_replace(struct run *run, struct value text, struct value old, struct value new, int64_t count)
+struct value jinja_replace(
+	struct run *run, struct value text, struct value old, struct value new, int64_t count)
 {
 	struct buffer buffer = { 0 };
 	size_t at = 0;
@@ -90,7 +94,8 @@ static bool sigma_is_final(struct value text, size_t start, size_t end)
 	uint32_t point = 0;
 	size_t at = start;
 
-	while (at > 0 && (point = jinja_utf8_previous(text.bytes, &at), point == '\'' || point == 0xad))
+	while (at > 0
+		&& (point = jinja_utf8_previous(text.bytes, &at), point == '\'' || point == 0xad))
 		point = 0;
 	if (!point || !jinja_point_is_cased(point))
 		return false;
@@ -103,8 +108,8 @@ static bool sigma_is_final(struct value text, size_t start, size_t end)
 	return !jinja_point_is_cased(point);
 }
 
-static void put_mapped(struct run *run, struct buffer *buffer, struct value text, size_t start, size_t end,
-	uint32_t point, enum point_case to)
+static void put_mapped(struct run *run, struct buffer *buffer, struct value text, size_t start,
+	size_t end, uint32_t point, enum point_case to)
 {
 	uint32_t mapped[3];
 	size_t n = jinja_point_map(point, to, mapped);
@@ -156,7 +161,8 @@ bool jinja_is_case(struct run *run, struct value text, bool upper)
 	return any;
 }
 
-struct value jinja_pad(struct run *run, struct value text, int64_t width, uint32_t fill, enum text_align align)
+struct value jinja_pad(
+	struct run *run, struct value text, int64_t width, uint32_t fill, enum text_align align)
 {
 	struct buffer buffer = { 0 };
 	int64_t length = (int64_t)jinja_length(run, text), pad = width - length, left;
@@ -164,7 +170,8 @@ struct value jinja_pad(struct run *run, struct value text, int64_t width, uint32
 	if (width <= length)
 		return text;
 	if ((uint64_t)pad > run->limits.output_bytes)
-		jinja_fail(run, -EOVERFLOW, "a text grows beyond %zu bytes", run->limits.output_bytes);
+		jinja_fail(
+			run, -EOVERFLOW, "a text grows beyond %zu bytes", run->limits.output_bytes);
 	left = align == ALIGN_LEFT ? 0 : align == ALIGN_RIGHT ? pad : pad / 2 + (pad & width & 1);
 	for (int64_t i = 0; i < pad; i++) {
 		if (i == left)
@@ -196,7 +203,8 @@ struct list *jinja_split_lines(struct run *run, struct value text, bool keep_end
 			continue;
 		if (point == '\r' && at < text.n && text.bytes[at] == '\n')
 			at++;
-		jinja_list_push(run, lines, value_string(text.bytes + line, (keep_ends ? at : end) - line));
+		jinja_list_push(
+			run, lines, value_string(text.bytes + line, (keep_ends ? at : end) - line));
 		line = at;
 	}
 	if (line < text.n)

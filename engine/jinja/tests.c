@@ -5,7 +5,8 @@
 #include "engine/jinja/lexer.h"
 
 #define KIND_TEST(name, expression) \
-	static struct value is_##name(struct run *run, struct value value, const struct value *args) \
+	static struct value is_##name( \
+		struct run *run, struct value value, const struct value *args) \
 	{ \
 		return value_bool(expression); \
 	}
@@ -23,8 +24,9 @@ KIND_TEST(mapping, value.kind == DICT)
 KIND_TEST(iterable, jinja_is_iterable(value) || value.kind == LOOP)
 KIND_TEST(sequence, value_is_sequence(value) || value.kind == STRING || value.kind == DICT
 	|| value.kind == RANGE || value.kind == UNDEFINED)
-KIND_TEST(callable, value.kind == FUNCTION || value.kind == MACRO || value.kind == LOOP || value.kind == UNDEFINED
-	|| (value.kind == COUNTER && value.counter->is_joiner))
+KIND_TEST(callable,
+	value.kind == FUNCTION || value.kind == MACRO || value.kind == LOOP
+		|| value.kind == UNDEFINED || (value.kind == COUNTER && value.counter->is_joiner))
 KIND_TEST(escaped, false)
 KIND_TEST(lower, jinja_is_case(run, jinja_str(run, value), false))
 KIND_TEST(upper, jinja_is_case(run, jinja_str(run, value), true))
@@ -79,12 +81,21 @@ static const struct builtin tests[] = {
 	{ "in", is_in, "seq", 1 },
 	{ "filter", is_filter },
 	{ "test", is_test },
-	{ "eq", is_eq, "other", 1 }, { "equalto", is_eq, "other", 1 }, { "==", is_eq, "other", 1 },
-	{ "ne", is_ne, "other", 1 }, { "!=", is_ne, "other", 1 },
-	{ "lt", is_lt, "other", 1 }, { "lessthan", is_lt, "other", 1 }, { "<", is_lt, "other", 1 },
-	{ "gt", is_gt, "other", 1 }, { "greaterthan", is_gt, "other", 1 }, { ">", is_gt, "other", 1 },
-	{ "le", is_le, "other", 1 }, { "<=", is_le, "other", 1 },
-	{ "ge", is_ge, "other", 1 }, { ">=", is_ge, "other", 1 },
+	{ "eq", is_eq, "other", 1 },
+	{ "equalto", is_eq, "other", 1 },
+	{ "==", is_eq, "other", 1 },
+	{ "ne", is_ne, "other", 1 },
+	{ "!=", is_ne, "other", 1 },
+	{ "lt", is_lt, "other", 1 },
+	{ "lessthan", is_lt, "other", 1 },
+	{ "<", is_lt, "other", 1 },
+	{ "gt", is_gt, "other", 1 },
+	{ "greaterthan", is_gt, "other", 1 },
+	{ ">", is_gt, "other", 1 },
+	{ "le", is_le, "other", 1 },
+	{ "<=", is_le, "other", 1 },
+	{ "ge", is_ge, "other", 1 },
+	{ ">=", is_ge, "other", 1 },
 	{ NULL },
 };
 

@@ -26,11 +26,13 @@ void jinja_put_float(struct run *run, struct buffer *buffer, double real)
 	power = atoi(exponent + 1);
 	if (power < -4 || power >= 16) {
 		*exponent = '\0';
-		snprintf(text, sizeof(text), "%se%c%02d", digits, power < 0 ? '-' : '+', abs(power));
+		snprintf(
+			text, sizeof(text), "%se%c%02d", digits, power < 0 ? '-' : '+', abs(power));
 		jinja_puts(run, buffer, text);
 		return;
 	}
-	n = (size_t)snprintf(text, sizeof(text), "%.*f", precision - 1 - power > 0 ? precision - 1 - power : 0, real);
+	n = (size_t)snprintf(text, sizeof(text), "%.*f",
+		precision - 1 - power > 0 ? precision - 1 - power : 0, real);
 	jinja_put(run, buffer, text, n);
 	if (!memchr(text, '.', n))
 		jinja_puts(run, buffer, ".0");
@@ -48,7 +50,11 @@ static void put_escape(struct run *run, struct buffer *buffer, uint32_t point)
 {
 	char text[16];
 
-	snprintf(text, sizeof(text), point < 0x100 ? "\\x%02x" : point < 0x10000 ? "\\u%04x" : "\\U%08x", point);
+	snprintf(text, sizeof(text),
+		point < 0x100		  ? "\\x%02x"
+			: point < 0x10000 ? "\\u%04x"
+					  : "\\U%08x",
+		point);
 	jinja_puts(run, buffer, text);
 }
 
@@ -66,7 +72,10 @@ static void put_string_repr(struct run *run, struct buffer *buffer, struct value
 			jinja_putc(run, buffer, '\\');
 			jinja_put_point(run, buffer, point);
 		} else if (point == '\n' || point == '\r' || point == '\t') {
-			jinja_puts(run, buffer, point == '\n' ? "\\n" : point == '\r' ? "\\r" : "\\t");
+			jinja_puts(run, buffer,
+				point == '\n'		? "\\n"
+					: point == '\r' ? "\\r"
+							: "\\t");
 		} else if (jinja_point_is_printable(point)) {
 			jinja_put_point(run, buffer, point);
 		} else {
@@ -102,11 +111,13 @@ static void put_dict_repr(struct run *run, struct buffer *buffer, const struct d
 	jinja_putc(run, buffer, '}');
 }
 
-static void put_range_repr(struct run *run, struct buffer *buffer, const struct range *range, int64_t stop)
+static void put_range_repr(
+	struct run *run, struct buffer *buffer, const struct range *range, int64_t stop)
 {
 	struct value text = range->step == 1
 		? jinja_format(run, "range(%" PRId64 ", %" PRId64 ")", range->start, stop)
-		: jinja_format(run, "range(%" PRId64 ", %" PRId64 ", %" PRId64 ")", range->start, stop, range->step);
+		: jinja_format(run, "range(%" PRId64 ", %" PRId64 ", %" PRId64 ")", range->start,
+			stop, range->step);
 
 	jinja_put(run, buffer, text.bytes, text.n);
 }
@@ -137,7 +148,8 @@ static void put_object_repr(struct run *run, struct buffer *buffer, struct value
 		break;
 	default:
 		jinja_puts(run, buffer, "<");
-		jinja_puts(run, buffer, value.kind == ITERATOR ? value.iterator->name : jinja_kind_name(value));
+		jinja_puts(run, buffer,
+			value.kind == ITERATOR ? value.iterator->name : jinja_kind_name(value));
 		jinja_puts(run, buffer, " object>");
 	}
 }
@@ -211,12 +223,13 @@ static void put_json_string(struct run *run, struct buffer *buffer, struct value
 		if (name) {
 			jinja_putc(run, buffer, '\\');
 			jinja_putc(run, buffer, names[name - named]);
-		} else if (point < 0x20 || (ascii && point > 0x7e && point < 0x10000 && point != 0x7f)) {
+		} else if (point < 0x20
+			|| (ascii && point > 0x7e && point < 0x10000 && point != 0x7f)) {
 			snprintf(text, sizeof(text), "\\u%04x", point);
 			jinja_puts(run, buffer, text);
 		} else if (ascii && point >= 0x10000) {
-			snprintf(text, sizeof(text), "\\u%04x\\u%04x", 0xd800 + ((point - 0x10000) >> 10),
-				0xdc00 + (point & 0x3ff));
+			snprintf(text, sizeof(text), "\\u%04x\\u%04x",
+				0xd800 + ((point - 0x10000) >> 10), 0xdc00 + (point & 0x3ff));
 			jinja_puts(run, buffer, text);
 		} else {
 			jinja_put_point(run, buffer, point);
@@ -236,7 +249,8 @@ static void put_json_float(struct run *run, struct buffer *buffer, double real)
 		jinja_put_float(run, buffer, real);
 }
 
-static void put_json_key(struct run *run, struct buffer *buffer, struct value key, const struct json_style *style)
+static void put_json_key(
+	struct run *run, struct buffer *buffer, struct value key, const struct json_style *style)
 {
 	switch (key.kind) {
 	case STRING:
@@ -248,11 +262,13 @@ static void put_json_key(struct run *run, struct buffer *buffer, struct value ke
 		jinja_putc(run, buffer, '"');
 		return;
 	default:
-		jinja_fail(run, -EINVAL, "keys must be str, int, float, bool or None, not %s", jinja_kind_name(key));
+		jinja_fail(run, -EINVAL, "keys must be str, int, float, bool or None, not %s",
+			jinja_kind_name(key));
 	}
 }
 
-static void put_json_break(struct run *run, struct buffer *buffer, const struct json_style *style, size_t level)
+static void put_json_break(
+	struct run *run, struct buffer *buffer, const struct json_style *style, size_t level)
 {
 	if (style->indent.kind == NONE)
 		return;
@@ -274,11 +290,13 @@ static void put_json_dict(struct run *run, struct buffer *buffer, const struct d
 	jinja_putc(run, buffer, '{');
 	for (size_t i = 0; i < keys->n; i++) {
 		if (i)
-			jinja_put(run, buffer, style->item_separator.bytes, style->item_separator.n);
+			jinja_put(
+				run, buffer, style->item_separator.bytes, style->item_separator.n);
 		put_json_break(run, buffer, style, level + 1);
 		put_json_key(run, buffer, keys->items[i], style);
 		jinja_put(run, buffer, style->key_separator.bytes, style->key_separator.n);
-		put_json_at(run, buffer, *jinja_dict_get(run, dict, keys->items[i]), style, level + 1);
+		put_json_at(
+			run, buffer, *jinja_dict_get(run, dict, keys->items[i]), style, level + 1);
 	}
 	if (keys->n)
 		put_json_break(run, buffer, style, level);
@@ -291,7 +309,8 @@ static void put_json_list(struct run *run, struct buffer *buffer, const struct l
 	jinja_putc(run, buffer, '[');
 	for (size_t i = 0; i < list->n; i++) {
 		if (i)
-			jinja_put(run, buffer, style->item_separator.bytes, style->item_separator.n);
+			jinja_put(
+				run, buffer, style->item_separator.bytes, style->item_separator.n);
 		put_json_break(run, buffer, style, level + 1);
 		put_json_at(run, buffer, list->items[i], style, level + 1);
 	}
@@ -328,12 +347,14 @@ static void put_json_at(struct run *run, struct buffer *buffer, struct value val
 		put_json_dict(run, buffer, value.dict, style, level);
 		break;
 	default:
-		jinja_fail(run, -EINVAL, "Object of type %s is not JSON serializable", jinja_kind_name(value));
+		jinja_fail(run, -EINVAL, "Object of type %s is not JSON serializable",
+			jinja_kind_name(value));
 	}
 	jinja_leave(run);
 }
 
-void jinja_put_json(struct run *run, struct buffer *buffer, struct value value, const struct json_style *style)
+void jinja_put_json(
+	struct run *run, struct buffer *buffer, struct value value, const struct json_style *style)
 {
 	put_json_at(run, buffer, value, style, 0);
 }

@@ -102,9 +102,11 @@ static utf8proc_category_t category_of(uint32_t point)
 bool jinja_point_is_space(uint32_t point)
 {
 	if (point < 0x80)
-		return point == ' ' || (point >= 0x09 && point <= 0x0d) || (point >= 0x1c && point <= 0x1f);
-	return point == 0x85 || point == 0xa0 || point == 0x1680 || (point >= 0x2000 && point <= 0x200a)
-		|| point == 0x2028 || point == 0x2029 || point == 0x202f || point == 0x205f || point == 0x3000;
+		return point == ' ' || (point >= 0x09 && point <= 0x0d)
+			|| (point >= 0x1c && point <= 0x1f);
+	return point == 0x85 || point == 0xa0 || point == 0x1680
+		|| (point >= 0x2000 && point <= 0x200a) || point == 0x2028 || point == 0x2029
+		|| point == 0x202f || point == 0x205f || point == 0x3000;
 }
 
 bool jinja_point_is_alpha(uint32_t point)
@@ -168,7 +170,8 @@ bool jinja_point_is_printable(uint32_t point)
 
 bool jinja_point_starts_name(uint32_t point)
 {
-	return point == '_' || jinja_point_is_alpha(point) || category_of(point) == UTF8PROC_CATEGORY_NL;
+	return point == '_' || jinja_point_is_alpha(point)
+		|| category_of(point) == UTF8PROC_CATEGORY_NL;
 }
 
 bool jinja_point_is_name(uint32_t point)
@@ -176,7 +179,8 @@ bool jinja_point_is_name(uint32_t point)
 	utf8proc_category_t c = category_of(point);
 
 	return jinja_point_starts_name(point) || c == UTF8PROC_CATEGORY_ND
-		|| c == UTF8PROC_CATEGORY_MN || c == UTF8PROC_CATEGORY_MC || c == UTF8PROC_CATEGORY_PC;
+		|| c == UTF8PROC_CATEGORY_MN || c == UTF8PROC_CATEGORY_MC
+		|| c == UTF8PROC_CATEGORY_PC;
 }
 
 static size_t copy_form(const uint16_t form[3], uint32_t out[3])

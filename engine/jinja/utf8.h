@@ -1,4 +1,4 @@
-/* utf8.h - code points of text that is known to be valid UTF-8, and Python's idea of their classes. */
+/* utf8.h - code points of text that is known to be valid UTF-8, and their classes in Python. */
 #ifndef ENGINE_JINJA_UTF8_H
 #define ENGINE_JINJA_UTF8_H
 

@@ -49,9 +49,11 @@ struct value jinja_undefined(struct run *run, const char *format, ...)
 
 struct list *jinja_list_new(struct run *run, size_t size)
 {
+	static struct value
+		none[1]; /* so that items is never NULL; size 0 keeps it from being written */
 	struct list *list = jinja_alloc(run, sizeof(*list));
 
-	*list = (struct list){ .size = size };
+	*list = (struct list){ .size = size, .items = none };
 	if (size)
 		list->items = jinja_alloc_array(run, size, sizeof(list->items[0]));
 	jinja_step(run, size / 8);
@@ -62,7 +64,8 @@ void jinja_list_push(struct run *run, struct list *list, struct value value)
 {
 	if (list->n == list->size) {
 		size_t size = list->size ? list->size * 2 : 4;
-		list->items = jinja_realloc(run, list->items, list->size * sizeof(value), size * sizeof(value));
+		list->items = jinja_realloc(run, list->size ? list->items : NULL,
+			list->size * sizeof(value), size * sizeof(value));
 		list->size = size;
 	}
 	list->items[list->n++] = value;
@@ -122,7 +125,8 @@ uint64_t jinja_hash(struct run *run, struct value value)
 		jinja_leave(run);
 		return hash;
 	case LIST: case DICT:
-		jinja_fail(run, -EINVAL, "unhashable type: '%s'", value.kind == LIST ? "list" : "dict");
+		jinja_fail(run, -EINVAL, "unhashable type: '%s'",
+			value.kind == LIST ? "list" : "dict");
 	default:
 		return hash;
 	}
@@ -142,15 +146,18 @@ static void dict_index(struct run *run, struct dict *dict)
 	}
 }
 
-static struct dict_entry *dict_find(struct run *run, const struct dict *dict, struct value key, uint64_t hash)
+static struct dict_entry *dict_find(
+	struct run *run, const struct dict *dict, struct value key, uint64_t hash)
 {
 	if (!dict->slots) {
 		for (size_t i = 0; i < dict->n; i++)
-			if (dict->entries[i].hash == hash && jinja_equal(run, dict->entries[i].key, key))
+			if (dict->entries[i].hash == hash
+				&& jinja_equal(run, dict->entries[i].key, key))
 				return &dict->entries[i];
 		return NULL;
 	}
-	for (size_t slot = hash & (dict->n_slots - 1); dict->slots[slot]; slot = (slot + 1) & (dict->n_slots - 1)) {
+	for (size_t slot = hash & (dict->n_slots - 1); dict->slots[slot];
+		slot = (slot + 1) & (dict->n_slots - 1)) {
 		struct dict_entry *entry = &dict->entries[dict->slots[slot] - 1];
 		if (entry->hash == hash && jinja_equal(run, entry->key, key))
 			return entry;
@@ -171,7 +178,8 @@ void jinja_dict_set(struct run *run, struct dict *dict, struct value key, struct
 	}
 	if (dict->n == dict->size) {
 		size_t size = dict->size ? dict->size * 2 : 4;
-		dict->entries = jinja_realloc(run, dict->entries, dict->size * sizeof(*entry), size * sizeof(*entry));
+		dict->entries = jinja_realloc(
+			run, dict->entries, dict->size * sizeof(*entry), size * sizeof(*entry));
 		dict->size = size;
 	}
 	dict->entries[dict->n++] = (struct dict_entry){ .key = key, .value = value, .hash = hash };
@@ -250,10 +258,23 @@ struct value jinja_from_json(struct run *run, const json_t *json)
 const char *jinja_kind_name(struct value value)
 {
 	static const char *const names[] = {
-		[MISSING] = "nothing", [UNDEFINED] = "undefined", [NONE] = "None", [BOOL] = "bool",
-		[INT] = "int", [FLOAT] = "float", [STRING] = "str", [LIST] = "list", [TUPLE] = "tuple",
-		[DICT] = "dict", [NAMESPACE] = "namespace", [RANGE] = "range", [VIEW] = "dict view",
-		[ITERATOR] = "iterator", [FUNCTION] = "function", [MACRO] = "macro", [LOOP] = "loop",
+		[MISSING] = "nothing",
+		[UNDEFINED] = "undefined",
+		[NONE] = "None",
+		[BOOL] = "bool",
+		[INT] = "int",
+		[FLOAT] = "float",
+		[STRING] = "str",
+		[LIST] = "list",
+		[TUPLE] = "tuple",
+		[DICT] = "dict",
+		[NAMESPACE] = "namespace",
+		[RANGE] = "range",
+		[VIEW] = "dict view",
+		[ITERATOR] = "iterator",
+		[FUNCTION] = "function",
+		[MACRO] = "macro",
+		[LOOP] = "loop",
 		[COUNTER] = "cycler",
 	};
 	return names[value.kind];
@@ -262,14 +283,20 @@ const char *jinja_kind_name(struct value value)
 void jinja_need_defined(struct run *run, struct value value)
 {
 	if (value.kind == UNDEFINED)
-		jinja_fail(run, -EINVAL, "%.*s", (int)(value.n < 200 ? value.n : 200), value.bytes);
+		jinja_fail(run, -EINVAL, "%.*s", WORDS(value));
 }
 
 bool jinja_has_length(struct value value)
 {
 	switch (value.kind) {
-	case UNDEFINED: case STRING: case LIST: case TUPLE: case DICT: case RANGE: case VIEW: case LOOP:
-		return true;
+	case UNDEFINED:
+	case STRING:
+	case LIST:
+	case TUPLE:
+	case DICT:
+	case RANGE:
+	case VIEW:
+	case LOOP: return true;
 	default:
 		return false;
 	}
@@ -285,7 +312,8 @@ bool jinja_truth(struct run *run, struct value value)
 	case FLOAT:
 		return value.real != 0;
 	default:
-		return !jinja_has_length(value) || value.kind == LOOP || jinja_length(run, value) > 0;
+		return !jinja_has_length(value) || value.kind == LOOP
+			|| jinja_length(run, value) > 0;
 	}
 }
 
@@ -348,7 +376,8 @@ static struct value range_item(const struct range *range, size_t i)
 
 static bool ranges_equal(const struct range *a, const struct range *b)
 {
-	return a->n == b->n && (a->n == 0 || (a->start == b->start && (a->n == 1 || a->step == b->step)));
+	return a->n == b->n
+		&& (a->n == 0 || (a->start == b->start && (a->n == 1 || a->step == b->step)));
 }
 
 bool jinja_equal(struct run *run, struct value a, struct value b)
@@ -412,7 +441,8 @@ int jinja_compare(struct run *run, struct value a, struct value b, const char *o
 		}
 		return (a.list->n > b.list->n) - (a.list->n < b.list->n);
 	}
-	jinja_fail(run, -EINVAL, "'%s' not supported between %s and %s", op, jinja_kind_name(a), jinja_kind_name(b));
+	jinja_fail(run, -EINVAL, "'%s' not supported between %s and %s", op, jinja_kind_name(a),
+		jinja_kind_name(b));
 }
 
 bool jinja_contains(struct run *run, struct value needle, struct value haystack)
@@ -421,15 +451,19 @@ bool jinja_contains(struct run *run, struct value needle, struct value haystack)
 
 	if (haystack.kind == STRING) {
 		if (needle.kind != STRING)
-			jinja_fail(run, -EINVAL, "'in <string>' requires string as left operand, not %s",
+			jinja_fail(run, -EINVAL,
+				"'in <string>' requires string as left operand, not %s",
 				jinja_kind_name(needle));
 		jinja_step_bytes(run, haystack.n);
-		return needle.n == 0 || (haystack.n && memmem(haystack.bytes, haystack.n, needle.bytes, needle.n));
+		return needle.n == 0
+			|| (haystack.n
+				&& memmem(haystack.bytes, haystack.n, needle.bytes, needle.n));
 	}
 	if (haystack.kind == DICT || (haystack.kind == VIEW && haystack.detail == VIEW_KEYS))
 		return jinja_dict_get(run, haystack.dict, needle) != NULL;
 	if (!jinja_is_iterable(haystack))
-		jinja_fail(run, -EINVAL, "argument of type '%s' is not iterable", jinja_kind_name(haystack));
+		jinja_fail(run, -EINVAL, "argument of type '%s' is not iterable",
+			jinja_kind_name(haystack));
 	items = jinja_items(run, haystack);
 	for (size_t i = 0; i < items->n; i++)
 		if (jinja_equal(run, items->items[i], needle))
@@ -452,7 +486,8 @@ size_t jinja_length(struct run *run, struct value value)
 	case RANGE:
 		return value.range->n;
 	default:
-		jinja_fail(run, -EINVAL, "object of type '%s' has no len()", jinja_kind_name(value));
+		jinja_fail(
+			run, -EINVAL, "object of type '%s' has no len()", jinja_kind_name(value));
 	}
 }
 
@@ -467,8 +502,10 @@ static struct list *items_of_dict(struct run *run, const struct dict *dict, unsi
 
 	for (size_t i = 0; i < dict->n; i++) {
 		struct dict_entry *entry = &dict->entries[i];
-		jinja_list_push(run, list, view == VIEW_KEYS ? entry->key : view == VIEW_VALUES ? entry->value
-			: jinja_pair(run, entry->key, entry->value));
+		jinja_list_push(run, list,
+			view == VIEW_KEYS	      ? entry->key
+				: view == VIEW_VALUES ? entry->value
+						      : jinja_pair(run, entry->key, entry->value));
 	}
 	return list;
 }

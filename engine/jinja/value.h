@@ -80,27 +80,53 @@ struct iterator {
 	const char *name;            /* Python's name of the type, for repr */
 };
 
+/* For "%.*s" in messages: the beginning of a string. */
+#define WORDS(value) (int)((value).n < 200 ? (value).n : 200), (value).bytes
+
 /* Constructors. */
 static inline struct value value_missing(void) { return (struct value){ .kind = MISSING }; }
 static inline struct value value_none(void) { return (struct value){ .kind = NONE }; }
-static inline struct value value_bool(bool b) { return (struct value){ .kind = BOOL, .integer = b }; }
-static inline struct value value_int(int64_t i) { return (struct value){ .kind = INT, .integer = i }; }
-static inline struct value value_float(double d) { return (struct value){ .kind = FLOAT, .real = d }; }
+static inline struct value value_bool(bool b)
+{
+	return (struct value){ .kind = BOOL, .integer = b };
+}
+static inline struct value value_int(int64_t i)
+{
+	return (struct value){ .kind = INT, .integer = i };
+}
+static inline struct value value_float(double d)
+{
+	return (struct value){ .kind = FLOAT, .real = d };
+}
 static inline struct value value_string(const char *bytes, size_t n)
 {
 	return (struct value){ .kind = STRING, .bytes = bytes, .n = n };
 }
 static inline struct value value_text(const char *s) { return value_string(s, strlen(s)); }
-static inline struct value value_buffer(const struct buffer *b) { return value_string(b->bytes ? b->bytes : "", b->n); }
-static inline struct value value_list(struct list *list) { return (struct value){ .kind = LIST, .list = list }; }
-static inline struct value value_tuple(struct list *list) { return (struct value){ .kind = TUPLE, .list = list }; }
-static inline struct value value_dict(struct dict *dict) { return (struct value){ .kind = DICT, .dict = dict }; }
+static inline struct value value_buffer(const struct buffer *b)
+{
+	return value_string(b->bytes ? b->bytes : "", b->n);
+}
+static inline struct value value_list(struct list *list)
+{
+	return (struct value){ .kind = LIST, .list = list };
+}
+static inline struct value value_tuple(struct list *list)
+{
+	return (struct value){ .kind = TUPLE, .list = list };
+}
+static inline struct value value_dict(struct dict *dict)
+{
+	return (struct value){ .kind = DICT, .dict = dict };
+}
 
 /* An undefined value; what it says about itself when it is misused. */
-struct value jinja_undefined(struct run *run, const char *format, ...) __attribute__((format(printf, 2, 3)));
+struct value jinja_undefined(struct run *run, const char *format, ...)
+	__attribute__((format(printf, 2, 3)));
 
 /* A string built from a format; for messages and names. */
-struct value jinja_format(struct run *run, const char *format, ...) __attribute__((format(printf, 2, 3)));
+struct value jinja_format(struct run *run, const char *format, ...)
+	__attribute__((format(printf, 2, 3)));
 
 struct list *jinja_list_new(struct run *run, size_t size);
 void jinja_list_push(struct run *run, struct list *list, struct value value);
@@ -124,7 +150,8 @@ void jinja_need_defined(struct run *run, struct value value);
 bool jinja_truth(struct run *run, struct value value);
 bool jinja_equal(struct run *run, struct value a, struct value b);
 bool jinja_same(struct value a, struct value b);                          /* Python's "is" */
-int jinja_compare(struct run *run, struct value a, struct value b, const char *op); /* <0 0 >0; 2 unordered */
+int jinja_compare(
+	struct run *run, struct value a, struct value b, const char *op); /* <0 0 >0; 2 unordered */
 bool jinja_contains(struct run *run, struct value needle, struct value haystack);
 uint64_t jinja_hash(struct run *run, struct value value);                 /* fails for unhashable */
 
@@ -136,10 +163,16 @@ size_t jinja_length(struct run *run, struct value value);
 bool jinja_is_iterable(struct value value);
 struct list *jinja_items(struct run *run, struct value value);
 
-static inline bool value_is_number(struct value v) { return v.kind == BOOL || v.kind == INT || v.kind == FLOAT; }
+static inline bool value_is_number(struct value v)
+{
+	return v.kind == BOOL || v.kind == INT || v.kind == FLOAT;
+}
 static inline bool value_is_whole(struct value v) { return v.kind == BOOL || v.kind == INT; }
 static inline bool value_is_sequence(struct value v) { return v.kind == LIST || v.kind == TUPLE; }
-static inline double value_real(struct value v) { return v.kind == FLOAT ? v.real : (double)v.integer; }
+static inline double value_real(struct value v)
+{
+	return v.kind == FLOAT ? v.real : (double)v.integer;
+}
 static inline bool value_text_is(struct value v, const char *s)
 {
 	return v.kind == STRING && v.n == strlen(s) && memcmp(v.bytes, s, v.n) == 0;
@@ -149,13 +182,14 @@ static inline bool value_text_is(struct value v, const char *s)
 void jinja_put_str(struct run *run, struct buffer *buffer, struct value value);
 void jinja_put_repr(struct run *run, struct buffer *buffer, struct value value);
 void jinja_put_float(struct run *run, struct buffer *buffer, double real);
-struct value jinja_str(struct run *run, struct value value);   /* a string as it is, else its str() */
+struct value jinja_str(struct run *run, struct value value); /* a string as it is, else its str() */
 
 struct json_style {
 	struct value indent;          /* a string of each level's indentation; NONE: one line */
 	struct value item_separator, key_separator;
 	bool ascii, sort;
 };
-void jinja_put_json(struct run *run, struct buffer *buffer, struct value value, const struct json_style *style);
+void jinja_put_json(
+	struct run *run, struct buffer *buffer, struct value value, const struct json_style *style);
 
 #endif

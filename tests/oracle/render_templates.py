@@ -8,8 +8,9 @@
   render_templates.py cases [DIR] [COUNT] print what jinja2 makes of DIR's templates, for tests/unit/test_chat.c
 
 Needs python3-jinja2.  A difference prints its case and the exit status is 1."""
-import datetime, glob, itertools, json, os, random, subprocess, sys
+import datetime, glob, json, os, random, subprocess, sys, warnings
 
+warnings.simplefilter("ignore")
 os.environ["TZ"] = "UTC"
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 GOLDEN = os.path.join(ROOT, "tests/golden/jinja")
@@ -90,7 +91,8 @@ class Tool:
 
 
 def show(kind, template, context, want, why, got):
-    print(f"--- {kind}\ntemplate: {template!r}\ncontext:  {json.dumps(context)[:600]}")
+    print(f"--- {kind}\ntemplate: {template!r}\n" + ("" if kind.startswith("random") else
+          f"context:  {json.dumps(context)[:600]}"))
     print(f"jinja2:   {want!r}" if why is None else f"jinja2:   error {why}")
     print(f"kvd:      {got['text']!r}" if "text" in got else f"kvd:      error {got['error']}", flush=True)
 
@@ -101,6 +103,8 @@ def compare(tool, kind, template, context):
     if got.get("code") == -1:
         show(kind, template, context, want, why, got)
         sys.exit(1)
+    if why is None and " at 0x" in want:  # Python prints the address of an object: nothing to compare
+        return "text" in got
     same = got.get("text") == want if why is None else "error" in got
     if why is not None and why.startswith("Refused") and got.get("code") != 74:  # EBADMSG
         same = False

@@ -21,12 +21,15 @@ static json_t *answer(const char *line, size_t n)
 		json_decref(request);
 		return json_pack("{s:s, s:i}", "error", "bad request", "code", 0);
 	}
-	r = jinja_render(json_string_value(template), json_string_length(template), json_object_get(request, "context"),
-		(time_t)json_integer_value(json_object_get(request, "now")), NULL, &text, &length, sentence, sizeof(sentence));
+	r = jinja_render(json_string_value(template), json_string_length(template),
+		json_object_get(request, "context"),
+		(time_t)json_integer_value(json_object_get(request, "now")), NULL, &text, &length,
+		sentence, sizeof(sentence));
 	json_decref(request);
 	if (r < 0) {
 		result = json_object();
-		json_object_set_new(result, "error", json_string(sentence) ? json_string(sentence) : json_string("(not UTF-8)"));
+		json_object_set_new(result, "error",
+			json_string(sentence) ? json_string(sentence) : json_string("(not UTF-8)"));
 		json_object_set_new(result, "code", json_integer(-r));
 		return result;
 	}

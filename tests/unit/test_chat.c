@@ -1,5 +1,5 @@
 /* test_chat - chat_render(): its own input checks, and real templates of public models compared
- * with jinja2, which tests/oracle/render_templates.py runs live (../shared/templates or $KVD_SHARED). */
+ * with jinja2, which tests/oracle/render_templates.py runs live ($KVD_SHARED or ../shared). */
 #include "engine/chat.h"
 
 #include <check.h>
@@ -16,11 +16,13 @@ static const char smol[] =
 	"{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
 	"{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
 
-static void expect_text(const char *template, const char *messages, const struct chat_options *options, const char *wanted)
+static void expect_text(const char *template, const char *messages,
+	const struct chat_options *options, const char *wanted)
 {
 	char *text, err[512] = "";
 	size_t n;
-	int r = chat_render(template, strlen(template), messages, options, &text, &n, err, sizeof(err));
+	int r = chat_render(
+		template, strlen(template), messages, options, &text, &n, err, sizeof(err));
 
 	ck_assert_msg(r == 0, "%s", err);
 	ck_assert_uint_eq(n, strlen(wanted));
@@ -28,7 +30,8 @@ static void expect_text(const char *template, const char *messages, const struct
 	free(text);
 }
 
-static void expect_error(const char *messages, const struct chat_options *options, const char *words)
+static void expect_error(
+	const char *messages, const struct chat_options *options, const char *words)
 {
 	char *text = NULL, err[512] = "";
 	size_t n;
@@ -46,23 +49,29 @@ START_TEST(a_conversation)
 	expect_text(smol, "[{\"role\": \"user\", \"content\": \"Hi {{ x }}\"}]", &options,
 		"<|im_start|>system\nYou help.<|im_end|>\n<|im_start|>user\nHi {{ x }}<|im_end|>\n<|im_start|>assistant\n");
 	options.add_generation_prompt = false;
-	expect_text(smol, "[{\"role\": \"system\", \"content\": \"S\"}, {\"role\": \"user\", \"content\": \"\"}]", &options,
-		"<|im_start|>system\nS<|im_end|>\n<|im_start|>user\n<|im_end|>\n");
+	expect_text(smol,
+		"[{\"role\": \"system\", \"content\": \"S\"}, {\"role\": \"user\", \"content\": \"\"}]",
+		&options, "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\n<|im_end|>\n");
 	expect_text(smol, "[]", &options, "");
 }
 END_TEST
 
 START_TEST(the_variables_of_a_template)
 {
-	struct chat_options options = { .bos_token = "<s>", .eos_token = "</s>", .tools_json = "[{\"n\": 1}]",
-		.extra_json = "{\"enable_thinking\": false, \"eos_token\": \"E\"}", .now = 1732444800 };
+	struct chat_options options = { .bos_token = "<s>",
+		.eos_token = "</s>",
+		.tools_json = "[{\"n\": 1}]",
+		.extra_json = "{\"enable_thinking\": false, \"eos_token\": \"E\"}",
+		.now = 1732444800 };
 
 	setenv("TZ", "UTC", 1);
-	expect_text("{{ bos_token }}{{ eos_token }}{{ tools }}{{ enable_thinking }}{{ strftime_now('%d %b %Y') }}", "[]",
-		&options, "<s>E[{'n': 1}]False24 Nov 2024");
+	expect_text(
+		"{{ bos_token }}{{ eos_token }}{{ tools }}{{ enable_thinking }}{{ strftime_now('%d %b %Y') }}",
+		"[]", &options, "<s>E[{'n': 1}]False24 Nov 2024");
 	options = (struct chat_options){ 0 };
-	expect_text("{{ bos_token is defined }} {{ tools is none }} {{ documents is none }} {{ add_generation_prompt }}", "[]",
-		&options, "False True True False");
+	expect_text(
+		"{{ bos_token is defined }} {{ tools is none }} {{ documents is none }} {{ add_generation_prompt }}",
+		"[]", &options, "False True True False");
 }
 END_TEST
 
@@ -86,12 +95,15 @@ END_TEST
 START_TEST(a_refusal_is_told_apart)
 {
 	struct chat_options options = { 0 };
-	const char *template = "{% if messages|length > 1 %}\n{{ raise_exception('one at a time') }}{% endif %}";
+	const char *template =
+		"{% if messages|length > 1 %}\n{{ raise_exception('one at a time') }}{% endif %}";
 	char *text = NULL, err[512];
 	size_t n;
 
-	ck_assert_int_eq(chat_render(template, strlen(template), "[{\"role\": \"a\"}, {\"role\": \"b\"}]", &options, &text, &n,
-		err, sizeof(err)), -EBADMSG);
+	ck_assert_int_eq(
+		chat_render(template, strlen(template), "[{\"role\": \"a\"}, {\"role\": \"b\"}]",
+			&options, &text, &n, err, sizeof(err)),
+		-EBADMSG);
 	ck_assert_str_eq(err, "chat template, line 2, column 19: one at a time");
 }
 END_TEST
@@ -100,8 +112,10 @@ END_TEST
 static void check_case(json_t *one)
 {
 	json_t *context = json_object_get(one, "context"), *wanted = json_object_get(one, "text");
-	char *messages = json_dumps(json_object_get(context, "messages"), 0), *extra, *tools = NULL, *text = NULL;
-	struct chat_options options = { .now = (time_t)json_integer_value(json_object_get(one, "now")) };
+	char *messages = json_dumps(json_object_get(context, "messages"), 0), *extra, *tools = NULL,
+	     *text = NULL;
+	struct chat_options options = { .now = (time_t)json_integer_value(
+						json_object_get(one, "now")) };
 	json_t *template = json_object_get(one, "template");
 	const char *name = json_string_value(json_object_get(one, "name"));
 	char err[512] = "";
@@ -110,20 +124,26 @@ static void check_case(json_t *one)
 
 	options.bos_token = json_string_value(json_object_get(context, "bos_token"));
 	options.eos_token = json_string_value(json_object_get(context, "eos_token"));
-	options.add_generation_prompt = json_is_true(json_object_get(context, "add_generation_prompt"));
+	options.add_generation_prompt = json_is_true(
+		json_object_get(context, "add_generation_prompt"));
 	if (json_is_array(json_object_get(context, "tools")))
 		options.tools_json = tools = json_dumps(json_object_get(context, "tools"), 0);
 	json_object_del(context, "tools");
 	json_object_del(context, "messages");
 	options.extra_json = extra = json_dumps(context, 0);
-	r = chat_render(json_string_value(template), json_string_length(template), messages, &options, &text, &n, err, sizeof(err));
-	ck_assert_msg((r == 0) == (wanted != NULL), "%s: %s: %s%s; jinja2: %s", name, messages, r ? err : text, "",
-		wanted ? json_string_value(wanted) : json_string_value(json_object_get(one, "error")));
+	r = chat_render(json_string_value(template), json_string_length(template), messages,
+		&options, &text, &n, err, sizeof(err));
+	ck_assert_msg((r == 0) == (wanted != NULL), "%s: %s: %s%s; jinja2: %s", name, messages,
+		r ? err : text, "",
+		wanted ? json_string_value(wanted)
+		       : json_string_value(json_object_get(one, "error")));
 	if (json_is_true(json_object_get(one, "refused")))
 		ck_assert_int_eq(r, -EBADMSG);
 	if (wanted)
-		ck_assert_msg(n == json_string_length(wanted) && memcmp(text, json_string_value(wanted), n) == 0,
-			"%s: %s\n got    %s\n jinja2 %s", name, messages, text, json_string_value(wanted));
+		ck_assert_msg(n == json_string_length(wanted)
+				&& memcmp(text, json_string_value(wanted), n) == 0,
+			"%s: %s\n got    %s\n jinja2 %s", name, messages, text,
+			json_string_value(wanted));
 	free(text);
 	free(tools);
 	free(extra);
@@ -143,7 +163,9 @@ START_TEST(real_templates_are_equal)
 	oracle = popen("python3 tests/oracle/render_templates.py cases", "r");
 	ck_assert_ptr_nonnull(oracle);
 	while ((length = getline(&line, &size, oracle)) > 0) {
-		json_t *one = line[0] == '{' ? json_loadb(line, (size_t)length, JSON_ALLOW_NUL, NULL) : NULL;
+		json_t *one = line[0] == '{'
+			? json_loadb(line, (size_t)length, JSON_ALLOW_NUL, NULL)
+			: NULL;
 		if (!one)
 			continue;
 		check_case(one);
