@@ -113,7 +113,8 @@ struct core_action {
 			uint32_t job;
 			enum core_move kind;
 			/* SCRUB: zero target.  COPY: source -> target.  COMPARE_COPY: compare source and
-			 * peer; if equal copy source -> target.  SCRUB_EXTENT: zero extent `target`.
+			 * peer; if equal copy source -> target (target == source: compare only, write
+			 * nothing).  SCRUB_EXTENT: zero extent `target`.
 			 * Frames of one job share one geometry, given here. */
 			uint32_t source, peer, target;
 			struct kvd_geometry geometry;

@@ -225,7 +225,7 @@ static void extent_leave(const struct core *c, uint32_t x)
 		ADD(g->n_unacked, -1);
 	SET(e->frames[KVD_FRAME_FREE], 0);
 	SET(e->scrub_space, g->space);
-	ADD(c->frames[KVD_FRAME_FREE], -e->n_frames);
+	ADD(c->frames[KVD_FRAME_FREE], -(uint64_t)e->n_frames);
 	ADD(c->frame_bytes[KVD_FRAME_FREE], -(uint64_t)e->n_frames * s->page_bytes);
 	ADD(c->tail_bytes, -(s->geometry.extent_bytes - e->n_frames * s->page_bytes));
 	list_push(c, LIST_EXTENTS, &c->leaving, x);

@@ -5,7 +5,8 @@
  * Where it stops, it waits for one of three things, or computes:
  *   promise  another sequence of its domain computes the page right now (single flight)
  *   share    the only copies are in other engines' colours: a copy into the shared one is under way
- *   ack      a shared copy is there, but this engine has not mapped its extent yet
+ *   ack      a copy is there (a shared one, or one of the colour this engine took over), but the engine
+ *            has not mapped its extent yet
  *
  * A sequence that computes promises the run of pages that nobody else has or promises.  No deadlock:
  * a sequence that waits for a promise gives up all its own first, so a promiser never waits for a
@@ -20,7 +21,8 @@ void wake_all(const struct core *c, const struct list *waiters)
 		seq_wake(c, list_first(waiters));
 }
 
-/* The copy to take: of the shared colour if the engine has mapped it, else of its own. */
+/* The copy to take: of the shared colour if the engine has mapped it, else of its own.  Own extents may
+ * be unmapped too: those that the engine took over with the colour of a dead one. */
 static enum probe copy_probe(const struct core *c, const struct seq *s, uint32_t node, uint32_t *ret_record)
 {
 	const struct node *n = node_at(c, node);
@@ -30,12 +32,13 @@ static enum probe copy_probe(const struct core *c, const struct seq *s, uint32_t
 			continue;
 		uint32_t x = extent_of(c, page_at(c, p)->frame);
 		const struct group *g = group_of_extent(c, x);
-		if (g->engine == s->engine || (p == n->shared && (extent_at(c, x)->acked >> s->engine & 1u))) {
+		bool readable = g->engine == s->engine || p == n->shared;
+		if (readable && (extent_at(c, x)->acked >> s->engine & 1u)) {
 			found = PROBE_HIT;
 			*ret_record = p;
 			if (p == n->shared)
 				return PROBE_HIT;
-		} else if (found != PROBE_HIT && p == n->shared) {
+		} else if (found != PROBE_HIT && readable) {
 			found = PROBE_ACK;
 			*ret_record = x;
 		} else if (found == PROBE_MISS && page_may_share(c, p)) {

@@ -94,7 +94,8 @@ static void merge_same_tenant(const struct core *c, const struct node *n)
 		while (q != CORE_NONE) {
 			const struct page *later = page_at(c, q);
 			uint32_t next = list_next(c, LIST_COPIES, q);
-			if (later->tenant == page_at(c, p)->tenant && page_colour(c, q) && page_colour(c, q) == page_colour(c, p)) {
+			bool same = later->tenant == page_at(c, p)->tenant && page_colour(c, q) && page_colour(c, q) == page_colour(c, p);
+			if (same && (extent_at(c, extent_of(c, page_at(c, p)->frame))->acked >> (page_colour(c, p) - 1) & 1u)) {
 				while (later->holders.count)
 					hold_switch(c, list_first(&later->holders), p);
 				page_drop(c, q, true);

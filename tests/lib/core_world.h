@@ -28,7 +28,8 @@ struct world_slot {
 	int32_t tokens[WORLD_TOKENS];
 	uint32_t table[WORLD_PAGES];   /* as kvd publishes it */
 	uint32_t step[WORLD_PAGES];    /* the copy an unfinished step uses */
-	uint32_t step_sealed, step_chunk;
+	uint32_t step_sealed, step_chunk, step_from;
+	bool step_valid;               /* nothing has happened to the slot since the step began */
 	uint32_t finished, last_status, last_cached, fork_of;
 	bool closing, looked;
 };

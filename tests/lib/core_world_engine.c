@@ -85,6 +85,15 @@ void world_advance(struct world *w, uint32_t engine, uint32_t slot)
 		.want = pages_of(end), .flags = lookup ? KVD_GROW_LOOKUP : 0 });
 }
 
+/* Has the slot been preempted meanwhile, and the event is still in the queue? */
+static bool preempt_queued(const struct world_engine *e, uint32_t slot)
+{
+	for (uint32_t i = e->head; i != e->tail; i++)
+		if (e->queue[i % WORLD_QUEUE].verb == KVD_EV_PREEMPT && e->queue[i % WORLD_QUEUE].slot == slot)
+			return true;
+	return false;
+}
+
 static void completed_grow(struct world *w, struct world_engine *e, struct world_slot *s, const struct kvd_cqe *c)
 {
 	if (c->cached * 16 > s->n_done)
@@ -93,18 +102,18 @@ static void completed_grow(struct world *w, struct world_engine *e, struct world
 		world_fail(w, "more is cached than was asked for", c->cached, s->n_target);
 	s->n_sealed = c->cached;
 	s->n_pages = c->pages;
-	for (uint32_t i = pages_of(s->n_done); i < c->pages; i++)
+	for (uint32_t i = pages_of(s->n_done); i < c->pages && !preempt_queued(e, (uint32_t)(s - e->slot)); i++)
 		if (!s->table[i] || (w->tags[KVD_ENTRY_FRAME(s->table[i])] != 0))
 			world_fail(w, "a fresh page is missing or not zero", i, s->table[i]);
 	s->state = SLOT_READY;
-	(void)e;
 }
 
 static void slot_preempted(struct world *w, struct world_slot *s)
 {
 	if (s->state == SLOT_IDLE)
-		world_fail(w, "an idle slot is preempted", 0, 0);
+		return;                      /* a hostile submission's sequence */
 	s->state = SLOT_PREEMPTED;
+	s->step_valid = false;
 	s->n_pages = s->n_sealed = 0;
 	s->chunk = 0;
 	w->preempted++;
@@ -132,7 +141,7 @@ static void completed_ok(struct world *w, struct world_engine *e, struct world_s
 		s->n_sealed = c->cached;
 		s->n_pages = c->pages;
 		s->state = SLOT_READY;
-		for (uint32_t i = 0; i < c->pages; i++)
+		for (uint32_t i = 0; i < c->pages && !preempt_queued(e, (uint32_t)(s - e->slot)); i++)
 			if (!s->table[i])
 				world_fail(w, "an entry is missing after a copy", i, c->pages);
 		break;
@@ -199,18 +208,22 @@ void world_step_begin(struct world *w, uint32_t engine)
 	for (uint32_t n = 0; n < e->max_seqs; n++) {
 		struct world_slot *s = &e->slot[n];
 		memcpy(s->step, s->table, sizeof(s->step));
-		s->step_sealed = s->state == SLOT_READY ? s->n_sealed : WORLD_PAGES;
+		s->step_sealed = s->state == SLOT_READY ? s->n_done / 16 : WORLD_PAGES;
+		s->step_from = s->n_done;
+		s->step_valid = true;
 		s->step_chunk = s->state == SLOT_READY ? s->chunk : 0;
 		s->chunk = 0;
-		if (s->step_chunk)
-			s->step_sealed = s->n_done / 16;
+		/* A preemption whose event is not consumed yet has emptied the row: sit the step out. */
+		for (uint32_t i = 0; s->step_chunk && i < pages_of(s->n_done + s->step_chunk); i++)
+			if (!s->step[i])
+				s->step_chunk = 0;
 	}
 }
 
 /* Write K and V of the chunk, through the copied row only. */
 static void step_compute(struct world *w, struct world_engine *e, struct world_slot *s)
 {
-	uint32_t from = s->n_done, to = s->n_done + s->step_chunk;
+	uint32_t from = s->step_from, to = s->step_from + s->step_chunk;
 	for (uint32_t i = from / 16; i < pages_of(to); i++) {
 		uint32_t f = KVD_ENTRY_FRAME(s->step[i]), end = to < (i + 1) * 16 ? to : (i + 1) * 16;
 		if (!s->step[i])
@@ -238,7 +251,7 @@ void world_step_end(struct world *w, uint32_t engine)
 		}
 		if (s->step_chunk)
 			step_compute(w, e, s);
-		if (s->step_chunk && s->state == SLOT_READY)
+		if (s->step_chunk && s->step_valid)
 			s->n_done += s->step_chunk;
 		if (s->step_chunk)
 			s->looked = false;
