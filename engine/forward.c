@@ -78,8 +78,22 @@ static const struct act_rows *row_stage_end(struct forward *f, struct lane *me, 
 	return row_stage_output(f, me, n_rows);
 }
 
+/* Round a row for each form that the (up to three) matrices read. */
+static void round_row(struct forward *f, const struct act_rows *a, uint32_t row, const float *x, uint32_t n,
+		      const struct panel_matrix *const *readers, int n_readers)
+{
+	for (int i = 0; i < n_readers; i++) {
+		bool done = false;
+		for (int k = 0; k < i; k++)
+			done = done || readers[k]->form == readers[i]->form;
+		if (!done)
+			forward_round(f->k, readers[i], a, row, 0, x, n);
+	}
+}
+
 /* Norm of rows of x (of all, or of the wanted ones), as input of matrices. */
 static const struct act_rows *norm_rows(struct forward *f, struct lane *me, const float *w,
+					const struct panel_matrix *const *readers, int n_readers,
 					const uint32_t *wanted, uint32_t n_rows)
 {
 	const uint32_t n = f->m->config.n_embd;
@@ -90,8 +104,7 @@ static const struct act_rows *norm_rows(struct forward *f, struct lane *me, cons
 		float *y = out->f32 + (size_t)row * out->f32_stride;
 		f->k->norm(f->x + (size_t)(wanted ? wanted[row] : row) * f->x_stride, w, n,
 			   f->m->config.rms_eps, y);
-		if (n % BLOCK_K == 0)
-			f->k->quantise(y, n, out->blocks + (size_t)row * out->block_stride);
+		round_row(f, out, row, y, n, readers, n_readers);
 	}
 	return row_stage_end(f, me, n_rows);
 }
@@ -113,7 +126,8 @@ static void attend(struct forward *f, struct lane *me, uint32_t layer)
 }
 
 /* Attention's partials merged, as input of wo. */
-static const struct act_rows *attended_rows(struct forward *f, struct lane *me, uint32_t layer)
+static const struct act_rows *attended_rows(struct forward *f, struct lane *me, uint32_t layer,
+					    const struct panel_matrix *wo)
 {
 	const struct attention_io io = attention_io_of(f, layer);
 	const uint32_t n = f->m->config.n_heads * f->m->config.head_dim;
@@ -123,8 +137,7 @@ static const struct act_rows *attended_rows(struct forward *f, struct lane *me, 
 	while (take_row(f, me, f->n_rows, &row, &next)) {
 		float *y = out->f32 + (size_t)row * out->f32_stride;
 		attention_merge(f->attention, &io, row, y, me->thread);
-		if (n % BLOCK_K == 0)
-			f->k->quantise(y, n, out->blocks + (size_t)row * out->block_stride);
+		forward_round(f->k, wo, out, row, 0, y, n);
 	}
 	return row_stage_end(f, me, f->n_rows);
 }
@@ -141,17 +154,19 @@ static void forward_thread(void *arg, unsigned thread)
 	team_barrier(f->team);
 	for (uint32_t layer = 0; layer < f->m->config.n_layers; layer++) {
 		const struct weights_layer *w = &f->w->layers[layer];
+		const struct panel_matrix *const qkv[] = { &w->wq, &w->wk, &w->wv };
+		const struct panel_matrix *const ffn[] = { &w->w_gate, &w->w_up };
 
-		in = norm_rows(f, me, w->attn_norm, NULL, f->n_rows);
+		in = norm_rows(f, me, w->attn_norm, qkv, 3, NULL, f->n_rows);
 		project_qkv(f, me, layer, in);
 		team_barrier(f->team);
 		attend(f, me, layer);
 		team_barrier(f->team);
-		in = attended_rows(f, me, layer);
+		in = attended_rows(f, me, layer, &w->wo);
 		project_add(f, me, &w->wo, in);
 		team_barrier(f->team);
 
-		in = norm_rows(f, me, w->ffn_norm, NULL, f->n_rows);
+		in = norm_rows(f, me, w->ffn_norm, ffn, 2, NULL, f->n_rows);
 		project_gated(f, me, w, in);
 		team_barrier(f->team);
 		project_add(f, me, &w->w_down, &f->hidden);
@@ -159,7 +174,8 @@ static void forward_thread(void *arg, unsigned thread)
 	}
 	if (f->n_wanted == 0)
 		return;
-	in = norm_rows(f, me, f->w->output_norm, f->wanted, f->n_wanted);
+	const struct panel_matrix *const head[] = { &f->w->output };
+	in = norm_rows(f, me, f->w->output_norm, head, 1, f->wanted, f->n_wanted);
 	project_logits(f, me, in);
 }
 
@@ -240,7 +256,15 @@ static bool act_rows_new(struct act_rows *a, uint32_t n_rows, uint32_t cols)
 	a->block_stride = a->f32_stride / BLOCK_K;
 	a->f32 = new_array((size_t)n_rows * a->f32_stride, sizeof(float));
 	a->blocks = new_array((size_t)n_rows * a->block_stride, sizeof(*a->blocks));
-	return a->f32 && a->blocks;
+	a->wide = new_array((size_t)n_rows * a->block_stride, sizeof(*a->wide));
+	return a->f32 && a->blocks && a->wide;
+}
+
+static void act_rows_free(struct act_rows *a)
+{
+	free(a->f32);
+	free(a->blocks);
+	free(a->wide);
 }
 
 static size_t largest(size_t a, size_t b)
@@ -399,16 +423,13 @@ void forward_free(struct forward *f)
 			free(f->lanes[t].panel[i]);
 			free(f->lanes[t].tile[i]);
 		}
-		free(f->lanes[t].act.f32);
-		free(f->lanes[t].act.blocks);
+		act_rows_free(&f->lanes[t].act);
 	}
 	free(f->lanes);
 	free(f->x);
 	free(f->queries);
-	free(f->act.f32);
-	free(f->act.blocks);
-	free(f->hidden.f32);
-	free(f->hidden.blocks);
+	act_rows_free(&f->act);
+	act_rows_free(&f->hidden);
 	free(f->cosines);
 	free(f->sines);
 	free(f->frequencies);

@@ -71,7 +71,18 @@ void project_gated(struct forward *f, struct lane *me, const struct weights_laye
 		   const struct act_rows *in);
 void project_logits(struct forward *f, struct lane *me, const struct act_rows *in);
 
-/* True if any of the matrices reads rounded (f32) activations. */
-static inline bool reads_blocks(const struct panel_matrix *m) { return m->n_groups > 0; }
+/* Round n f32 activations (a multiple of 32) of a row from element `at` on, as matrix m reads them;
+ * a matrix of floats reads them as they are. */
+static inline void forward_round(const struct cpu_kernels *k, const struct panel_matrix *m,
+				 const struct act_rows *a, uint32_t row, uint32_t at, const float *x,
+				 uint32_t n)
+{
+	size_t block = (size_t)row * a->block_stride + at / BLOCK_K;
+
+	if (m->form == FORM_NIBBLE)
+		k->quantise(x, n, a->blocks + block);
+	else if (m->form == FORM_BYTE)
+		k->quantise_wide(x, n, a->wide + block);
+}
 
 #endif

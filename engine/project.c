@@ -50,9 +50,8 @@ static void finish_gated(struct forward *f, struct lane *me, const struct panel_
 	for (uint32_t r = 0; r < n; r++) {
 		float *gate = me->tile[0] + r * PANEL_COLS;
 		f->k->swiglu(gate, me->tile[1] + r * PANEL_COLS);
-		if (reads_blocks(down))
-			f->k->quantise(gate, PANEL_COLS, f->hidden.blocks +
-				       (size_t)(first + r) * f->hidden.block_stride + panel);
+		if (down->n_groups)
+			forward_round(f->k, down, &f->hidden, first + r, panel * PANEL_COLS, gate, PANEL_COLS);
 		else
 			memcpy(f->hidden.f32 + (size_t)(first + r) * f->hidden.f32_stride +
 			       panel * PANEL_COLS, gate, PANEL_COLS * sizeof(float));

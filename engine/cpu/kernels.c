@@ -34,6 +34,7 @@ const struct cpu_kernels *cpu_kernels_find(const char *isa)
 
 size_t cpu_panel_scratch_bytes(const struct panel_matrix *m)
 {
-	/* two bytes a weight at most (a byte split in two nibbles), two f32 scales a group */
-	return (size_t)m->n_groups * PANEL_COLS * (2u * m->group_k + 2u * sizeof(float));
+	/* a nibble becomes a byte, scale and minimum f32; nothing else is expanded */
+	return m->form != FORM_NIBBLE ? 0u :
+	       (size_t)m->n_groups * PANEL_COLS * (m->group_k + 2u * sizeof(float));
 }

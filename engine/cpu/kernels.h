@@ -6,7 +6,8 @@
  *              one chain of f32 fma:  acc = fma((float)idot, d * scale, acc), and where the format
  *              has a minimum  acc = fma(m, scale * sum, acc).  idot is an exact integer.  Weights in
  *              f32, f16 or bf16: one chain over k of acc = fma(w, x, acc).  K is never split.
- * Activations  rounded to signed bytes per 32 elements, f32 scale = largest magnitude / 127.
+ * Activations  rounded per 32 elements: for nibbles to signed bytes, scale = largest magnitude / 127;
+ *              for bytes to 16 bits, scale = largest magnitude / 32512.
  * Attention    blocks of ATTN_BLOCK_KEYS keys, counted from position 0 of the sequence, each with its
  *              own maximum; partials (output, maximum, sum) are merged in block order.
  *
@@ -51,18 +52,32 @@ struct panel_matrix {
 	bool has_min, scales_f32;
 };
 
-/* 32 activations, rounded. */
-struct act_block {
-	int8_t q[BLOCK_K];
-	float scale;              /* value = q * scale */
+/* What goes with 32 rounded activations: value = q * scale. */
+struct act_scale {
+	float scale;
 	float scale_sum;          /* scale * (sum of q) */
-	int32_t minus_8_sum;      /* -8 * (sum of q) */
-	int32_t minus_8_half[1];  /* -8 * (sum of the first 16 q) */
+	int32_t minus_sum;        /* -(sum of q) times the weights' offset: 8 or 128 */
+	int32_t minus_half;       /* likewise of the first 16 */
 };
 
-/* Rows of activations, in both forms; a stage fills the ones its matrices read. */
+/* 32 activations rounded to signed bytes, for nibbles. */
+struct act_block {
+	int8_t q[BLOCK_K];
+	struct act_scale s;
+};
+
+/* 32 activations rounded to 16 bits, +-32512, for bytes; in an order of the instruction set's own
+ * (wide_store).  Fewer bits would not be faster on AVX2, which has no dot product of bytes, and the
+ * head's share of the rounding error is gone. */
+struct act_wide {
+	int16_t q[BLOCK_K];
+	struct act_scale s;
+};
+
+/* Rows of activations, in three forms; a stage fills the ones its matrices read. */
 struct act_rows {
 	struct act_block *blocks; /* (rows, block_stride) */
+	struct act_wide *wide;    /* (rows, block_stride) */
 	float *f32;               /* (rows, f32_stride), zero from n to the next multiple of 32 */
 	uint32_t block_stride, f32_stride;
 };
@@ -94,6 +109,7 @@ struct cpu_kernels {
 	void (*norm)(const float *x, const float *w, uint32_t n, float eps, float *y);
 	/* n elements, a multiple of 32, to n / 32 blocks */
 	void (*quantise)(const float *x, uint32_t n, struct act_block *blocks);
+	void (*quantise_wide)(const float *x, uint32_t n, struct act_wide *blocks);
 	/* 32 elements: gate = gate / (1 + exp(-gate)) * up */
 	void (*swiglu)(float *gate, const float *up);
 	/* 32 elements: y += x */

@@ -2,9 +2,9 @@
  *
  * Included once per instruction set, after its vec_*.h.  A register tile is R rows x C vectors of
  * columns; the integer sums of one group live in registers, the f32 chains in an array that the
- * compiler keeps in registers or L1 (one read-modify-write per group).  For many rows a panel is
+ * compiler keeps in registers or L1 (one read-modify-write per group).  For many rows a panel of nibbles is
  * expanded once into scratch, as contiguous runs of TILE_COLS columns:
- *   [run][group]{ [group_k/4][TILE_COLS][4 bytes or 2 x 4 nibbles], d f32 [TILE_COLS], m f32 [TILE_COLS] } */
+ *   [run][group]{ [8 k4][TILE_COLS][4 bytes], d f32 [TILE_COLS], m f32 [TILE_COLS] } */
 #ifndef VW
 #error "include a vec_*.h first"
 #endif
@@ -30,11 +30,17 @@ INLINE vf scale_load(const uint8_t *p, int c, bool is_f32)
 	return vf_from_f16(p + c * VW * 2);
 }
 
-/* Add one group's integer dots to the chains.  dots are without offset; start is what it adds. */
+/* Scales of row r: rows of activations lie stride bytes apart. */
+INLINE const struct act_scale *scale_of(const struct act_scale *first, uint32_t stride, int r)
+{
+	return (const struct act_scale *)((const uint8_t *)first + (size_t)r * stride);
+}
+
+/* Add one group's integer dots, still without the weights' offset, to the chains. */
 TILE void tile_accumulate(const int R, const int C, const struct panel_matrix *m,
-			    const struct tile_weights *w, const uint8_t *scales,
-			    const struct act_block *a, uint32_t stride, uint32_t half,
-			    vi dots[][4], vf acc[][4])
+			  const struct tile_weights *w, const uint8_t *scales,
+			  const struct act_scale *a, uint32_t stride, uint32_t half,
+			  vi dots[][4], vf acc[][4])
 {
 	vf d[4];
 
@@ -43,13 +49,11 @@ TILE void tile_accumulate(const int R, const int C, const struct panel_matrix *m
 		d[c] = scale_load(scales, c, w->scales_f32);
 	UNROLL(6)
 	for (int r = 0; r < R; r++) {
-		const struct act_block *block = a + (size_t)r * stride;
-		vf scale = vf_set1(block->scale);
+		const struct act_scale *s = scale_of(a, stride, r);
+		vf scale = vf_set1(s->scale);
 		if (m->offset) {
-			int32_t sum = m->group_k == BLOCK_K ? block->minus_8_sum :
-				      half == 0 ? block->minus_8_half[0] :
-				      block->minus_8_sum - block->minus_8_half[0];
-			vi start = vi_set1(m->offset == 8 ? sum : sum * 16);
+			vi start = vi_set1(m->group_k == BLOCK_K ? s->minus_sum :
+					   half == 0 ? s->minus_half : s->minus_sum - s->minus_half);
 			UNROLL(4)
 			for (int c = 0; c < C; c++)
 				dots[r][c] = vi_add(dots[r][c], start);
@@ -65,7 +69,7 @@ TILE void tile_accumulate(const int R, const int C, const struct panel_matrix *m
 		d[c] = scale_load(scales + w->min_bytes, c, w->scales_f32);
 	UNROLL(6)
 	for (int r = 0; r < R; r++) {
-		vf sum = vf_set1(a[(size_t)r * stride].scale_sum);
+		vf sum = vf_set1(scale_of(a, stride, r)->scale_sum);
 		UNROLL(4)
 		for (int c = 0; c < C; c++)
 			acc[r][c] = vf_fma(d[c], sum, acc[r][c]);
@@ -133,7 +137,7 @@ TILE void nibble_tile(const int R, const int C, const bool expanded, const struc
 			UNROLL(4)
 			for (int c = 0; c < C; c++)
 				dots[r][c] = nib_sum(s[r][c]);
-		tile_accumulate(R, C, m, w, scales, a, stride, 0, dots, acc);
+		tile_accumulate(R, C, m, w, scales, &a->s, stride * (uint32_t)sizeof(*a), 0, dots, acc);
 		quants += w->group_step;
 		scales += w->group_step;
 	}
@@ -141,12 +145,11 @@ TILE void nibble_tile(const int R, const int C, const bool expanded, const struc
 }
 
 /* Bytes; K4 = k4 of a group: 8, or 4 where two groups share an activation block. */
-TILE void byte_tile(const int R, const int C, const int K4, const bool expanded,
-		      const struct panel_matrix *m, const struct tile_weights *w,
-		      const struct act_block *a, uint32_t stride, float *out, uint32_t out_stride)
+TILE void byte_tile(const int R, const int C, const int K4, const struct panel_matrix *m,
+		    const struct tile_weights *w, const struct act_wide *a, uint32_t stride,
+		    float *out, uint32_t out_stride)
 {
 	const uint8_t *quants = w->quants, *scales = w->scales;
-	const int vec_bytes = expanded ? BYTE_EXPANDED_VECS * VW * 4 : VW * 4;
 	vf acc[6][4];
 
 	UNROLL(6)
@@ -156,8 +159,8 @@ TILE void byte_tile(const int R, const int C, const int K4, const bool expanded,
 			acc[r][c] = vf_zero();
 	for (uint32_t g = 0; g < m->n_groups; g++) {
 		const uint32_t half = K4 == 8 ? 0u : g & 1u;
-		const struct act_block *block = a + (K4 == 8 ? g : g / 2u);
-		struct byte_acc s[6][4];
+		const struct act_wide *block = a + (K4 == 8 ? g : g / 2u);
+		byte_acc s[6][4];
 		vi dots[6][4];
 		UNROLL(6)
 		for (int r = 0; r < R; r++)
@@ -170,22 +173,20 @@ TILE void byte_tile(const int R, const int C, const int K4, const bool expanded,
 			struct byte_w v[4];
 			UNROLL(4)
 			for (int c = 0; c < C; c++)
-				v[c] = expanded ? byte_load_expanded(p + c * vec_bytes)
-						: byte_load(p + c * vec_bytes);
+				v[c] = byte_load(p + c * VW * 4);
 			UNROLL(6)
-			for (int r = 0; r < R; r++) {
-				vi x = vi_bcast(block[(size_t)r * stride].q + half * 16u + 4 * k);
+			for (int r = 0; r < R; r++)
 				UNROLL(4)
 				for (int c = 0; c < C; c++)
-					s[r][c] = byte_step(s[r][c], v[c], x);
-			}
+					s[r][c] = byte_step(s[r][c], v[c], block[(size_t)r * stride].q,
+							    k + (int)half * 4);
 		}
 		UNROLL(6)
 		for (int r = 0; r < R; r++)
 			UNROLL(4)
 			for (int c = 0; c < C; c++)
 				dots[r][c] = byte_sum(s[r][c]);
-		tile_accumulate(R, C, m, w, scales, block, stride, half, dots, acc);
+		tile_accumulate(R, C, m, w, scales, &block->s, stride * (uint32_t)sizeof(*a), half, dots, acc);
 		quants += w->group_step;
 		scales += w->group_step;
 	}
@@ -220,80 +221,49 @@ TILE void float_tile(const int R, const enum weight_form form, const uint8_t *w,
 	tile_store(R, 2, acc, out, out_stride);
 }
 
-typedef void tile_fn(const struct panel_matrix *m, const struct tile_weights *w,
-		     const struct act_block *a, uint32_t stride, float *out, uint32_t out_stride);
+/* rows: of struct act_block or struct act_wide, stride blocks apart */
+#define TILE_ARGS const struct panel_matrix *m, const struct tile_weights *w, const void *rows, \
+	uint32_t stride, float *out, uint32_t out_stride
+typedef void tile_fn(TILE_ARGS);
+#define NIBBLE_TILE(R, C, EXPANDED) static void nibble_##EXPANDED##_##R##x##C(TILE_ARGS) \
+	{ nibble_tile(R, C, EXPANDED, m, w, rows, stride, out, out_stride); }
+#define BYTE_TILE(R, C, K4) static void byte_##K4##_##R##x##C(TILE_ARGS) \
+	{ byte_tile(R, C, K4, m, w, rows, stride, out, out_stride); }
 
-#define TILE_ARGS const struct panel_matrix *m, const struct tile_weights *w, \
-	const struct act_block *a, uint32_t stride, float *out, uint32_t out_stride
-#define NIBBLE_TILE(R, C, X) \
-	static void nibble_##X##_##R##x##C(TILE_ARGS) \
-	{ nibble_tile(R, C, X, m, w, a, stride, out, out_stride); }
-#define BYTE_TILE(R, C, K4, X) \
-	static void byte_##X##_##R##x##C##x##K4(TILE_ARGS) \
-	{ byte_tile(R, C, K4, X, m, w, a, stride, out, out_stride); }
-
-/* X: 0 as stored, 1 expanded.  Few rows take wide tiles, so that there are sums enough in flight. */
 NIBBLE_TILE(1, 2, 0) NIBBLE_TILE(2, 2, 0) NIBBLE_TILE(3, 2, 0)
 NIBBLE_TILE(4, 2, 0) NIBBLE_TILE(5, 2, 0) NIBBLE_TILE(6, 2, 0)
 NIBBLE_TILE(1, 2, 1) NIBBLE_TILE(2, 2, 1) NIBBLE_TILE(3, 2, 1)
 NIBBLE_TILE(4, 2, 1) NIBBLE_TILE(5, 2, 1) NIBBLE_TILE(6, 2, 1)
-BYTE_TILE(1, 2, 8, 0) BYTE_TILE(2, 2, 8, 0) BYTE_TILE(3, 2, 8, 0)
-BYTE_TILE(1, 2, 4, 0) BYTE_TILE(2, 2, 4, 0) BYTE_TILE(3, 2, 4, 0)
-#if VEC_BYTE_ROWS > 3
-BYTE_TILE(4, 2, 8, 0) BYTE_TILE(5, 2, 8, 0) BYTE_TILE(6, 2, 8, 0)
-BYTE_TILE(4, 2, 4, 0) BYTE_TILE(5, 2, 4, 0) BYTE_TILE(6, 2, 4, 0)
-#endif
-#if VEC_EXPANDS_BYTES
-BYTE_TILE(1, 2, 8, 1) BYTE_TILE(2, 2, 8, 1) BYTE_TILE(3, 2, 8, 1)
-BYTE_TILE(1, 2, 4, 1) BYTE_TILE(2, 2, 4, 1) BYTE_TILE(3, 2, 4, 1)
-#endif
+BYTE_TILE(1, 2, 8) BYTE_TILE(2, 2, 8) BYTE_TILE(3, 2, 8) BYTE_TILE(4, 2, 8) BYTE_TILE(5, 2, 8)
+BYTE_TILE(1, 2, 4) BYTE_TILE(2, 2, 4) BYTE_TILE(3, 2, 4) BYTE_TILE(4, 2, 4) BYTE_TILE(5, 2, 4)
 #if VW == 8
+/* Few rows take the whole panel at once, so that there are sums enough in flight. */
 NIBBLE_TILE(1, 4, 0) NIBBLE_TILE(2, 4, 0) NIBBLE_TILE(3, 4, 0)
-BYTE_TILE(1, 4, 8, 0) BYTE_TILE(1, 4, 4, 0)
+BYTE_TILE(1, 4, 8) BYTE_TILE(2, 4, 8) BYTE_TILE(1, 4, 4) BYTE_TILE(2, 4, 4)
 #endif
 
-static tile_fn *const nibble_stored[7] = { NULL, nibble_0_1x2, nibble_0_2x2, nibble_0_3x2,
-	nibble_0_4x2, nibble_0_5x2, nibble_0_6x2 };
-static tile_fn *const nibble_expanded[7] = { NULL, nibble_1_1x2, nibble_1_2x2, nibble_1_3x2,
-	nibble_1_4x2, nibble_1_5x2, nibble_1_6x2 };
-static tile_fn *const byte_stored[2][7] = {
-	{ NULL, byte_0_1x2x8, byte_0_2x2x8, byte_0_3x2x8,
-#if VEC_BYTE_ROWS > 3
-	  byte_0_4x2x8, byte_0_5x2x8, byte_0_6x2x8
-#endif
-	}, { NULL, byte_0_1x2x4, byte_0_2x2x4, byte_0_3x2x4,
-#if VEC_BYTE_ROWS > 3
-	  byte_0_4x2x4, byte_0_5x2x4, byte_0_6x2x4
-#endif
-	} };
-#if VEC_EXPANDS_BYTES
-static tile_fn *const byte_expanded[2][7] = {
-	{ NULL, byte_1_1x2x8, byte_1_2x2x8, byte_1_3x2x8 },
-	{ NULL, byte_1_1x2x4, byte_1_2x2x4, byte_1_3x2x4 } };
-#endif
-
-/* True where tiles of up to rows rows take the whole panel at once (AVX2: 4 vectors of columns). */
+/* True where tiles of up to rows rows take all of a panel's columns. */
 INLINE bool tiles_are_wide(const struct panel_matrix *m, bool expanded, uint32_t rows)
 {
-	return VW == 8 && !expanded && rows <= (m->form == FORM_NIBBLE ? 3u : 1u);
+	return VW == 8 && !expanded && rows <= (m->form == FORM_NIBBLE ? 3u : 2u);
 }
 
 static tile_fn *tile_for(const struct panel_matrix *m, bool expanded, bool wide, uint32_t rows)
 {
-	const int k4 = m->group_k == 16u;
-
+	static tile_fn *const nibbles[2][7] = {
+		{ NULL, nibble_0_1x2, nibble_0_2x2, nibble_0_3x2, nibble_0_4x2, nibble_0_5x2, nibble_0_6x2 },
+		{ NULL, nibble_1_1x2, nibble_1_2x2, nibble_1_3x2, nibble_1_4x2, nibble_1_5x2, nibble_1_6x2 } };
+	static tile_fn *const bytes[2][6] = {
+		{ NULL, byte_8_1x2, byte_8_2x2, byte_8_3x2, byte_8_4x2, byte_8_5x2 },
+		{ NULL, byte_4_1x2, byte_4_2x2, byte_4_3x2, byte_4_4x2, byte_4_5x2 } };
 #if VW == 8
-	static tile_fn *const nibble_wide[4] = { NULL, nibble_0_1x4, nibble_0_2x4, nibble_0_3x4 };
+	static tile_fn *const wide_nibbles[4] = { NULL, nibble_0_1x4, nibble_0_2x4, nibble_0_3x4 };
+	static tile_fn *const wide_bytes[2][3] = { { NULL, byte_8_1x4, byte_8_2x4 },
+						   { NULL, byte_4_1x4, byte_4_2x4 } };
 	if (wide)
-		return m->form == FORM_NIBBLE ? nibble_wide[rows] : k4 ? byte_0_1x4x4 : byte_0_1x4x8;
+		return m->form == FORM_NIBBLE ? wide_nibbles[rows] : wide_bytes[m->group_k == 16u][rows];
 #endif
-	if (m->form == FORM_NIBBLE)
-		return expanded ? nibble_expanded[rows] : nibble_stored[rows];
-#if VEC_EXPANDS_BYTES
-	if (expanded)
-		return byte_expanded[k4][rows];
-#endif
-	return byte_stored[k4][rows];
+	return m->form == FORM_NIBBLE ? nibbles[expanded][rows] : bytes[m->group_k == 16u][rows];
 }
 
 /* Bytes of the quants of one group of a stored panel. */
@@ -303,39 +273,23 @@ INLINE uint32_t group_quant_bytes(const struct panel_matrix *m)
 }
 
 /* Bytes of one group of an expanded run. */
-INLINE uint32_t expanded_group_bytes(const struct panel_matrix *m)
-{
-	uint32_t weight_bytes = m->form == FORM_NIBBLE ? 1u : BYTE_EXPANDED_VECS;
-	return TILE_COLS * (m->group_k * weight_bytes + 2u * (uint32_t)sizeof(float));
-}
+#define EXPANDED_GROUP_BYTES (TILE_COLS * (BLOCK_K + 2u * (uint32_t)sizeof(float)))
 
 static void expand_group(const struct panel_matrix *m, const uint8_t *group, int first_vec, uint8_t *to)
 {
-	const uint32_t n_k4 = m->group_k / 4u;
-	const uint32_t vec_bytes = VW * 4u * (m->form == FORM_NIBBLE ? 1u : BYTE_EXPANDED_VECS);
 	const uint8_t *scales = group + group_quant_bytes(m);
-	const uint32_t min_bytes = PANEL_COLS * (m->scales_f32 ? 4u : 2u);
+	const uint8_t *mins = scales + PANEL_COLS * (m->scales_f32 ? 4u : 2u);
 
 	for (int c = 0; c < TILE_VECS; c++) {
-		const uint8_t *from = group + (first_vec + c) * VW * 4;
-		uint8_t *run = to + (uint32_t)c * vec_bytes;
-		if (m->form == FORM_NIBBLE) {
-			for (uint32_t k = 0; k < n_k4 / 2u; k++) {
-				vi v = vi_load(from + k * PANEL_COLS * 4u);
-				vi_store(run + k * TILE_VECS * vec_bytes, vi_low_nibbles(v));
-				vi_store(run + (k + n_k4 / 2u) * TILE_VECS * vec_bytes,
-					 vi_high_nibbles(v));
-			}
-		} else {
-			for (uint32_t k = 0; k < n_k4; k++)
-				byte_store_expanded(run + k * TILE_VECS * vec_bytes,
-						    byte_load(from + k * PANEL_COLS * 4u));
+		for (uint32_t k = 0; k < 4; k++) {
+			vi v = vi_load(group + k * PANEL_COLS * 4u + (first_vec + c) * VW * 4);
+			vi_store(to + k * TILE_COLS * 4u + c * VW * 4, vi_low_nibbles(v));
+			vi_store(to + (k + 4u) * TILE_COLS * 4u + c * VW * 4, vi_high_nibbles(v));
 		}
-		float *f = (float *)(to + n_k4 * TILE_VECS * vec_bytes) + c * VW;
+		float *f = (float *)(to + TILE_COLS * BLOCK_K) + c * VW;
 		vf_store(f, scale_load(scales, first_vec + c, m->scales_f32));
 		if (m->has_min)
-			vf_store(f + TILE_COLS, scale_load(scales + min_bytes, first_vec + c,
-							   m->scales_f32));
+			vf_store(f + TILE_COLS, scale_load(mins, first_vec + c, m->scales_f32));
 	}
 }
 
@@ -343,15 +297,13 @@ static const uint8_t *panel_prepare(const struct panel_matrix *m, uint32_t panel
 				    uint8_t *scratch)
 {
 	const uint8_t *stored = m->data + (uint64_t)panel * m->panel_bytes;
-	const uint32_t step = m->n_groups ? expanded_group_bytes(m) : 0;
 
-	if (n_rows <= VEC_EXPAND_ROWS || m->form > FORM_BYTE ||
-	    (m->form == FORM_BYTE && !VEC_EXPANDS_BYTES))
+	if (n_rows <= VEC_EXPAND_ROWS || m->form != FORM_NIBBLE)
 		return stored;
 	for (int run = 0; run < PANEL_VECS / TILE_VECS; run++)
 		for (uint32_t g = 0; g < m->n_groups; g++)
 			expand_group(m, stored + (size_t)g * m->group_bytes, run * TILE_VECS,
-				     scratch + ((size_t)run * m->n_groups + g) * step);
+				     scratch + ((size_t)run * m->n_groups + g) * EXPANDED_GROUP_BYTES);
 	return scratch;
 }
 
@@ -360,11 +312,9 @@ static struct tile_weights tile_weights_at(const struct panel_matrix *m, const u
 					   bool expanded, int first_vec)
 {
 	if (expanded) {
-		uint32_t step = expanded_group_bytes(m);
-		const uint8_t *run = panel + (size_t)(first_vec / TILE_VECS) * m->n_groups * step;
-		uint32_t quants = step - TILE_COLS * 2u * (uint32_t)sizeof(float);
-		return (struct tile_weights){ .quants = run, .scales = run + quants, .group_step = step,
-			.k4_step = quants / (m->group_k / 4u),
+		const uint8_t *run = panel + (size_t)(first_vec / TILE_VECS) * m->n_groups * EXPANDED_GROUP_BYTES;
+		return (struct tile_weights){ .quants = run, .scales = run + TILE_COLS * BLOCK_K,
+			.group_step = EXPANDED_GROUP_BYTES, .k4_step = TILE_COLS * 4u,
 			.min_bytes = TILE_COLS * (uint32_t)sizeof(float), .scales_f32 = true };
 	}
 	return (struct tile_weights){ .quants = panel + first_vec * VW * 4,
@@ -414,9 +364,10 @@ static void panel_rows(const struct panel_matrix *m, const uint8_t *panel, bool 
 		done = 0;
 		for (uint32_t t = 0; t < n_tiles; t++) {
 			uint32_t rows = (n_rows - done) / (n_tiles - t);
+			size_t block = (size_t)(first + done) * a->block_stride;
 			tile_for(m, expanded, wide, rows)(m, &w,
-				a->blocks + (size_t)(first + done) * a->block_stride, a->block_stride,
-				out + (size_t)done * out_stride + v * VW, out_stride);
+				m->form == FORM_NIBBLE ? (const void *)(a->blocks + block) : a->wide + block,
+				a->block_stride, out + (size_t)done * out_stride + v * VW, out_stride);
 			done += rows;
 		}
 	}

@@ -69,34 +69,52 @@ static void norm(const float *x, const float *w, uint32_t n, float eps, float *y
 		}
 }
 
-INLINE int32_t sum_s8(const int8_t *q, int n)
+/* The largest magnitude of 32 elements; 0 where it is so small that its inverse would overflow. */
+INLINE float magnitude_of(const float *x)
 {
-	int32_t sum = 0;
+	vf largest[LANE_VECS];
 
-	for (int i = 0; i < n; i++)
-		sum += q[i];
-	return sum;
+	for (int c = 0; c < LANE_VECS; c++)
+		largest[c] = vf_max(vf_abs(vf_load(x + c * VW)), vf_abs(vf_load(x + 16 + c * VW)));
+	float magnitude = lanes_max(largest);
+	return magnitude > 1e-30f ? magnitude : 0.0f;
 }
 
 static void quantise(const float *x, uint32_t n, struct act_block *block)
 {
 	for (uint32_t i = 0; i < n; i += BLOCK_K, block++, x += BLOCK_K) {
-		vf v[BLOCK_K / VW], largest[LANE_VECS];
-		for (int c = 0; c < (int)BLOCK_K / VW; c++)
-			v[c] = vf_load(x + c * VW);
-		for (int c = 0; c < LANE_VECS; c++)
-			largest[c] = vf_max(vf_abs(v[c]), vf_abs(v[c + LANE_VECS]));
-		float magnitude = lanes_max(largest);
-		/* A tiny magnitude would overflow its inverse: such a block is zero. */
-		float inverse = magnitude > 1e-30f ? 127.0f / magnitude : 0.0f;
-		for (int c = 0; c < (int)BLOCK_K / VW; c++)
-			vf_store_s8(block->q + c * VW, vf_mul(v[c], vf_set1(inverse)));
-		int32_t half = sum_s8(block->q, 16);
-		int32_t sum = half + sum_s8(block->q + 16, 16);
-		block->scale = magnitude > 1e-30f ? magnitude / 127.0f : 0.0f;
-		block->scale_sum = block->scale * (float)sum;
-		block->minus_8_sum = -8 * sum;
-		block->minus_8_half[0] = -8 * half;
+		float magnitude = magnitude_of(x);
+		vf inverse = vf_set1(magnitude > 0.0f ? 127.0f / magnitude : 0.0f);
+		int32_t sum = 0;
+		for (int c = 0; c < (int)BLOCK_K; c += VW)
+			vf_store_s8(block->q + c, vf_mul(vf_load(x + c), inverse));
+		for (int k = 0; k < (int)BLOCK_K; k++)
+			sum += block->q[k];
+		block->s.scale = magnitude / 127.0f;
+		block->s.scale_sum = block->s.scale * (float)sum;
+		block->s.minus_sum = -8 * sum;
+	}
+}
+
+static void quantise_wide(const float *x, uint32_t n, struct act_wide *block)
+{
+	for (uint32_t i = 0; i < n; i += BLOCK_K, block++, x += BLOCK_K) {
+		float magnitude = magnitude_of(x);
+		vf inverse = vf_set1(magnitude > 0.0f ? 32512.0f / magnitude : 0.0f);
+		int32_t q[BLOCK_K], half = 0, sum = 0;
+		for (int c = 0; c < (int)BLOCK_K; c += VW)
+			vi_store(q + c, vi_round(vf_mul(vf_load(x + c), inverse)));
+		/* cut to 16 bits before summing: a NaN's conversion must not overflow the sum */
+		for (int k = 0; k < 16; k++)
+			half += (int16_t)q[k];
+		for (int k = 16; k < 32; k++)
+			sum += (int16_t)q[k];
+		sum += half;
+		wide_store(block->q, q);
+		block->s.scale = magnitude / 32512.0f;
+		block->s.scale_sum = block->s.scale * (float)sum;
+		block->s.minus_sum = -128 * sum;
+		block->s.minus_half = -128 * half;
 	}
 }
 

@@ -4,6 +4,7 @@
 	.panel_rows = panel_rows,
 	.norm = norm,
 	.quantise = quantise,
+	.quantise_wide = quantise_wide,
 	.swiglu = swiglu,
 	.add = add,
 	.rotate = rotate,

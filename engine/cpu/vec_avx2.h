@@ -6,7 +6,7 @@
  *
  * AVX2 has no dot product of bytes.  vpmaddubsw adds two products of u8 x s8 in 16 bits and
  * saturates, so weights go in as nibbles: 15 * 127 * 2 = 3,810, and eight of them (one block of 32)
- * make 30,480, still exact.  A byte is two nibbles, 16 * high + low. */
+ * make 30,480, still exact.  Bytes are widened to 16 bits for vpmaddwd. */
 #ifndef ENGINE_CPU_VEC_AVX2_H
 #define ENGINE_CPU_VEC_AVX2_H
 
@@ -15,9 +15,8 @@
 #include <string.h>
 
 #define VW 8                        /* lanes */
-#define VEC_EXPANDS_BYTES 1         /* a byte panel is worth splitting once for many rows */
-#define VEC_EXPAND_ROWS 12          /* from this many rows on a panel is expanded once */
-#define VEC_BYTE_ROWS 3             /* rows of a register tile with byte weights: 3 x 2 x 2 sums */
+#define VEC_EXPAND_ROWS 12          /* with more rows a panel of nibbles is expanded once */
+#define VEC_BYTE_ROWS 5             /* rows of a register tile of bytes: 5 x 2 sums, 4 weights */
 #define INLINE static inline __attribute__((always_inline))
 #define TILE INLINE                 /* a register tile: compiled once per shape, all loops unrolled */
 #define UNROLL_PRAGMA(text) _Pragma(#text)
@@ -92,35 +91,32 @@ INLINE nib_acc nib_step(nib_acc s, vi w, vi a)
 }
 INLINE vi nib_sum(nib_acc s) { return _mm256_madd_epi16(s, _mm256_set1_epi16(1)); }
 
-/* Bytes x signed bytes as two sums of nibbles. */
-struct byte_w { vi low, high; };
-struct byte_acc { vi low, high; };
-#define BYTE_EXPANDED_VECS 2        /* vectors one expanded byte vector takes */
+/* Bytes x 16 bits: the even and the odd bytes of a k4 as 16-bit pairs for vpmaddwd.  Activations
+ * lie as k0 k2 k1 k3. */
+struct byte_w { vi even, odd; };
 INLINE struct byte_w byte_load(const void *p)
 {
 	vi w = vi_load(p);
-	return (struct byte_w){ vi_low_nibbles(w), vi_high_nibbles(w) };
+	return (struct byte_w){ _mm256_and_si256(w, _mm256_set1_epi32(0x00FF00FF)),
+				_mm256_srli_epi16(w, 8) };
 }
-INLINE struct byte_w byte_load_expanded(const uint8_t *p)
+typedef vi byte_acc;
+INLINE byte_acc byte_zero(void) { return vi_zero(); }
+/* q: the wide activations of a block, k4: which four */
+INLINE byte_acc byte_step(byte_acc s, struct byte_w w, const int16_t *q, int k4)
 {
-	return (struct byte_w){ vi_load(p), vi_load(p + VW * 4) };
+	s = vi_add(s, _mm256_madd_epi16(w.even, vi_bcast(q + 4 * k4)));
+	return vi_add(s, _mm256_madd_epi16(w.odd, vi_bcast(q + 4 * k4 + 2)));
 }
-INLINE void byte_store_expanded(uint8_t *p, struct byte_w w)
+INLINE vi byte_sum(byte_acc s) { return s; }
+INLINE void wide_store(int16_t *q, const int32_t *from)
 {
-	vi_store(p, w.low);
-	vi_store(p + VW * 4, w.high);
-}
-INLINE struct byte_acc byte_zero(void) { return (struct byte_acc){ vi_zero(), vi_zero() }; }
-INLINE struct byte_acc byte_step(struct byte_acc s, struct byte_w w, vi a)
-{
-	s.low = _mm256_add_epi16(s.low, _mm256_maddubs_epi16(w.low, a));
-	s.high = _mm256_add_epi16(s.high, _mm256_maddubs_epi16(w.high, a));
-	return s;
-}
-INLINE vi byte_sum(struct byte_acc s)
-{
-	return _mm256_add_epi32(_mm256_madd_epi16(s.low, _mm256_set1_epi16(1)),
-				_mm256_madd_epi16(s.high, _mm256_set1_epi16(16)));
+	for (int i = 0; i < 32; i += 4) {
+		q[i] = (int16_t)from[i];
+		q[i + 1] = (int16_t)from[i + 2];
+		q[i + 2] = (int16_t)from[i + 1];
+		q[i + 3] = (int16_t)from[i + 3];
+	}
 }
 
 /* Pairs: two consecutive elements of each lane (bf16) against a pair shared by all lanes, which

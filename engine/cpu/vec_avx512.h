@@ -13,9 +13,8 @@
 #include <string.h>
 
 #define VW 16
-#define VEC_EXPANDS_BYTES 0         /* vpdpbusd takes the stored bytes as they are */
 #define VEC_EXPAND_ROWS 40
-#define VEC_BYTE_ROWS 6
+#define VEC_BYTE_ROWS 4
 #define INLINE static inline __attribute__((always_inline))
 #define TILE INLINE                 /* a register tile: compiled once per shape, all loops unrolled */
 #define UNROLL_PRAGMA(text) _Pragma(#text)
@@ -79,18 +78,29 @@ INLINE nib_acc nib_zero(void) { return vi_zero(); }
 INLINE nib_acc nib_step(nib_acc s, vi w, vi a) { return _mm512_dpbusd_epi32(s, w, a); }
 INLINE vi nib_sum(nib_acc s) { return s; }
 
+/* Bytes x 16 bits as two dots of bytes: activation = 256 * high + low, all highs before all lows. */
 struct byte_w { vi all; };
-struct byte_acc { vi all; };
-#define BYTE_EXPANDED_VECS 1
+struct byte_acc_pair { vi high, low; };
+typedef struct byte_acc_pair byte_acc;
 INLINE struct byte_w byte_load(const void *p) { return (struct byte_w){ vi_load(p) }; }
-INLINE struct byte_w byte_load_expanded(const uint8_t *p) { return byte_load(p); }
-INLINE void byte_store_expanded(uint8_t *p, struct byte_w w) { vi_store(p, w.all); }
-INLINE struct byte_acc byte_zero(void) { return (struct byte_acc){ vi_zero() }; }
-INLINE struct byte_acc byte_step(struct byte_acc s, struct byte_w w, vi a)
+INLINE byte_acc byte_zero(void) { return (byte_acc){ vi_zero(), vi_zero() }; }
+INLINE byte_acc byte_step(byte_acc s, struct byte_w w, const int16_t *q, int k4)
 {
-	return (struct byte_acc){ _mm512_dpbusd_epi32(s.all, w.all, a) };
+	const int8_t *bytes = (const int8_t *)q + 4 * k4;
+	s.high = _mm512_dpbusd_epi32(s.high, w.all, vi_bcast(bytes));
+	s.low = _mm512_dpbusd_epi32(s.low, w.all, vi_bcast(bytes + 32));
+	return s;
 }
-INLINE vi byte_sum(struct byte_acc s) { return s.all; }
+INLINE vi byte_sum(byte_acc s) { return vi_add(vi_shl(s.high, 8), s.low); }
+INLINE void wide_store(int16_t *q, const int32_t *from)
+{
+	int8_t *bytes = (int8_t *)q;
+	for (int i = 0; i < 32; i++) {
+		int32_t high = (from[i] + 128) >> 8;
+		bytes[i] = (int8_t)high;
+		bytes[i + 32] = (int8_t)(from[i] - 256 * high);
+	}
+}
 
 /* A shared pair lies in memory as two bf16. */
 #define PAIR_BYTES 4
