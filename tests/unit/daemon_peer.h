@@ -46,7 +46,7 @@ static bool have_kvd(void)
 	for (int i = 0; i < 2; i++)
 		if ((slash = strrchr(kvd_program, '/')))
 			*slash = '\0';
-	strcat(kvd_program, "/bin/kvd");
+	strcat(kvd_program, "/bin/kvd");  /* build/[asan/]tests/X -> build/[asan/]bin/kvd */
 	if (access(kvd_program, X_OK) == 0)
 		return true;
 	printf("skipped: %s is not built\n", kvd_program);

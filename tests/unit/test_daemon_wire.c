@@ -56,7 +56,7 @@ END_TEST
 START_TEST(closes_garbage)
 {
 	static const size_t sizes[] = { 1, 2, 15, 16, 17, 100, 4096, 60000 };
-	uint8_t bytes[60000];
+	static uint8_t bytes[60000 + 16];
 
 	setup(_i);
 	srand(3);
