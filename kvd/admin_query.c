@@ -40,7 +40,7 @@ static uint32_t fill_status(struct daemon *daemon, const struct peer *peer, stru
 	}
 	row->uptime_usec = clock_now_usec() - daemon->ready_usec;
 	row->kvd_pid = daemon->pid;
-	row->healthy = 1;
+	row->healthy = daemon->mover.source.slot != 0;  /* without it nothing comes free */
 	strcpy(row->device, daemon->config->device);
 	strcpy(row->version, KVD_VERSION);
 	return 1;
