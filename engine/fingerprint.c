@@ -119,7 +119,8 @@ static bool entry_path(const struct gguf_identity *id, char path[PATH_MAX])
 static size_t line_head(const struct gguf_identity *id, char line[LINE_BYTES])
 {
 	int n = snprintf(line, LINE_BYTES,
-			 "kvd-fingerprint %u %" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRId64 " %" PRId64 " ",
+			 "kvd-fingerprint %u %" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRId64
+			 " %" PRId64 " ",
 			 FORMAT_VERSION, id->device, id->inode, id->size_bytes, id->mtime_nsec,
 			 id->ctime_nsec);
 	return (size_t)n;
@@ -186,7 +187,8 @@ void fingerprint_compute(const struct model *m, uint8_t ret_digest[16])
 	const struct gguf_identity *id = gguf_identity(m->file);
 	struct {
 		uint8_t tensors[16];
-		uint32_t version, arch, n_layers, n_embd, n_heads, n_kv_heads, head_dim, n_ff, n_vocab;
+		uint32_t version, arch, n_layers, n_embd, n_heads, n_kv_heads, head_dim, n_ff,
+			n_vocab;
 		uint32_t rope_dims, tied;
 		float rope_base, rope_scale, rms_eps;
 	} all = {

@@ -26,7 +26,8 @@
 #define TENSORS_MAX 262144u
 #define KEY_MAX 255u               /* bytes; the longest key in use has 60 */
 #define ENTRY_BYTES_MIN (8u + 1u + 4u + 1u)            /* key length, key, type, value */
-#define TENSOR_BYTES_MIN (8u + 1u + 4u + 8u + 4u + 8u) /* name length, name, n_dims, dim, type, offset */
+#define TENSOR_BYTES_MIN \
+	(8u + 1u + 4u + 8u + 4u + 8u) /* name length, name, n_dims, dim, type, offset */
 #define ALIGNMENT_DEFAULT 32u
 #define ALIGNMENT_MIN 8u           /* the format's own rule; also what f32 and u64 loads need */
 #define ALIGNMENT_MAX (1u << 20)
@@ -87,8 +88,10 @@ static bool take_string(struct reader *r, struct gguf_string *ret_string)
 
 static int fail_short(struct reader *r, const char *what)
 {
-	return FAIL(r, "file ends at byte %llu, within %s; it is truncated or its lengths are wrong, "
-		    "fetch it again", (unsigned long long)r->g->size_bytes, what);
+	return FAIL(r,
+		    "file ends at byte %llu, within %s; it is truncated or its lengths are wrong, "
+		    "fetch it again",
+		    (unsigned long long)r->g->size_bytes, what);
 }
 
 /* Keys and names are ASCII by the format; holding them to it keeps terminals and logs clean. */
@@ -111,11 +114,14 @@ static int read_array(struct reader *r, struct gguf_entry *e)
 	width = gguf_type_bytes(type);
 	if (!width && type != GGUF_STRING)
 		return FAIL(r, "metadata %s is an array of %s, expected plain values or strings",
-			    gguf_quote(e->key, quoted), type == GGUF_ARRAY ? "arrays" : "an unknown type");
+			    gguf_quote(e->key, quoted),
+			    type == GGUF_ARRAY ? "arrays" : "an unknown type");
 	if (e->n > left_bytes(r) / (width ? width : sizeof(uint64_t)))
-		return FAIL(r, "metadata %s claims %llu elements of type %s, but only %llu bytes are left",
-			    gguf_quote(e->key, quoted), (unsigned long long)e->n, gguf_type_name(type),
-			    (unsigned long long)left_bytes(r));
+		return FAIL(r,
+			    "metadata %s claims %llu elements of type %s, but only %llu bytes are "
+			    "left",
+			    gguf_quote(e->key, quoted), (unsigned long long)e->n,
+			    gguf_type_name(type), (unsigned long long)left_bytes(r));
 	e->element = type;
 	start = r->g->base + r->pos;
 	if (width) {
@@ -125,7 +131,9 @@ static int read_array(struct reader *r, struct gguf_entry *e)
 			struct gguf_string item;
 
 			if (!take_string(r, &item))
-				return FAIL(r, "string %llu of %llu in metadata %s reaches past the end of the file",
+				return FAIL(r,
+					    "string %llu of %llu in metadata %s reaches past the "
+					    "end of the file",
 					    (unsigned long long)i, (unsigned long long)e->n,
 					    gguf_quote(e->key, quoted));
 		}
@@ -184,13 +192,16 @@ static int read_metadata(struct reader *r)
 		struct gguf_entry *e = &g->entries[i];
 		uint32_t type;
 
-		snprintf(what, sizeof what, "metadata entry %llu of %llu", (unsigned long long)i + 1,
-			 (unsigned long long)g->n_entries);
+		snprintf(what, sizeof what, "metadata entry %llu of %llu",
+			 (unsigned long long)i + 1, (unsigned long long)g->n_entries);
 		if (!take_string(r, &e->key))
 			return fail_short(r, what);
 		if (!e->key.len || e->key.len > KEY_MAX || !is_printable(e->key))
-			return FAIL(r, "%s has a key of %llu bytes %s, expected 1 to %u printable ASCII characters",
-				    what, (unsigned long long)e->key.len, gguf_quote(e->key, quoted), KEY_MAX);
+			return FAIL(r,
+				    "%s has a key of %llu bytes %s, expected 1 to %u printable "
+				    "ASCII characters",
+				    what, (unsigned long long)e->key.len,
+				    gguf_quote(e->key, quoted), KEY_MAX);
 		if (!take_u32(r, &type))
 			return fail_short(r, what);
 		rc = read_value(r, e, type);
@@ -228,17 +239,22 @@ static int read_shape(struct reader *r, struct gguf_tensor *t)
 		return fail_short(r, t->name);
 	element = gguf_element(t->type);
 	if (!element)
-		return FAIL(r, "tensor %s has element type %u, which is not a known GGUF tensor type",
+		return FAIL(r,
+			    "tensor %s has element type %u, which is not a known GGUF tensor type",
 			    t->name, t->type);
 	if (t->dims[0] % element->block_elements)
-		return FAIL(r, "tensor %s has rows of %llu elements, type %s needs a multiple of %u", t->name,
-			    (unsigned long long)t->dims[0], element->name, element->block_elements);
+		return FAIL(r,
+			    "tensor %s has rows of %llu elements, type %s needs a multiple of %u",
+			    t->name, (unsigned long long)t->dims[0], element->name,
+			    element->block_elements);
 	n_blocks = t->dims[0] / element->block_elements;
 	for (uint32_t d = 1; d < t->n_dims; d++)
 		if (__builtin_mul_overflow(n_blocks, t->dims[d], &n_blocks))
-			return FAIL(r, "tensor %s has a shape whose product overflows 64 bits", t->name);
+			return FAIL(r, "tensor %s has a shape whose product overflows 64 bits",
+				    t->name);
 	if (__builtin_mul_overflow(n_blocks, (uint64_t)element->block_bytes, &t->bytes))
-		return FAIL(r, "tensor %s has a shape whose size in bytes overflows 64 bits", t->name);
+		return FAIL(r, "tensor %s has a shape whose size in bytes overflows 64 bits",
+			    t->name);
 	return 0;
 }
 
@@ -256,8 +272,11 @@ static int read_tensor(struct reader *r, struct gguf_tensor *t, uint64_t index, 
 	if (!take_string(r, &text))
 		return fail_short(r, what);
 	if (!text.len || text.len > GGUF_NAME_MAX || !is_printable(text))
-		return FAIL(r, "%s has a name of %llu bytes %s, expected 1 to %u printable ASCII characters",
-			    what, (unsigned long long)text.len, gguf_quote(text, quoted), GGUF_NAME_MAX);
+		return FAIL(r,
+			    "%s has a name of %llu bytes %s, expected 1 to %u printable ASCII "
+			    "characters",
+			    what, (unsigned long long)text.len, gguf_quote(text, quoted),
+			    GGUF_NAME_MAX);
 	memcpy(name, text.text, text.len);
 	name[text.len] = '\0';
 	t->name = name;
@@ -267,8 +286,11 @@ static int read_tensor(struct reader *r, struct gguf_tensor *t, uint64_t index, 
 	if (!take_u64(r, &offset))
 		return fail_short(r, what);
 	if (offset % r->g->alignment)
-		return FAIL(r, "tensor %s lies at offset %llu, which is not a multiple of the alignment %llu",
-			    t->name, (unsigned long long)offset, (unsigned long long)r->g->alignment);
+		return FAIL(r,
+			    "tensor %s lies at offset %llu, which is not a multiple of the "
+			    "alignment %llu",
+			    t->name, (unsigned long long)offset,
+			    (unsigned long long)r->g->alignment);
 	t->data = (const uint8_t *)(uintptr_t)offset;
 	return 0;
 }
@@ -299,13 +321,17 @@ static int place_tensors(struct reader *r)
 		uint64_t offset = (uintptr_t)t->data;
 
 		if (offset > room || t->bytes > room - offset)
-			return FAIL(r, "tensor %s needs %llu bytes at offset %llu of the data section, but the file "
-				    "has %llu there; it is truncated or lies, fetch it again", t->name,
-				    (unsigned long long)t->bytes, (unsigned long long)offset,
-				    (unsigned long long)room);
+			return FAIL(r,
+				    "tensor %s needs %llu bytes at offset %llu of the data "
+				    "section, but the file has %llu there; it is truncated or "
+				    "lies, fetch it again",
+				    t->name, (unsigned long long)t->bytes,
+				    (unsigned long long)offset, (unsigned long long)room);
 		if (offset < end)
-			return FAIL(r, "tensor %s begins at offset %llu, within the bytes of tensor %s", t->name,
-				    (unsigned long long)offset, g->tensors[i - 1].name);
+			return FAIL(r,
+				    "tensor %s begins at offset %llu, within the bytes of tensor "
+				    "%s",
+				    t->name, (unsigned long long)offset, g->tensors[i - 1].name);
 		end = offset + t->bytes;
 		t->data = g->base + start + offset;
 	}
@@ -323,7 +349,7 @@ static int read_tensors(struct reader *r)
 	int rc;
 
 	/* Names are copied to get their NUL.  A name of n bytes takes n + 32 in the file, so the
-	 * arena needs no more than what is left of it, and no more than the longest names allowed. */
+	 * arena needs no more than what is left of it, and no more than the longest names need. */
 	names_bytes = g->n_tensors * (GGUF_NAME_MAX + 1u);
 	if (names_bytes > left_bytes(r))
 		names_bytes = left_bytes(r);
@@ -348,8 +374,8 @@ static int read_alignment(struct reader *r)
 	if (rc < 0)
 		return rc;
 	if (alignment < ALIGNMENT_MIN || alignment > ALIGNMENT_MAX || (alignment & (alignment - 1)))
-		return FAIL(r, "general.alignment is %u, expected a power of two from %u to %u", alignment,
-			    ALIGNMENT_MIN, ALIGNMENT_MAX);
+		return FAIL(r, "general.alignment is %u, expected a power of two from %u to %u",
+			    alignment, ALIGNMENT_MIN, ALIGNMENT_MAX);
 	r->g->alignment = alignment;
 	return 0;
 }
@@ -363,24 +389,32 @@ static int read_header(struct reader *r)
 	if (!take_bytes(r, 4, &magic))
 		return fail_short(r, "the header");
 	if (memcmp(magic, "GGUF", 4))
-		return FAIL(r, "not a GGUF file: it begins with bytes %02x %02x %02x %02x, expected \"GGUF\"",
+		return FAIL(r,
+			    "not a GGUF file: it begins with bytes %02x %02x %02x %02x, expected "
+			    "\"GGUF\"",
 			    magic[0], magic[1], magic[2], magic[3]);
 	if (!take_u32(r, &version))
 		return fail_short(r, "the header");
 	if (version && !(version & 0xffff))
-		return FAIL(r, "the file is big-endian (version reads %#x); only little-endian GGUF is supported",
+		return FAIL(r,
+			    "the file is big-endian (version reads %#x); only little-endian GGUF "
+			    "is supported",
 			    version);
 	if (version != 2 && version != 3)
 		return FAIL(r, "GGUF version is %u, supported are 2 and 3", version);
 	if (!take_u64(r, &g->n_tensors) || !take_u64(r, &g->n_entries))
 		return fail_short(r, "the header");
 	if (g->n_entries > ENTRIES_MAX || g->n_entries > left_bytes(r) / ENTRY_BYTES_MIN)
-		return FAIL(r, "the header claims %llu metadata entries; at most %u are allowed and %llu bytes are "
-			    "left for them", (unsigned long long)g->n_entries, ENTRIES_MAX,
+		return FAIL(r,
+			    "the header claims %llu metadata entries; at most %u are allowed and "
+			    "%llu bytes are left for them",
+			    (unsigned long long)g->n_entries, ENTRIES_MAX,
 			    (unsigned long long)left_bytes(r));
 	if (g->n_tensors > TENSORS_MAX || g->n_tensors > left_bytes(r) / TENSOR_BYTES_MIN)
-		return FAIL(r, "the header claims %llu tensors; at most %u are allowed and %llu bytes are left "
-			    "for them", (unsigned long long)g->n_tensors, TENSORS_MAX,
+		return FAIL(r,
+			    "the header claims %llu tensors; at most %u are allowed and %llu "
+			    "bytes are left for them",
+			    (unsigned long long)g->n_tensors, TENSORS_MAX,
 			    (unsigned long long)left_bytes(r));
 	return 0;
 }
@@ -426,7 +460,8 @@ int gguf_open_memory(const void *data, uint64_t size_bytes, const char *label,
 }
 
 /* Map path; on success the caller owns the mapping. */
-static int map_file(const char *path, struct stat *ret_stat, void **ret_base, char *err, size_t errlen)
+static int map_file(const char *path, struct stat *ret_stat, void **ret_base, char *err,
+		    size_t errlen)
 {
 	/* O_NONBLOCK: opening a FIFO must not wait for a writer. */
 	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
@@ -440,7 +475,8 @@ static int map_file(const char *path, struct stat *ret_stat, void **ret_base, ch
 	}
 	rc = -EINVAL;
 	if (!S_ISREG(ret_stat->st_mode)) {
-		snprintf(err, errlen, "%s: is not a regular file; give the path of a GGUF file", path);
+		snprintf(err, errlen, "%s: is not a regular file; give the path of a GGUF file",
+			 path);
 		goto out;
 	}
 	if (!ret_stat->st_size) {

@@ -89,7 +89,8 @@ const struct gguf_identity *gguf_identity(const struct gguf *g);
  * does not fit.  u32 takes any integer type in range, f32 takes f64 as well; floats must be finite.
  * A string or array points into the mapping. */
 bool gguf_has(const struct gguf *g, const char *key);
-int gguf_get_u32(const struct gguf *g, const char *key, uint32_t *ret_value, char *err, size_t errlen);
+int gguf_get_u32(const struct gguf *g, const char *key, uint32_t *ret_value, char *err,
+		 size_t errlen);
 int gguf_get_f32(const struct gguf *g, const char *key, float *ret_value, char *err, size_t errlen);
 int gguf_get_bool(const struct gguf *g, const char *key, bool *ret_value, char *err, size_t errlen);
 int gguf_get_string(const struct gguf *g, const char *key, struct gguf_string *ret_value,

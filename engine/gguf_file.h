@@ -1,4 +1,4 @@
-/* gguf_file.h - what an open GGUF file is made of; for gguf.c (fills it) and gguf_value.c (reads it). */
+/* gguf_file.h - what an open GGUF file is made of: gguf.c fills it, gguf_value.c reads it. */
 #ifndef ENGINE_GGUF_FILE_H
 #define ENGINE_GGUF_FILE_H
 

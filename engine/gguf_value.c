@@ -25,17 +25,17 @@ static const struct {
 /* Element types of GGUF files written so far.  Numbers missing here were withdrawn by the format's
  * authors or never reach a file. */
 static const struct gguf_element elements[] = {
-	[0] = { "F32", 1, 4 }, [1] = { "F16", 1, 2 }, [2] = { "Q4_0", 32, 18 },
-	[3] = { "Q4_1", 32, 20 }, [6] = { "Q5_0", 32, 22 }, [7] = { "Q5_1", 32, 24 },
-	[8] = { "Q8_0", 32, 34 }, [10] = { "Q2_K", 256, 84 }, [11] = { "Q3_K", 256, 110 },
-	[12] = { "Q4_K", 256, 144 }, [13] = { "Q5_K", 256, 176 }, [14] = { "Q6_K", 256, 210 },
-	[16] = { "IQ2_XXS", 256, 66 }, [17] = { "IQ2_XS", 256, 74 }, [18] = { "IQ3_XXS", 256, 98 },
-	[19] = { "IQ1_S", 256, 50 }, [20] = { "IQ4_NL", 32, 18 }, [21] = { "IQ3_S", 256, 110 },
-	[22] = { "IQ2_S", 256, 82 }, [23] = { "IQ4_XS", 256, 136 }, [24] = { "I8", 1, 1 },
-	[25] = { "I16", 1, 2 }, [26] = { "I32", 1, 4 }, [27] = { "I64", 1, 8 }, [28] = { "F64", 1, 8 },
-	[29] = { "IQ1_M", 256, 56 }, [30] = { "BF16", 1, 2 }, [34] = { "TQ1_0", 256, 54 },
-	[35] = { "TQ2_0", 256, 66 }, [39] = { "MXFP4", 32, 17 }, [40] = { "NVFP4", 64, 36 },
-	[41] = { "Q1_0", 128, 18 },
+	[0] = { "F32", 1, 4 },         [1] = { "F16", 1, 2 },         [2] = { "Q4_0", 32, 18 },
+	[3] = { "Q4_1", 32, 20 },      [6] = { "Q5_0", 32, 22 },      [7] = { "Q5_1", 32, 24 },
+	[8] = { "Q8_0", 32, 34 },      [10] = { "Q2_K", 256, 84 },    [11] = { "Q3_K", 256, 110 },
+	[12] = { "Q4_K", 256, 144 },   [13] = { "Q5_K", 256, 176 },   [14] = { "Q6_K", 256, 210 },
+	[16] = { "IQ2_XXS", 256, 66 }, [17] = { "IQ2_XS", 256, 74 },  [18] = { "IQ3_XXS", 256, 98 },
+	[19] = { "IQ1_S", 256, 50 },   [20] = { "IQ4_NL", 32, 18 },   [21] = { "IQ3_S", 256, 110 },
+	[22] = { "IQ2_S", 256, 82 },   [23] = { "IQ4_XS", 256, 136 }, [24] = { "I8", 1, 1 },
+	[25] = { "I16", 1, 2 },        [26] = { "I32", 1, 4 },        [27] = { "I64", 1, 8 },
+	[28] = { "F64", 1, 8 },        [29] = { "IQ1_M", 256, 56 },   [30] = { "BF16", 1, 2 },
+	[34] = { "TQ1_0", 256, 54 },   [35] = { "TQ2_0", 256, 66 },   [39] = { "MXFP4", 32, 17 },
+	[40] = { "NVFP4", 64, 36 },    [41] = { "Q1_0", 128, 18 },
 };
 
 #define N_ITEMS(array) (sizeof(array) / sizeof((array)[0]))
@@ -146,7 +146,8 @@ static bool read_unsigned(const struct gguf_entry *e, uint64_t *ret_value)
 	return true;
 }
 
-int gguf_get_u32(const struct gguf *g, const char *key, uint32_t *ret_value, char *err, size_t errlen)
+int gguf_get_u32(const struct gguf *g, const char *key, uint32_t *ret_value, char *err,
+		 size_t errlen)
 {
 	const struct gguf_entry *e = find_entry(g, key);
 	uint64_t value;
@@ -154,9 +155,12 @@ int gguf_get_u32(const struct gguf *g, const char *key, uint32_t *ret_value, cha
 	if (!e)
 		return GGUF_E_ABSENT;
 	if (!read_unsigned(e, &value))
-		return gguf_error(g, err, errlen, "%s is %s, expected a whole number from 0 to 2^32-1",
-				  key, e->type == GGUF_I32 || e->type == GGUF_I64 || e->type == GGUF_I16 ||
-				  e->type == GGUF_I8 ? "negative" : gguf_type_name(e->type));
+		return gguf_error(g, err, errlen,
+				  "%s is %s, expected a whole number from 0 to 2^32-1", key,
+				  e->type == GGUF_I32 || e->type == GGUF_I64 ||
+						  e->type == GGUF_I16 || e->type == GGUF_I8
+					  ? "negative"
+					  : gguf_type_name(e->type));
 	if (value > UINT32_MAX)
 		return gguf_error(g, err, errlen, "%s is %llu, expected at most 4294967295", key,
 				  (unsigned long long)value);
@@ -179,7 +183,8 @@ int gguf_get_f32(const struct gguf *g, const char *key, float *ret_value, char *
 		/* out of float's range a conversion is undefined, so decide before */
 		value = fabs(wide) <= 3.4e38 ? (float)wide : INFINITY;
 	} else {
-		return gguf_error(g, err, errlen, "%s is %s, expected f32", key, gguf_type_name(e->type));
+		return gguf_error(g, err, errlen, "%s is %s, expected f32", key,
+				  gguf_type_name(e->type));
 	}
 	if (!isfinite(value))
 		return gguf_error(g, err, errlen, "%s is not a finite number", key);
@@ -194,7 +199,8 @@ int gguf_get_bool(const struct gguf *g, const char *key, bool *ret_value, char *
 	if (!e)
 		return GGUF_E_ABSENT;
 	if (e->type != GGUF_BOOL)
-		return gguf_error(g, err, errlen, "%s is %s, expected bool", key, gguf_type_name(e->type));
+		return gguf_error(g, err, errlen, "%s is %s, expected bool", key,
+				  gguf_type_name(e->type));
 	*ret_value = *e->value != 0;
 	return 0;
 }

@@ -123,13 +123,20 @@ static int refuse_unsupported(struct opening *o)
 		const char *key;
 		float off;
 	} settings[] = {
-		{ "llama.expert_count", 0 }, { "llama.expert_used_count", 0 },
-		{ "llama.attention.sliding_window", 0 }, { "llama.attention.clamp_kqv", 0 },
-		{ "llama.attention.max_alibi_bias", 0 }, { "llama.attention.scale", 0 },
-		{ "llama.attn_logit_softcapping", 0 }, { "llama.final_logit_softcapping", 0 },
+		{ "llama.expert_count", 0 },
+		{ "llama.expert_used_count", 0 },
+		{ "llama.attention.sliding_window", 0 },
+		{ "llama.attention.clamp_kqv", 0 },
+		{ "llama.attention.max_alibi_bias", 0 },
+		{ "llama.attention.scale", 0 },
+		{ "llama.attn_logit_softcapping", 0 },
+		{ "llama.final_logit_softcapping", 0 },
 		{ "llama.attention.temperature_length", 0 },
-		{ "llama.logit_scale", 1 }, { "llama.embedding_scale", 1 }, { "llama.residual_scale", 1 },
-		{ "llama.rope.scaling.attn_factor", 1 }, { "llama.rope.scaling.yarn_log_multiplier", 0 },
+		{ "llama.logit_scale", 1 },
+		{ "llama.embedding_scale", 1 },
+		{ "llama.residual_scale", 1 },
+		{ "llama.rope.scaling.attn_factor", 1 },
+		{ "llama.rope.scaling.yarn_log_multiplier", 0 },
 	};
 	static const struct {
 		const char *key;
@@ -152,8 +159,8 @@ static int refuse_unsupported(struct opening *o)
 		else if (gguf_get_f32(o->g, key, &value, o->err, o->errlen) < 0)
 			return -EINVAL;
 		if (value != settings[i].off)
-			return FAIL(o, "%s is %g; this engine supports only models without it (%g)", key, value,
-				    settings[i].off);
+			return FAIL(o, "%s is %g; this engine supports only models without it (%g)",
+				    key, value, settings[i].off);
 	}
 	for (unsigned i = 0; i < sizeof switches / sizeof switches[0]; i++) {
 		bool value = switches[i].off;
@@ -161,8 +168,9 @@ static int refuse_unsupported(struct opening *o)
 		if (gguf_get_bool(o->g, switches[i].key, &value, o->err, o->errlen) < 0)
 			return -EINVAL;
 		if (value != switches[i].off)
-			return FAIL(o, "%s is %s; this engine supports only models with %s", switches[i].key,
-				    value ? "true" : "false", value ? "false" : "true");
+			return FAIL(o, "%s is %s; this engine supports only models with %s",
+				    switches[i].key, value ? "true" : "false",
+				    value ? "false" : "true");
 	}
 	return 0;
 }
@@ -175,15 +183,20 @@ static int read_heads(struct opening *o)
 
 	rc = read_number(o, "llama.attention.head_count", 1, HEADS_MAX, -1, &c->n_heads);
 	if (!rc)
-		rc = read_number(o, "llama.attention.head_count_kv", 1, HEADS_MAX, c->n_heads, &c->n_kv_heads);
+		rc = read_number(o, "llama.attention.head_count_kv", 1, HEADS_MAX, c->n_heads,
+				 &c->n_kv_heads);
 	if (rc)
 		return rc;
 	if (c->n_heads % c->n_kv_heads)
-		return FAIL(o, "llama.attention.head_count is %u, expected a multiple of head_count_kv %u",
+		return FAIL(o,
+			    "llama.attention.head_count is %u, expected a multiple of "
+			    "head_count_kv %u",
 			    c->n_heads, c->n_kv_heads);
 	if (!gguf_has(o->g, "llama.attention.key_length") && c->n_embd % c->n_heads)
-		return FAIL(o, "llama.embedding_length %u is not a multiple of head_count %u and the file has no "
-			    "llama.attention.key_length", c->n_embd, c->n_heads);
+		return FAIL(o,
+			    "llama.embedding_length %u is not a multiple of head_count %u and the "
+			    "file has no llama.attention.key_length",
+			    c->n_embd, c->n_heads);
 	rc = read_number(o, "llama.attention.key_length", 2, HEAD_DIM_MAX, c->n_embd / c->n_heads,
 			 &c->head_dim);
 	if (!rc)
@@ -192,8 +205,8 @@ static int read_heads(struct opening *o)
 	if (rc)
 		return rc;
 	if (value_length != c->head_dim)
-		return FAIL(o, "llama.attention.value_length is %u, expected %u as the keys have", value_length,
-			    c->head_dim);
+		return FAIL(o, "llama.attention.value_length is %u, expected %u as the keys have",
+			    value_length, c->head_dim);
 	if (c->head_dim % 2)
 		return FAIL(o, "the head dimension is %u, expected an even number", c->head_dim);
 	return 0;
@@ -207,13 +220,15 @@ static int read_rope(struct opening *o)
 	const char *key = "llama.rope.scaling.factor";
 	int rc;
 
-	rc = read_number(o, "llama.rope.dimension_count", 2, c->head_dim, c->head_dim, &c->rope_dims);
+	rc = read_number(o, "llama.rope.dimension_count", 2, c->head_dim, c->head_dim,
+			 &c->rope_dims);
 	if (!rc)
 		rc = read_real(o, "llama.rope.freq_base", 1.0f, 1e12f, 10000.0f, &c->rope_base);
 	if (rc)
 		return rc;
 	if (c->rope_dims % 2)
-		return FAIL(o, "llama.rope.dimension_count is %u, expected an even number", c->rope_dims);
+		return FAIL(o, "llama.rope.dimension_count is %u, expected an even number",
+			    c->rope_dims);
 	c->rope_scale = 1.0f;
 	rc = gguf_get_string(o->g, "llama.rope.scaling.type", &type, o->err, o->errlen);
 	if (rc < 0)
@@ -223,7 +238,8 @@ static int read_rope(struct opening *o)
 	if (!gguf_string_is(type, "linear"))
 		return FAIL(o, "llama.rope.scaling.type is %s; supported are: none, linear",
 			    gguf_quote(type, quoted));
-	/* Files without a type are linear if they have a factor; the oldest ones call it scale_linear. */
+	/* Files without a type are linear if they have a factor; the oldest ones call it
+	 * scale_linear. */
 	if (!gguf_has(o->g, key) && gguf_has(o->g, "llama.rope.scale_linear"))
 		key = "llama.rope.scale_linear";
 	if (rc == 0 && !gguf_has(o->g, key))
@@ -249,7 +265,8 @@ static int read_config(struct opening *o)
 	if (!rc)
 		rc = read_number(o, "llama.context_length", 1, CONTEXT_MAX, -1, &c->ctx_train);
 	if (!rc)
-		rc = read_real(o, "llama.attention.layer_norm_rms_epsilon", 1e-12f, 0.1f, NAN, &c->rms_eps);
+		rc = read_real(o, "llama.attention.layer_norm_rms_epsilon", 1e-12f, 0.1f, NAN,
+			       &c->rms_eps);
 	if (!rc)
 		rc = read_heads(o);
 	if (!rc)
@@ -269,23 +286,28 @@ static int place(struct opening *o, const char *name, uint64_t n_rows, uint64_t 
 	if (!t && !must)
 		return 0;
 	if (!t)
-		return FAIL(o, "tensor %s is missing; the file is not a complete llama model", name);
+		return FAIL(o, "tensor %s is missing; the file is not a complete llama model",
+			    name);
 	if (!is_supported(t->type))
-		return FAIL(o, "tensor %s has element type %s; supported are: F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 "
-			    "Q8_0 Q4_K Q5_K Q6_K", name, gguf_element(t->type)->name);
+		return FAIL(o,
+			    "tensor %s has element type %s; supported are: F32 F16 BF16 Q4_0 Q4_1 "
+			    "Q5_0 Q5_1 Q8_0 Q4_K Q5_K Q6_K",
+			    name, gguf_element(t->type)->name);
 	if (is_vector && t->type != TENSOR_F32)
-		return FAIL(o, "tensor %s has element type %s, expected F32", name, gguf_element(t->type)->name);
+		return FAIL(o, "tensor %s has element type %s, expected F32", name,
+			    gguf_element(t->type)->name);
 	if (!n_rows && (t->dims[1] < 2 || t->dims[1] > VOCAB_MAX))
-		return FAIL(o, "tensor %s has %llu rows, expected a vocabulary of 2 to %u tokens", name,
-			    (unsigned long long)t->dims[1], VOCAB_MAX);
+		return FAIL(o, "tensor %s has %llu rows, expected a vocabulary of 2 to %u tokens",
+			    name, (unsigned long long)t->dims[1], VOCAB_MAX);
 	if (!n_rows)
 		n_rows = t->dims[1];
 	if (t->dims[0] != n_cols || t->dims[1] != n_rows || t->dims[2] != 1 || t->dims[3] != 1)
-		return FAIL(o, "tensor %s has shape %llu x %llu x %llu x %llu, expected %llu x %llu by the "
-			    "hyper-parameters", name, (unsigned long long)t->dims[0],
-			    (unsigned long long)t->dims[1], (unsigned long long)t->dims[2],
-			    (unsigned long long)t->dims[3], (unsigned long long)n_cols,
-			    (unsigned long long)n_rows);
+		return FAIL(o,
+			    "tensor %s has shape %llu x %llu x %llu x %llu, expected %llu x %llu "
+			    "by the hyper-parameters",
+			    name, (unsigned long long)t->dims[0], (unsigned long long)t->dims[1],
+			    (unsigned long long)t->dims[2], (unsigned long long)t->dims[3],
+			    (unsigned long long)n_cols, (unsigned long long)n_rows);
 	*ret_tensor = (struct tensor){
 		.data = t->data, .n_cols = n_cols, .n_rows = n_rows, .bytes = t->bytes,
 		.type = (enum tensor_type)t->type, .name = t->name,
@@ -298,16 +320,21 @@ static int place_layer(struct opening *o, uint32_t index)
 {
 	const struct model_config *c = &o->m->config;
 	struct model_layer *l = &o->m->layers[index];
-	uint64_t q_rows = (uint64_t)c->n_heads * c->head_dim, kv_rows = (uint64_t)c->n_kv_heads * c->head_dim;
+	uint64_t q_rows = (uint64_t)c->n_heads * c->head_dim,
+		 kv_rows = (uint64_t)c->n_kv_heads * c->head_dim;
 	const struct {
 		const char *part;
 		uint64_t n_rows, n_cols;
 		struct tensor *place;
 	} parts[] = {
-		{ "attn_norm", 1, c->n_embd, &l->attn_norm }, { "attn_q", q_rows, c->n_embd, &l->wq },
-		{ "attn_k", kv_rows, c->n_embd, &l->wk }, { "attn_v", kv_rows, c->n_embd, &l->wv },
-		{ "attn_output", c->n_embd, q_rows, &l->wo }, { "ffn_norm", 1, c->n_embd, &l->ffn_norm },
-		{ "ffn_gate", c->n_ff, c->n_embd, &l->w_gate }, { "ffn_up", c->n_ff, c->n_embd, &l->w_up },
+		{ "attn_norm", 1, c->n_embd, &l->attn_norm },
+		{ "attn_q", q_rows, c->n_embd, &l->wq },
+		{ "attn_k", kv_rows, c->n_embd, &l->wk },
+		{ "attn_v", kv_rows, c->n_embd, &l->wv },
+		{ "attn_output", c->n_embd, q_rows, &l->wo },
+		{ "ffn_norm", 1, c->n_embd, &l->ffn_norm },
+		{ "ffn_gate", c->n_ff, c->n_embd, &l->w_gate },
+		{ "ffn_up", c->n_ff, c->n_embd, &l->w_up },
 		{ "ffn_down", c->n_embd, c->n_ff, &l->w_down },
 	};
 
@@ -336,14 +363,17 @@ static int name_unused(struct opening *o)
 		for (uint32_t n = 0; n < m->config.n_layers && !used; n++) {
 			const struct model_layer *l = &m->layers[n];
 			used = t->data == l->attn_norm.data || t->data == l->wq.data ||
-			       t->data == l->wk.data || t->data == l->wv.data || t->data == l->wo.data ||
-			       t->data == l->ffn_norm.data || t->data == l->w_gate.data ||
-			       t->data == l->w_up.data || t->data == l->w_down.data;
+			       t->data == l->wk.data || t->data == l->wv.data ||
+			       t->data == l->wo.data || t->data == l->ffn_norm.data ||
+			       t->data == l->w_gate.data || t->data == l->w_up.data ||
+			       t->data == l->w_down.data;
 		}
 		if (!used)
-			return FAIL(o, "tensor %s has no place in a llama model of %u layers; leaving it out would "
-				    "change the answers, so this file is not supported", t->name,
-				    m->config.n_layers);
+			return FAIL(o,
+				    "tensor %s has no place in a llama model of %u layers; "
+				    "leaving it out would change the answers, so this file is not "
+				    "supported",
+				    t->name, m->config.n_layers);
 	}
 	return 0;
 }
@@ -353,12 +383,15 @@ static int check_vocabulary(struct opening *o)
 {
 	struct gguf_array tokens;
 	uint32_t stated = o->m->config.n_vocab;
-	int rc = gguf_get_array(o->g, "tokenizer.ggml.tokens", GGUF_STRING, &tokens, o->err, o->errlen);
+	int rc = gguf_get_array(o->g, "tokenizer.ggml.tokens", GGUF_STRING, &tokens, o->err,
+				o->errlen);
 
 	if (rc < 0)
 		return rc;
 	if (rc == 0 && tokens.n != o->m->config.n_vocab)
-		return FAIL(o, "tokenizer.ggml.tokens has %llu tokens, but token_embd.weight has %u rows",
+		return FAIL(o,
+			    "tokenizer.ggml.tokens has %llu tokens, but token_embd.weight has %u "
+			    "rows",
 			    (unsigned long long)tokens.n, o->m->config.n_vocab);
 	rc = gguf_get_u32(o->g, "llama.vocab_size", &stated, o->err, o->errlen);
 	if (rc < 0)
@@ -376,7 +409,9 @@ static int check_rope_freqs(struct opening *o)
 
 	for (uint64_t i = 0; t->data && i < t->n_cols; i++)
 		if (!isfinite(divisors[i]) || divisors[i] <= 0.0f)
-			return FAIL(o, "rope_freqs.weight has %g at index %llu, expected a positive number",
+			return FAIL(o,
+				    "rope_freqs.weight has %g at index %llu, expected a positive "
+				    "number",
 				    divisors[i], (unsigned long long)i);
 	return 0;
 }

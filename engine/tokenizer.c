@@ -3,8 +3,8 @@
  * Owns struct tokenizer.  Token texts are not copied: they lie in the file's mapping.  After
  * tokenizer_new() nothing changes any more, so that threads share a tokenizer without a lock.
  *
- * What a file may not do: have more tokens than TOKENS_MAX, a text above TOKENIZER_PIECE_MAX, a type
- * outside 1..6, arrays of different lengths, or special ids outside the vocabulary. */
+ * What a file may not do: have more tokens than TOKENS_MAX, a text above TOKENIZER_PIECE_MAX, a
+ * type outside 1..6, arrays of different lengths, or special ids outside the vocabulary. */
 #include "engine/tokenizer.h"
 #include "engine/tokenizer_parts.h"
 
@@ -37,8 +37,8 @@ unsigned byte_spell(uint8_t byte, char ret_text[2])
 {
 	uint32_t c = byte;
 
-	/* Bytes that don't print are numbered from U+0100 in ascending order: 0x00-0x20 are the first
-	 * 33, 0x7f-0xa0 the next 34, 0xad the last. */
+	/* Bytes that don't print are numbered from U+0100 in ascending order: 0x00-0x20 are the
+	 * first 33, 0x7f-0xa0 the next 34, 0xad the last. */
 	if (!prints_as_itself(c))
 		c = 0x100 + (c <= 0x20 ? c : c <= 0xa0 ? c - 0x7f + 33 : 67);
 	if (c < 0x80) {
@@ -129,9 +129,11 @@ static int load_tokens(struct tokenizer *t, char *err, size_t errlen)
 	int rc = gguf_get_array(t->file, "tokenizer.ggml.tokens", GGUF_STRING, &texts, err, errlen);
 
 	if (rc == GGUF_E_ABSENT)
-		return FAIL(t, "metadata has no tokenizer.ggml.tokens; the file holds no vocabulary");
+		return FAIL(t, "metadata has no tokenizer.ggml.tokens; the file holds no "
+			       "vocabulary");
 	if (!rc)
-		rc = gguf_get_array(t->file, "tokenizer.ggml.token_type", GGUF_I32, &types, err, errlen);
+		rc = gguf_get_array(t->file, "tokenizer.ggml.token_type", GGUF_I32, &types, err,
+				    errlen);
 	if (rc < 0)
 		return rc;
 	if (!texts.n || texts.n > TOKENS_MAX)
@@ -151,11 +153,17 @@ static int load_tokens(struct tokenizer *t, char *err, size_t errlen)
 		if (types.data)
 			memcpy(&type, types.data + id * sizeof type, sizeof type);
 		if (type < TOKEN_NORMAL || type > TOKEN_BYTE)
-			return FAIL(t, "tokenizer.ggml.token_type has %d for token %u, expected 1 to 6", type, id);
+			return FAIL(t,
+				    "tokenizer.ggml.token_type has %d for token %u, expected 1 to "
+				    "6",
+				    type, id);
 		if (text.len > TOKENIZER_PIECE_MAX)
-			return FAIL(t, "tokenizer.ggml.tokens has a text of %llu bytes for token %u, expected at "
-				    "most %u", (unsigned long long)text.len, id, TOKENIZER_PIECE_MAX);
-		t->tokens[id] = (struct token){ text.text, (uint16_t)text.len, (uint8_t)type, false };
+			return FAIL(t,
+				    "tokenizer.ggml.tokens has a text of %llu bytes for token %u, "
+				    "expected at most %u",
+				    (unsigned long long)text.len, id, TOKENIZER_PIECE_MAX);
+		t->tokens[id] =
+			(struct token){ text.text, (uint16_t)text.len, (uint8_t)type, false };
 		if (text.len > t->longest)
 			t->longest = (uint32_t)text.len;
 	}
@@ -210,7 +218,8 @@ static int load_ids(struct tokenizer *t, char *err, size_t errlen)
 static int order_specials(const void *a, const void *b, void *context)
 {
 	const struct tokenizer *t = context;
-	const struct token *x = &t->tokens[*(const int32_t *)a], *y = &t->tokens[*(const int32_t *)b];
+	const struct token *x = &t->tokens[*(const int32_t *)a],
+			   *y = &t->tokens[*(const int32_t *)b];
 	int order = memcmp(x->text, y->text, x->len < y->len ? x->len : y->len);
 
 	return order ? order : (int)x->len - (int)y->len;
@@ -227,7 +236,8 @@ static bool is_special(const struct tokenizer *t, uint32_t id)
 	    token->type != TOKEN_USER_DEFINED)
 		return false;
 	for (unsigned i = 0; i < token->len; i += (unsigned)step) {
-		step = utf8proc_iterate((const utf8proc_uint8_t *)token->text + i, token->len - i, &c);
+		step = utf8proc_iterate((const utf8proc_uint8_t *)token->text + i, token->len - i,
+					&c);
 		if (step < 1)
 			return false;
 	}
@@ -274,8 +284,10 @@ static int load_family(struct tokenizer *t, char *err, size_t errlen)
 		return rc;
 	t->is_spm = gguf_string_is(model, "llama");
 	if (!t->is_spm && !gguf_string_is(model, "gpt2"))
-		return FAIL(t, "tokenizer.ggml.model is %s; supported are: gpt2 (byte-level BPE), llama "
-			    "(SentencePiece)", gguf_quote(model, quoted));
+		return FAIL(t,
+			    "tokenizer.ggml.model is %s; supported are: gpt2 (byte-level BPE), "
+			    "llama (SentencePiece)",
+			    gguf_quote(model, quoted));
 	t->adds_bos = t->adds_space = t->is_spm;
 	if (t->is_spm) {
 		rc = spm_load(t, err, errlen);
@@ -285,11 +297,14 @@ static int load_family(struct tokenizer *t, char *err, size_t errlen)
 			rc = bpe_load(t, err, errlen);
 	}
 	if (!rc)
-		rc = gguf_get_bool(t->file, "tokenizer.ggml.add_bos_token", &t->adds_bos, err, errlen);
+		rc = gguf_get_bool(t->file, "tokenizer.ggml.add_bos_token", &t->adds_bos, err,
+				   errlen);
 	if (rc >= 0 && t->is_spm)
-		rc = gguf_get_bool(t->file, "tokenizer.ggml.add_space_prefix", &t->adds_space, err, errlen);
+		rc = gguf_get_bool(t->file, "tokenizer.ggml.add_space_prefix", &t->adds_space, err,
+				   errlen);
 	if (rc >= 0)
-		rc = gguf_get_string(t->file, "tokenizer.chat_template", &t->chat_template, err, errlen);
+		rc = gguf_get_string(t->file, "tokenizer.chat_template", &t->chat_template, err,
+				     errlen);
 	return rc < 0 ? rc : 0;
 }
 

@@ -1,8 +1,8 @@
 /* tokenizer.h - text to token ids and back, by the vocabulary in a GGUF file.
  *
  * Two families: byte-level BPE ("gpt2" in the file; pre-tokenizers gpt-2, smollm, llama-bpe, qwen2,
- * default) and SentencePiece BPE ("llama").  Token strings stay in the file's mapping: the gguf must
- * stay open as long as the tokenizer lives.
+ * default) and SentencePiece BPE ("llama").  Token strings stay in the file's mapping: the gguf
+ * must stay open as long as the tokenizer lives.
  *
  * A tokenizer never changes after tokenizer_new(): any number of threads may use one. */
 #ifndef ENGINE_TOKENIZER_H
@@ -21,15 +21,16 @@ struct tokenizer;
 /* Longest text of one tokenizer_encode() call: far above any context, below 32-bit positions. */
 #define TOKENIZER_TEXT_MAX (256u << 20)
 
-/* Most ids that n bytes of text can become (each byte ill-formed or a space that SentencePiece spells
- * in three bytes, none of them in the vocabulary; spaces added after special tokens; BOS). */
+/* Most ids that n bytes of text can become (each byte ill-formed or a space that SentencePiece
+ * spells in three bytes, none of them in the vocabulary; spaces added after special tokens; BOS).
+ */
 #define TOKENIZER_IDS_ROOM(n) (4u * (n) + 4u)
 
 enum tokenizer_flags {
-	TOKENIZER_ADD_BOS = 1u,        /* put the BOS token first, if the file has one */
-	/* Turn the text of control tokens ("<|im_start|>") into those tokens.  Only for text that we
-	 * wrote ourselves, such as a rendered chat template: with it, whoever wrote the text can end a
-	 * turn or speak as the system. */
+	TOKENIZER_ADD_BOS = 1u, /* put the BOS token first, if the file has one */
+	/* Turn the text of control tokens ("<|im_start|>") into those tokens.  Only for text that
+	 * we wrote ourselves, such as a rendered chat template: with it, whoever wrote the text can
+	 * end a turn or speak as the system. */
 	TOKENIZER_PARSE_SPECIAL = 2u,
 };
 
@@ -68,17 +69,17 @@ int32_t tokenizer_bos(const struct tokenizer *t);
 int32_t tokenizer_eos(const struct tokenizer *t);
 int32_t tokenizer_eot(const struct tokenizer *t);
 
-/* Does this token end an answer: EOS, end of turn, end of message, by id or by its well-known name. */
+/* Does this token end an answer: EOS, end of turn or message, by id or by its well-known name? */
 bool tokenizer_is_end(const struct tokenizer *t, int32_t id);
 
 /* Is this a control token: never part of what a user said. */
 bool tokenizer_is_control(const struct tokenizer *t, int32_t id);
 
-/* Does the file want BOS before a prompt (tokenizer.ggml.add_bos_token, else its family's habit)? */
+/* Does the file want BOS before a prompt (add_bos_token, else the habit of its family)? */
 bool tokenizer_adds_bos(const struct tokenizer *t);
 
-/* Does encoding put one space before the text (SentencePiece), so that the first piece of a text that
- * begins a sequence has one space more than the text? */
+/* Does encoding put one space before the text (SentencePiece), so that the first piece of a text
+ * that begins a sequence has one space more than the text? */
 bool tokenizer_adds_space(const struct tokenizer *t);
 
 /* The id of the token with exactly this text, as the file spells it (byte-level BPE spells a space

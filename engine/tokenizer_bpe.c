@@ -16,7 +16,7 @@
 #define NONE UINT32_MAX
 
 struct symbol {
-	int32_t id;                    /* -1: joined to the left neighbour, or a byte without token */
+	int32_t id; /* -1: joined to the left neighbour, or a byte without token */
 	uint32_t previous, next;       /* index, NONE at the ends */
 };
 
@@ -50,13 +50,16 @@ static int add_merge(struct tokenizer *t, uint32_t rank, struct gguf_string line
 {
 	char quoted[GGUF_QUOTE_BYTES], joined_text[2 * TOKENIZER_PIECE_MAX];
 	const char *space = line.len > 1 ? memchr(line.text + 1, ' ', line.len - 1) : NULL;
-	size_t left_len = space ? (size_t)(space - line.text) : 0, right_len = line.len - left_len - 1;
+	size_t left_len = space ? (size_t)(space - line.text) : 0,
+	       right_len = line.len - left_len - 1;
 	int32_t left, right, joined;
 	struct merge *slot;
 
 	if (!space || !right_len)
-		return gguf_error(t->file, err, errlen, "tokenizer.ggml.merges has %s at %u, expected two "
-				  "tokens with a space between", gguf_quote(line, quoted), rank);
+		return gguf_error(t->file, err, errlen,
+				  "tokenizer.ggml.merges has %s at %u, expected two tokens with a "
+				  "space between",
+				  gguf_quote(line, quoted), rank);
 	left = tokenizer_lookup(t, line.text, left_len);
 	right = tokenizer_lookup(t, space + 1, right_len);
 	joined = -1;
@@ -66,11 +69,14 @@ static int add_merge(struct tokenizer *t, uint32_t rank, struct gguf_string line
 		joined = tokenizer_lookup(t, joined_text, left_len + right_len);
 	}
 	if (joined < 0)
-		return gguf_error(t->file, err, errlen, "tokenizer.ggml.merges has %s at %u, whose parts or "
-				  "whole are not in tokenizer.ggml.tokens", gguf_quote(line, quoted), rank);
+		return gguf_error(t->file, err, errlen,
+				  "tokenizer.ggml.merges has %s at %u, whose parts or whole are "
+				  "not in tokenizer.ggml.tokens",
+				  gguf_quote(line, quoted), rank);
 	slot = (struct merge *)(uintptr_t)find_merge(t, left, right);
 	if (slot->pair == MERGE_NONE) /* of two equal lines the first, stronger one counts */
-		*slot = (struct merge){ (uint64_t)(uint32_t)left << 32 | (uint32_t)right, rank, joined };
+		*slot = (struct merge){ (uint64_t)(uint32_t)left << 32 | (uint32_t)right, rank,
+					joined };
 	return 0;
 }
 
@@ -82,13 +88,15 @@ int bpe_load(struct tokenizer *t, char *err, size_t errlen)
 	int rc = gguf_get_array(t->file, "tokenizer.ggml.merges", GGUF_STRING, &lines, err, errlen);
 
 	if (rc == GGUF_E_ABSENT)
-		return gguf_error(t->file, err, errlen, "metadata has no tokenizer.ggml.merges; byte-level "
-				  "BPE needs them");
+		return gguf_error(t->file, err, errlen,
+				  "metadata has no tokenizer.ggml.merges; byte-level BPE needs "
+				  "them");
 	if (rc)
 		return rc;
 	if (lines.n > MERGES_MAX)
-		return gguf_error(t->file, err, errlen, "tokenizer.ggml.merges has %llu merges, at most %u "
-				  "are supported", (unsigned long long)lines.n, MERGES_MAX);
+		return gguf_error(t->file, err, errlen,
+				  "tokenizer.ggml.merges has %llu merges, at most %u are supported",
+				  (unsigned long long)lines.n, MERGES_MAX);
 	while (n_slots < lines.n + lines.n / 2)
 		n_slots *= 2;
 	t->merges = malloc(n_slots * sizeof *t->merges);
@@ -165,7 +173,8 @@ static void offer(struct word *w, uint32_t left, uint32_t right)
 		return;
 	merge = find_merge(w->t, left_id, right_id);
 	if (merge->pair != MERGE_NONE)
-		heap_push(w, (struct join){ merge->rank, left, right, left_id, right_id, merge->joined });
+		heap_push(w, (struct join){ merge->rank, left, right, left_id, right_id,
+					    merge->joined });
 }
 
 static int make_room(struct word *w, size_t n)

@@ -1,9 +1,9 @@
 /* tokenizer_encode.c - one text to ids: repair, cut out special tokens, encode what lies between.
  *
- * Owns the order of the steps, which is that of the models' own tokenizers: special tokens are found
- * in the text as given, longest first at each place; only then is the rest normalized and encoded,
- * piece by piece.  User-defined tokens are ordinary text by the format's definition and are always
- * found; control tokens only on demand (TOKENIZER_PARSE_SPECIAL).
+ * Owns the order of the steps, which is that of the models' own tokenizers: special tokens are
+ * found in the text as given, longest first at each place; only then is the rest normalized and
+ * encoded, piece by piece.  User-defined tokens are ordinary text by the format's definition and
+ * are always found; control tokens only on demand (TOKENIZER_PARSE_SPECIAL).
  *
  * All memory is the call's own; runs on any thread. */
 #include "engine/tokenizer.h"

@@ -38,9 +38,9 @@ struct tokenizer {
 	const struct gguf *file;
 	struct token *tokens;          /* (n_tokens) */
 	uint32_t n_tokens;
-	int32_t *slots;                /* (slot_mask + 1) open-addressing table text -> id, -1 empty */
+	int32_t *slots; /* (slot_mask + 1) open-addressing table text -> id, -1 empty */
 	uint32_t slot_mask;
-	uint64_t seed;                 /* of both hash tables, so that no file can be made to collide */
+	uint64_t seed; /* of both hash tables, so that no file can be made to collide */
 	int32_t *specials;             /* (n_specials) control and user-defined tokens by text */
 	uint32_t n_specials;
 	bool special_first[256];       /* bytes that a special token begins with */
@@ -76,8 +76,8 @@ static inline void ids_add(struct ids *out, int32_t id)
 int32_t tokenizer_lookup(const struct tokenizer *t, const char *text, size_t len);
 
 /* GPT-2's spelling of bytes: bytes that print stand for themselves, the others for U+0100 on.
- * byte_spell() writes 1 or 2 bytes of UTF-8 and returns how many; byte_unspell() reads one character
- * at text and returns its byte and length, or false if it spells none. */
+ * byte_spell() writes 1 or 2 bytes of UTF-8 and returns how many; byte_unspell() reads one
+ * character at text and returns its byte and length, or false if it spells none. */
 unsigned byte_spell(uint8_t byte, char ret_text[2]);
 bool byte_unspell(const char *text, size_t len, uint8_t *ret_byte, unsigned *ret_len);
 

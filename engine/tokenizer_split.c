@@ -4,10 +4,10 @@
  * the text into its matches and what lies between them; each following one cuts those pieces again,
  * seeing only the piece, as the models' own tokenizers do in training.
  *
- * \s is spelled out as Unicode's White_Space: PCRE2's own \s counts U+180E too, which the tokenizers
- * that the models were trained with don't.  The text is well-formed UTF-8 by contract, so that PCRE2's
- * own check, which would read the whole text again for each word, is off.  Matching is linear: no
- * expression below can give back more than one run of white space per word. */
+ * \s is spelled out as Unicode's White_Space: PCRE2's own \s counts U+180E too, which the
+ * tokenizers that the models were trained with don't.  The text is well-formed UTF-8 by contract,
+ * so that PCRE2's own check, which would read the whole text again for each word, is off.  Matching
+ * is linear: no expression below can give back more than one run of white space per word. */
 #include "engine/tokenizer_parts.h"
 
 #define PCRE2_CODE_UNIT_WIDTH 8
@@ -26,7 +26,8 @@
 
 #define GPT2 CONTRACTIONS "| ?\\p{L}+| ?\\p{N}+| ?[^" SPACES "\\p{L}\\p{N}]+|" \
 	SPACE "+" NO_SPACE_AHEAD "|" SPACE "+"
-#define LLAMA3(digits) "(?i:" CONTRACTIONS ")|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" digits "| ?[^" SPACES \
+#define LLAMA3(digits) \
+	"(?i:" CONTRACTIONS ")|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" digits "| ?[^" SPACES \
 	"\\p{L}\\p{N}]+[\\r\\n]*|" SPACE "*[\\r\\n]+|" SPACE "+" NO_SPACE_AHEAD "|" SPACE "+"
 
 static const struct kind {
@@ -38,9 +39,13 @@ static const struct kind {
 	  .stages = { "[\\p{P}$+<=>^~|]+", GPT2, "\\p{N}+", "[0-9][0-9][0-9]" } },
 	{ .names = { "gpt-2", "phi-2" }, .stages = { GPT2 } },
 	{ .names = { "smollm" }, .stages = { "\\p{N}", GPT2 } },
-	{ .names = { "llama-bpe", "llama3", "llama-v3" }, .stages = { LLAMA3("\\p{N}{1,3}") },
-	  .ignores_merges = true, .adds_bos = true },
-	{ .names = { "qwen2", "deepseek-r1-qwen" }, .stages = { LLAMA3("\\p{N}") }, .normalizes = true },
+	{ .names = { "llama-bpe", "llama3", "llama-v3" },
+	  .stages = { LLAMA3("\\p{N}{1,3}") },
+	  .ignores_merges = true,
+	  .adds_bos = true },
+	{ .names = { "qwen2", "deepseek-r1-qwen" },
+	  .stages = { LLAMA3("\\p{N}") },
+	  .normalizes = true },
 };
 
 struct splitter {
@@ -75,10 +80,11 @@ static int refuse(struct tokenizer *t, struct gguf_string pre, char *err, size_t
 
 	for (unsigned k = 0; k < N_ITEMS(kinds); k++)
 		for (unsigned n = 0; n < N_ITEMS(kinds[k].names) && kinds[k].names[n]; n++)
-			at += snprintf(known + at, sizeof known - (size_t)at, "%s%s", at ? ", " : "",
-				       kinds[k].names[n]);
-	return gguf_error(t->file, err, errlen, "tokenizer.ggml.pre is %s; the pre-tokenizers supported "
-			  "are: %s", gguf_quote(pre, quoted), known);
+			at += snprintf(known + at, sizeof known - (size_t)at, "%s%s",
+				       at ? ", " : "", kinds[k].names[n]);
+	return gguf_error(t->file, err, errlen,
+			  "tokenizer.ggml.pre is %s; the pre-tokenizers supported are: %s",
+			  gguf_quote(pre, quoted), known);
 }
 
 int splitter_new(struct tokenizer *t, struct gguf_string pre, char *err, size_t errlen)
@@ -97,15 +103,17 @@ int splitter_new(struct tokenizer *t, struct gguf_string pre, char *err, size_t 
 	pcre2_set_match_limit(s->limits, UINT32_MAX);
 	s->has_jit = true;
 	for (; s->n_stages < STAGES_MAX && kind->stages[s->n_stages]; s->n_stages++) {
-		pcre2_code *stage = pcre2_compile((PCRE2_SPTR)kind->stages[s->n_stages],
-						  PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_UCP, &code,
-						  &offset, NULL);
+		pcre2_code *stage =
+			pcre2_compile((PCRE2_SPTR)kind->stages[s->n_stages], PCRE2_ZERO_TERMINATED,
+				      PCRE2_UTF | PCRE2_UCP, &code, &offset, NULL);
 		if (!stage)
-			return gguf_error(t->file, err, errlen, "the installed PCRE2 cannot compile the "
-					  "expressions of tokenizer.ggml.pre (error %d at %zu); it needs "
-					  "Unicode support", code, (size_t)offset);
+			return gguf_error(t->file, err, errlen,
+					  "the installed PCRE2 cannot compile the expressions of "
+					  "tokenizer.ggml.pre (error %d at %zu); it needs Unicode "
+					  "support",
+					  code, (size_t)offset);
 		s->stages[s->n_stages] = stage;
-		/* JIT needs memory that is writable, then executable; hardened services forbid it. */
+		/* JIT writes code and then runs it, which hardened services forbid. */
 		if (pcre2_jit_compile(stage, PCRE2_JIT_COMPLETE))
 			s->has_jit = false;
 	}

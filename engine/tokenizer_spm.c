@@ -51,7 +51,8 @@ static int hex_digit(char c)
 
 int spm_load(struct tokenizer *t, char *err, size_t errlen)
 {
-	int rc = gguf_get_array(t->file, "tokenizer.ggml.scores", GGUF_F32, &t->scores, err, errlen);
+	int rc = gguf_get_array(t->file, "tokenizer.ggml.scores", GGUF_F32, &t->scores, err,
+				errlen);
 
 	if (rc == GGUF_E_ABSENT)
 		return gguf_error(t->file, err, errlen, "metadata has no tokenizer.ggml.scores; "
@@ -59,24 +60,29 @@ int spm_load(struct tokenizer *t, char *err, size_t errlen)
 	if (rc)
 		return rc;
 	if (t->scores.n != t->n_tokens)
-		return gguf_error(t->file, err, errlen, "tokenizer.ggml.scores has %llu elements, expected %u "
-				  "as tokenizer.ggml.tokens has", (unsigned long long)t->scores.n,
-				  t->n_tokens);
+		return gguf_error(t->file, err, errlen,
+				  "tokenizer.ggml.scores has %llu elements, expected %u as "
+				  "tokenizer.ggml.tokens has",
+				  (unsigned long long)t->scores.n, t->n_tokens);
 	memset(t->byte_ids, 0xff, sizeof t->byte_ids);
 	for (uint32_t id = 0; id < t->n_tokens; id++) {
 		const struct token *token = &t->tokens[id];
 		int high, low;
 
 		if (isnan(score_of(t, (int32_t)id)))
-			return gguf_error(t->file, err, errlen, "tokenizer.ggml.scores has NaN for token %u", id);
+			return gguf_error(t->file, err, errlen,
+					  "tokenizer.ggml.scores has NaN for token %u", id);
 		if (token->type != TOKEN_BYTE)
 			continue;
 		if (token->len == 6 && !memcmp(token->text, "<0x", 3) && token->text[5] == '>' &&
-		    (high = hex_digit(token->text[3])) >= 0 && (low = hex_digit(token->text[4])) >= 0)
+		    (high = hex_digit(token->text[3])) >= 0 &&
+		    (low = hex_digit(token->text[4])) >= 0)
 			t->byte_ids[high << 4 | low] = (int32_t)id;
 		else
-			return gguf_error(t->file, err, errlen, "token %u is a byte by its type, but its text is not "
-					  "of the form <0x1F>", id);
+			return gguf_error(t->file, err, errlen,
+					  "token %u is a byte by its type, but its text is not of "
+					  "the form <0x1F>",
+					  id);
 	}
 	/* Files of this family that name no ids mean these. */
 	if (!gguf_has(t->file, "tokenizer.ggml.bos_token_id"))
@@ -190,7 +196,7 @@ static void spell(struct stretch *s, const char *text, size_t len, bool add_spac
 		} else {
 			s->text[at++] = c;
 		}
-		if (((uint8_t)c & 0xc0) == 0x80) /* continues a character: the text is well-formed */
+		if (((uint8_t)c & 0xc0) == 0x80) /* goes on: the text is well-formed */
 			s->symbols[s->n - 1].len++;
 		else
 			s->symbols[s->n++] = (struct symbol){ start, at - start, 0, 0 };

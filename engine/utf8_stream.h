@@ -2,7 +2,8 @@
  *
  * A token may hold a part of a character.  What leaves the engine never does: a sequence is kept
  * back until its last byte arrived, and bytes that can't belong to any character become U+FFFD, one
- * for each maximal ill-formed piece (the practice Unicode recommends, as browsers and Python do). */
+ * for each maximal ill-formed piece (the practice Unicode recommends, as browsers and Python do).
+ */
 #ifndef ENGINE_UTF8_STREAM_H
 #define ENGINE_UTF8_STREAM_H
 

@@ -7,10 +7,10 @@
 #include "engine/utf8_stream.h"
 
 #include <stdint.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include "tests/lib/gguf_maker.h"
+#include "tests/lib/vocabulary_maker.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -19,112 +19,23 @@ enum { QWEN2 = 4, SPM = 5, N_KINDS = 6 };
 
 static struct tokenizer *tokenizers[N_KINDS];
 
-/* 256 byte tokens, then words; merges join the bytes of the words. */
-static void add_bpe(struct gguf_maker *m)
-{
-	static const char *const words[] = {
-		"ab", "aa", "aaaa", "th", "the", "\xc4\xa0t", "\xc4\xa0the", "\xc3\xa2\xc4\xa4"
-	};
-	static const char *const merges[] = { "a b", "a a", "aa aa", "t h", "th e", "\xc4\xa0 t",
-		"\xc4\xa0t he" };
-	static char bytes[256][3];
-	const char *texts[256 + 8 + 4];
-	int32_t types[256 + 8 + 4];
-	unsigned n = 0;
-
-	for (unsigned b = 0; b < 256; b++) {
-		bool itself = (b >= 0x21 && b <= 0x7e) || (b >= 0xa1 && b != 0xad);
-		unsigned c = itself      ? b
-			     : b <= 0x20 ? 0x100 + b
-			     : b <= 0xa0 ? 0x121 + b - 0x7f
-					 : 0x143;
-
-		bytes[b][0] = (char)(c < 0x80 ? c : 0xc0 | c >> 6);
-		bytes[b][1] = (char)(c < 0x80 ? 0 : 0x80 | (c & 0x3f));
-		types[n] = 1;
-		texts[n++] = bytes[b];
-	}
-	for (unsigned i = 0; i < 8; i++) {
-		types[n] = 1;
-		texts[n++] = words[i];
-	}
-	types[n] = 1, texts[n++] = "he";
-	types[n] = 3, texts[n++] = "<|im_end|>";
-	types[n] = 3, texts[n++] = "<|";
-	types[n] = 4, texts[n++] = "<t>";
-	maker_strings(m, "tokenizer.ggml.tokens", texts, n);
-	maker_array(m, "tokenizer.ggml.token_type", GGUF_I32, n, types, n * sizeof *types);
-	maker_strings(m, "tokenizer.ggml.merges", merges, 7);
-	maker_u32(m, "tokenizer.ggml.bos_token_id", 265);
-}
-
-static void add_spm(struct gguf_maker *m)
-{
-	static const char *const words[] = { "<unk>",
-					     "<s>",
-					     "</s>",
-					     "\xe2\x96\x81",
-					     "a",
-					     "aa",
-					     "aaaa",
-					     "\xe2\x96\x81"
-					     "a",
-					     "t",
-					     "h",
-					     "th",
-					     "\xe2\x96\x81th",
-					     "<",
-					     "s",
-					     "<s",
-					     "\xc3\xa9" };
-	static char bytes[256][8];
-	const char *texts[16 + 256];
-	int32_t types[16 + 256];
-	float scores[16 + 256];
-	unsigned n = 0;
-
-	for (; n < 16; n++) {
-		texts[n] = words[n];
-		types[n] = n == 0 ? 2 : n < 3 ? 3 : 1;
-		scores[n] = -(float)(n * 7 % 16);
-	}
-	for (unsigned b = 0; b < 256; b++, n++) {
-		snprintf(bytes[b], sizeof bytes[b], "<0x%02X>", b);
-		texts[n] = bytes[b];
-		types[n] = 6;
-		scores[n] = 0;
-	}
-	maker_strings(m, "tokenizer.ggml.tokens", texts, n);
-	maker_array(m, "tokenizer.ggml.token_type", GGUF_I32, n, types, n * sizeof *types);
-	maker_array(m, "tokenizer.ggml.scores", GGUF_F32, n, scores, n * sizeof *scores);
-}
-
 /* Kept until the process ends: the tokenizers point into the files. */
 static struct tokenizer *make(const char *pre)
 {
+	static struct vocabulary v;
 	struct gguf_maker m;
-	struct tokenizer *t;
-	struct gguf *g;
-	uint8_t *file;
-	char err[256];
-	size_t size;
 
-	maker_init(&m);
-	maker_string(&m, "tokenizer.ggml.model", pre ? "gpt2" : "llama");
 	if (pre)
-		maker_string(&m, "tokenizer.ggml.pre", pre);
-	if (pre)
-		add_bpe(&m);
+		vocabulary_small_bpe(&v);
 	else
-		add_spm(&m);
-	file = maker_file(&m, &size);
-	maker_free(&m);
-	if (gguf_open_memory(file, size, "fuzz", &g, err, sizeof err) ||
-	    tokenizer_new(g, &t, err, sizeof err)) {
-		fprintf(stderr, "%s\n", err);
-		abort();
-	}
-	return t;
+		vocabulary_small_spm(&v);
+	v.pre = pre;
+	maker_init(&m);
+	vocabulary_write(&v, &m);
+	if (pre)
+		maker_u32(&m, "tokenizer.ggml.bos_token_id", 256);
+	vocabulary_forget(&v);
+	return subject_need(&m).t;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
