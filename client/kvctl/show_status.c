@@ -85,7 +85,8 @@ static void status_table(const struct kvctl_view *v, const struct kvd_row_status
 		fprintf(v->out, " (at most %.1f times: %s in %s)",
 			(double)s->peak_logical_bytes / (double)s->peak_physical_bytes,
 			kvctl_size(s->peak_logical_bytes).s, kvctl_size(s->peak_physical_bytes).s);
-	fprintf(v->out, "\n%u engines, %u tenants, %u sequences\n", s->engines, s->tenants, s->sequences);
+	fprintf(v->out, "\n%u engine%s, %u tenant%s, %u sequence%s\n", s->engines, s->engines == 1 ? "" : "s",
+		s->tenants, s->tenants == 1 ? "" : "s", s->sequences, s->sequences == 1 ? "" : "s");
 	fprintf(v->out, "since start: %llu pages merged, %llu shared between engines, %llu waits for another's prefill, "
 		"%llu preemptions, %llu evicted pages, %llu peers closed\n", (unsigned long long)s->merges,
 		(unsigned long long)s->promotions, (unsigned long long)s->single_flight_waits,

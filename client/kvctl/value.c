@@ -105,7 +105,7 @@ int kvctl_json(const struct kvctl_view *v, json_t *value)
 		fprintf(stderr, "kvctl: not enough memory for the answer\n");
 		return 1;
 	}
-	int r = json_dumpf(value, v->out, v->pretty ? JSON_INDENT(2) : JSON_COMPACT);
+	int r = json_dumpf(value, v->out, JSON_REAL_PRECISION(12) | (v->pretty ? JSON_INDENT(2) : JSON_COMPACT));
 	json_decref(value);
 	fputc('\n', v->out);
 	return r == 0 ? 0 : 1;

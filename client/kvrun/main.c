@@ -72,7 +72,7 @@ static int make_prompt(const struct kvrun_options *o, json_t *messages, struct k
 static int print_json(const struct kvrun_answer *a)
 {
 	json_t *root = kvrun_answer_json(a);
-	if (!root || json_dumpf(root, stdout, JSON_COMPACT) != 0 || printf("\n") < 0 || fflush(stdout) != 0) {
+	if (!root || json_dumpf(root, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9)) != 0 || printf("\n") < 0 || fflush(stdout) != 0) {
 		fprintf(stderr, "kvrun: cannot write the answer\n");
 		json_decref(root);
 		return 1;

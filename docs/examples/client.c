@@ -38,7 +38,8 @@ int main(int argc, char **argv)
 	while (chunk.kind != KVD_CHUNK_END) {
 		r = kvd_next(stream, 60000, &chunk);
 		if (r != 0) {
-			fprintf(stderr, "\n%s\n", r == -EAGAIN ? "no token for a minute" : kvd_stream_error(stream));
+			fprintf(stderr, "%s\n", r == -EAGAIN ? "timed out" :
+				kvd_stream_error(stream));
 			break;
 		}
 		if (chunk.kind == KVD_CHUNK_TOKENS) {
@@ -48,8 +49,9 @@ int main(int argc, char **argv)
 	}
 	if (r == 0) {
 		printf("\n");
-		fprintf(stderr, "%u tokens of %s, %u of %u prompt tokens were cached\n", chunk.end->completion_tokens,
-			kvd_stream_engine(stream), chunk.end->cached_tokens, chunk.end->prompt_tokens);
+		fprintf(stderr, "%u tokens from %s, %u of %u prompt tokens cached\n",
+			chunk.end->completion_tokens, kvd_stream_engine(stream),
+			chunk.end->cached_tokens, chunk.end->prompt_tokens);
 		r = (int)chunk.end->m.status;
 	}
 	kvd_stream_close(stream);
