@@ -335,6 +335,12 @@ static int place_tensors(struct reader *r)
 		end = offset + t->bytes;
 		t->data = g->base + start + offset;
 	}
+	/* Writers pad the last tensor to the alignment; anything more is no part of the file. */
+	if (room - end >= g->alignment)
+		return FAIL(r,
+			    "the file goes on for %llu bytes after its last tensor; it is damaged or "
+			    "joined with another, fetch it again",
+			    (unsigned long long)(room - end));
 	qsort(g->tensors, g->n_tensors, sizeof *g->tensors, order_names);
 	for (uint64_t i = 1; i < g->n_tensors; i++)
 		if (!order_names(&g->tensors[i - 1], &g->tensors[i]))

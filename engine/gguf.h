@@ -69,7 +69,7 @@ struct gguf_identity {
 struct gguf;
 
 /* Map a file and check its whole structure: header, metadata, tensor table, and that every
- * tensor's bytes lie in the file, aligned, without overlap.  Tensor bytes are not read.
+ * tensor's bytes lie in the file, aligned, without overlap, and end it.  Tensor bytes are not read.
  *
  * ret_gguf  owned by the caller, gguf_close() frees it; untouched on failure
  * err       one sentence naming file and field on failure; untouched on success

@@ -281,6 +281,26 @@ START_TEST(one_name_for_two_tensors)
 }
 END_TEST
 
+START_TEST(a_file_that_goes_on)
+{
+	const uint8_t more[64] = { 0 };
+	struct gguf_maker m;
+	struct gguf *g;
+	char err[512];
+
+	maker_init(&m);
+	maker_tensor(&m, "t", 8, 1, 0, NULL); /* 32 bytes: no padding */
+	maker_append(&m.data, more, 31);
+	ck_assert_msg(!open_made(&m, &g, err), "%s", err);
+	gguf_close(g);
+	maker_append(&m.data, more, 1);
+	expect_refusal(&m, "the file goes on for 32 bytes after its last tensor");
+	maker_u32(&m, "key", 1);
+	maker_append(&m.data, more, 64);
+	expect_refusal(&m, "the file goes on for 64 bytes after its last tensor");
+}
+END_TEST
+
 /* Everything a reader can meet: all value types and a tensor. */
 static uint8_t *make_rich(size_t *ret_size)
 {
@@ -419,6 +439,7 @@ int main(void)
 	tcase_add_test(tc, alignments_that_lie);
 	tcase_add_test(tc, tensors_that_lie);
 	tcase_add_test(tc, one_name_for_two_tensors);
+	tcase_add_test(tc, a_file_that_goes_on);
 	tcase_add_test(tc, cut_off_anywhere);
 	tcase_add_test(tc, any_byte_changed);
 	tcase_add_test(tc, things_that_are_no_files);
