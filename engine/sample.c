@@ -14,8 +14,11 @@
 
 int sampler_init(struct sampler *s, uint32_t n_vocab)
 {
-	s->candidates = calloc(n_vocab ? n_vocab : 1, sizeof(*s->candidates));
+	s->candidates = malloc((n_vocab ? n_vocab : 1) * sizeof(*s->candidates));
 	s->n_vocab = n_vocab;
+	/* touched now: the engine's memory does not grow while it serves */
+	for (uint32_t i = 0; s->candidates && i < n_vocab; i++)
+		s->candidates[i].id = -1;
 	return s->candidates ? 0 : -ENOMEM;
 }
 

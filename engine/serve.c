@@ -31,6 +31,9 @@
 #define LINGER_USEC 10000000u
 #define SLOW_USEC 30000000u        /* design: a client that reads nothing for 30 s is closed */
 #define PACKETS_A_TURN 64u         /* of one stream before others get their turn */
+/* Longer texts cannot fit the context and are not tokenised to learn by how much: that would cost
+ * everybody up to a second a request.  English has 4 to 5 bytes a token, runs of spaces up to 64. */
+#define BYTES_A_TOKEN_MAX 64u
 /* STARTED, two packets of tokens (one kept, one that was under way), END, and their lengths */
 #define PENDING_MAX (2 * (sizeof(struct kvd_msg_tokens) + SESSION_TEXT_MAX + 64) + \
 		     sizeof(struct kvd_msg_end) + sizeof(struct kvd_msg_started) + 16)
@@ -297,6 +300,12 @@ static void on_complete(struct serve *v, struct stream *s, uint64_t now_usec)
 	int r;
 
 	text = request_text(&s->request, &n_text);
+	if (n_text / BYTES_A_TOKEN_MAX > v->n_ctx) {
+		snprintf(err, sizeof(err), "the prompt has %zu bytes, far more than the context of %u tokens; "
+			 "shorten it", n_text, v->n_ctx);
+		serve_end(v, s, KVD_S_CONTEXT, KVD_FINISH_ERROR, err, now_usec);
+		return;
+	}
 	r = prompt_encode(v->prompts, text, n_text, s->request.head.raw, v->prompt_ids, v->n_ctx, &n_ids, err,
 			  sizeof(err));
 	if (r == 0)
