@@ -146,7 +146,7 @@ class Generator:
     def any(self, depth):
         return self.rng.choice([
             lambda: self.variable("n", "s", "l", "d", "nul", "t", "x", "nosuch", "messages", "rows", "nest"),
-            lambda: f"({self.of('dict', depth - 1)}).{self.pick('b', 'role', 'items', 'missing', 'get')}",
+            lambda: f"({self.of('dict', depth - 1)}).{self.pick('b', 'role', 'missing')}",
             lambda: f"({self.of('dict', depth - 1)})[{self.literal()}]", lambda: f"({self.of('dict', depth - 1)}).get({self.literal()}, {self.expression(depth - 1)})",
             lambda: f"({self.of('list', depth - 1)})[{self.of('number', depth - 1)}]", lambda: f"({self.of('list', depth - 1)})|first",
             lambda: f"nosuch|default({self.expression(depth - 1)})", lambda: "none", lambda: f"{self.of('bool', depth)}",
