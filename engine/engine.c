@@ -403,6 +403,8 @@ int engine_run(const struct options *o)
 		log_info("ready threads=%u chunk=%u loop=%s", o->n_threads, o->chunk_tokens,
 			 wait_is_uring(e.wait) ? "io_uring" : "epoll");
 		r = engine_loop(&e);
+		if (r != 0 && e.drain_usec)
+			r = 0;             /* told to end, and kvd ended before us: nothing is lost */
 		if (r != 0) {
 			code = 1;
 			log_error("cannot go on: %s", kvd_engine_error(e.kvd)[0] ? kvd_engine_error(e.kvd) :
