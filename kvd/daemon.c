@@ -271,6 +271,9 @@ static int daemon_init(struct daemon *daemon, const struct daemon_options *optio
 	if (r < 0)
 		return failed(r == -EINVAL ? "book: --pool, --extent and --page-bytes-min do not fit together" : "book", r);
 	r = vmm_open(daemon->extent_bytes, daemon->n_extents, &daemon->vmm);
+	/* All of them now: a lack of descriptors shows before ready, not in the middle of the night. */
+	for (uint32_t i = 0; r == 0 && i < daemon->n_extents; i++)
+		r = vmm_extent_create(daemon->vmm, i);
 	if (r < 0)
 		return failed("extents", r);
 	r = introduce_init(daemon);

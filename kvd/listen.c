@@ -2,6 +2,7 @@
 #include "kvd/listen.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -100,6 +101,9 @@ static int from_systemd(struct listen_socket *ret, char error[LISTEN_ERROR_MAX])
 	if (n > 1 || sd_is_socket_unix(SD_LISTEN_FDS_START, SOCK_SEQPACKET, 1, NULL, 0) <= 0)
 		return fail(error, -EINVAL, "systemd has passed something else than one SEQPACKET socket; use "
 			    "ListenSequentialPacket= in kvd.socket");
+	/* systemd gives it as NonBlocking= says; accept4() must never wait. */
+	if (fcntl(SD_LISTEN_FDS_START, F_SETFL, O_NONBLOCK) < 0)
+		return fail(error, -errno, "the socket that systemd has passed is broken: %s", strerror(errno));
 	ret->fd = SD_LISTEN_FDS_START;
 	return 1;
 }

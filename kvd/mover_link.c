@@ -136,14 +136,8 @@ static int send_extents_of(struct mover_link *link, const struct mover_job *job)
 
 	if (job->kind == MOVER_FLUSH)
 		return 0;
-	if (is_big(job->kind)) {
-		if (job->kind == MOVER_POPULATE) {
-			r = vmm_extent_create(link->daemon->vmm, job->target);
-			if (r < 0)
-				return r;
-		}
+	if (is_big(job->kind))
 		return send_extent(link, job->target);
-	}
 	r = send_extent(link, job->target >> bits);
 	if (r == 0 && job->kind != MOVER_SCRUB)
 		r = send_extent(link, job->source >> bits);

@@ -282,8 +282,14 @@ static void listener_ready(struct loop_source *source, uint32_t events)
 		if (errno == EINTR || errno == ECONNABORTED)
 			continue;
 		if (errno != EAGAIN) {
-			log_error("accept.failed error=\"%s\" open_peers=%u", strerror(errno), peers->n_used);
-			peers->accept_at_usec = clock_now_usec() + LIMIT_ACCEPT_RETRY_USEC;
+			const char *error = strerror(errno);
+			uint64_t now_usec = clock_now_usec();
+			uint32_t suppressed;
+
+			if (log_allow(&peers->accept_limit, now_usec, &suppressed))
+				log_error("accept.failed error=\"%s\" open_peers=%u lines_dropped=%u", error, peers->n_used,
+					  suppressed);
+			peers->accept_at_usec = now_usec + LIMIT_ACCEPT_RETRY_USEC;
 			daemon_deadline(daemon, peers->accept_at_usec);
 		}
 		return;

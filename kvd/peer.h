@@ -68,6 +68,7 @@ struct peers {
 	struct out_record *records;/* (LIMIT_OUT_RECORDS) */
 	uint32_t record_free, record_high;
 	uint64_t n_closed;         /* peers closed for breaking the protocol */
+	struct log_limit accept_limit;
 	uint64_t accept_at_usec;   /* out of descriptors: try again then; CLOCK_NEVER otherwise */
 	struct log_limit limits[256];  /* by uid: one user's flood does not silence another's facts */
 	struct loop_source listener;

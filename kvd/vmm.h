@@ -14,8 +14,7 @@ struct vmm;
 int vmm_open(uint64_t extent_bytes, uint32_t n_extents, struct vmm **ret);
 void vmm_close(struct vmm *vmm);
 
-/* Make an extent, once.  It has no memory yet.  Returns 0 or -errno (-EMFILE: try again later);
- * idempotent. */
+/* Make an extent, once; idempotent.  It has no memory yet.  0 or -errno. */
 int vmm_extent_create(struct vmm *vmm, uint32_t extent);
 
 /* A descriptor of an extent, borrowed; with writable = false one through which it cannot be written.

@@ -30,6 +30,7 @@
 static const char *const loops[] = { "uring", "epoll" };
 static char kvd_program[PATH_MAX], kvd_dir[64], kvd_socket[96];
 static pid_t kvd_pid;
+static void (*kvd_before_exec)(void);     /* in the child */
 
 /* What the last receive() brought. */
 static _Alignas(8) uint8_t packet[KVD_MSG_MAX];
@@ -84,6 +85,8 @@ static void kvd_spawn(const char *loop, const char *const *more)
 	ck_assert_int_ge(kvd_pid, 0);
 	if (kvd_pid == 0) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		if (kvd_before_exec)
+			kvd_before_exec();
 		execv(kvd_program, (char *const *)arguments);
 		_exit(127);
 	}

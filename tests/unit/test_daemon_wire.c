@@ -305,6 +305,91 @@ START_TEST(one_daemon_a_socket)
 }
 END_TEST
 
+/* Few descriptors: kvd serves who is there, takes the others when there is room again. */
+static void few_descriptors(void)
+{
+	struct rlimit limit = { 400, 400 };
+
+	if (setrlimit(RLIMIT_NOFILE, &limit) < 0)
+		_exit(126);
+}
+
+START_TEST(survives_a_lack_of_descriptors)
+{
+	enum { N = 400 };
+	static int fds[N];
+	int client;
+
+	kvd_before_exec = few_descriptors;
+	setup(_i);
+	client = connect_as(KVD_ROLE_CLIENT, "");
+	for (unsigned i = 0; i < N; i++) {
+		fds[i] = connect_raw();
+		ck_assert_int_ge(fds[i], 0);
+		send_hello(fds[i], KVD_ROLE_CLIENT, "");
+	}
+	usleep(300000);
+	send_query(client, KVD_Q_STATUS, 1);    /* a row needs a descriptor, and there is none */
+	expect_error(client, KVD_S_INTERNAL);
+	for (unsigned i = 0; i < N; i += 2)
+		close(fds[i]);
+	for (unsigned i = 1; i < N; i += 2) {
+		expect(fds[i], KVD_M_WELCOME);
+		close(fds[i]);
+	}
+	free(query(client, KVD_Q_STATUS, NULL));
+	close(client);
+	teardown(0);
+}
+END_TEST
+
+/* systemd: the socket comes as descriptor 3, readiness is told. */
+static int activation_socket, notify_socket;
+static char notify_path[128];
+static void as_systemd(void)
+{
+	char pid[16];
+
+	dup2(activation_socket, 3);
+	snprintf(pid, sizeof(pid), "%d", getpid());
+	setenv("LISTEN_PID", pid, 1);
+	setenv("LISTEN_FDS", "1", 1);
+	setenv("NOTIFY_SOCKET", notify_path, 1);
+}
+
+START_TEST(starts_under_systemd)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX }, notify = { .sun_family = AF_UNIX };
+	char dir[] = "/tmp/kvd-test-XXXXXX", text[512] = "";
+	int status;
+
+	ck_assert_ptr_nonnull(mkdtemp(dir));
+	snprintf(kvd_socket, sizeof(kvd_socket), "%s/kvd.sock", dir);
+	snprintf(notify_path, sizeof(notify_path), "%s/notify", dir);
+	strcpy(address.sun_path, kvd_socket);
+	strcpy(notify.sun_path, notify_path);
+	/* Blocking, as systemd makes it. */
+	activation_socket = fcntl(socket(AF_UNIX, SOCK_SEQPACKET, 0), F_DUPFD, 10);
+	ck_assert_int_eq(bind(activation_socket, (struct sockaddr *)&address, sizeof(address)), 0);
+	ck_assert_int_eq(listen(activation_socket, 10), 0);
+	notify_socket = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	ck_assert_int_eq(bind(notify_socket, (struct sockaddr *)&notify, sizeof(notify)), 0);
+	kvd_before_exec = as_systemd;
+	kvd_spawn(loops[_i], NULL);
+	ck_assert_int_gt(recv(notify_socket, text, sizeof(text) - 1, 0), 0);
+	ck_assert_ptr_nonnull(strstr(text, "READY=1"));
+	ck_assert_uint_eq(status_now().kvd_pid, (uint32_t)kvd_pid);
+	expect_clean();
+	kill(kvd_pid, SIGTERM);
+	ck_assert_int_eq(waitpid(kvd_pid, &status, 0), kvd_pid);
+	ck_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+	/* The file is systemd's: it stays. */
+	ck_assert_int_eq(unlink(kvd_socket), 0);
+	unlink(notify_path);
+	ck_assert_int_eq(rmdir(dir), 0);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite = suite_create("daemon_wire");
@@ -327,6 +412,8 @@ int main(void)
 	tcase_add_loop_test(tcase, serves_beside_many_silent_peers, 0, 1);  /* 5 s each */
 	tcase_add_loop_test(tcase, closes_who_stops_reading, 1, 2);          /* 10 s each */
 	tcase_add_loop_test(tcase, one_daemon_a_socket, 0, 2);
+	tcase_add_loop_test(tcase, survives_a_lack_of_descriptors, 0, 2);
+	tcase_add_loop_test(tcase, starts_under_systemd, 0, 2);
 	suite_add_tcase(suite, tcase);
 	runner = srunner_create(suite);
 	srunner_run_all(runner, CK_NORMAL);
