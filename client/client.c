@@ -13,7 +13,8 @@
 
 #include "client/stream.h"
 
-int kvd_connect(const char *path, const char *program, const char *tenant, struct kvd_connection **ret)
+int kvd_connect(const char *path, const char *program, const char *tenant,
+		struct kvd_connection **ret)
 {
 	int r = kvd_connection_new(KVD_ROLE_CLIENT, path, program, tenant, ret);
 	return r != 0 ? r : kvd_connection_open(*ret);
@@ -54,24 +55,28 @@ static uint32_t query_row_bytes(enum kvd_query what)
 }
 
 /* Map the rows of an answer.  fd stays the caller's. */
-static int query_map(struct kvd_connection *c, const struct kvd_msg_rows *rows, int fd, uint32_t row_bytes_min,
-		     const void **ret_rows)
+static int query_map(struct kvd_connection *c, const struct kvd_msg_rows *rows, int fd,
+		     uint32_t row_bytes_min, const void **ret_rows)
 {
 	struct stat file;
 	uint64_t bytes;
 
 	if (rows->row_bytes < row_bytes_min)
-		return kvd_fail(c->error, KVD_S_VERSION,
-				"kvd %s sends rows of %u bytes where we need %u; it is older than this program: "
-				"upgrade it", c->welcome.kvd_version, rows->row_bytes, row_bytes_min);
+		return kvd_fail(
+			c->error, KVD_S_VERSION,
+			"kvd %s sends rows of %u bytes where we need %u; it is older than this program: "
+			"upgrade it",
+			c->welcome.kvd_version, rows->row_bytes, row_bytes_min);
 	if (__builtin_mul_overflow(rows->n_rows, (uint64_t)rows->row_bytes, &bytes))
-		return kvd_fail(c->error, KVD_S_PROTOCOL, "kvd announced more rows than memory can hold");
+		return kvd_fail(c->error, KVD_S_PROTOCOL,
+				"kvd announced more rows than memory can hold");
 	if (bytes == 0) {
 		*ret_rows = NULL;
 		return 0;
 	}
 	if (fd < 0 || fstat(fd, &file) < 0 || file.st_size < 0 || (uint64_t)file.st_size < bytes)
-		return kvd_fail(c->error, KVD_S_PROTOCOL, "kvd announced rows and sent no memory for them");
+		return kvd_fail(c->error, KVD_S_PROTOCOL,
+				"kvd announced rows and sent no memory for them");
 	void *map = mmap(NULL, bytes, PROT_READ, MAP_SHARED, fd, 0);
 	if (map == MAP_FAILED)
 		return kvd_fail(c->error, -errno, "cannot map %llu bytes of rows: %s",
@@ -80,23 +85,29 @@ static int query_map(struct kvd_connection *c, const struct kvd_msg_rows *rows, 
 	return 0;
 }
 
-int kvd_query(struct kvd_connection *c, enum kvd_query what, const char *argument, const void **ret_rows,
-	      uint64_t *ret_n_rows, uint32_t *ret_row_bytes)
+int kvd_query(struct kvd_connection *c, enum kvd_query what, const char *argument,
+	      const void **ret_rows, uint64_t *ret_n_rows, uint32_t *ret_row_bytes)
 {
-	struct kvd_msg_query query = { .m = { .type = KVD_M_QUERY, .size = sizeof(query) }, .what = what };
-	struct kvd_waiter waiter = { .type = KVD_M_ROWS, .n_fds_max = 1, .min_bytes = sizeof(struct kvd_msg_rows) };
+	struct kvd_msg_query query = { .m = { .type = KVD_M_QUERY, .size = sizeof(query) },
+				       .what = what };
+	struct kvd_waiter waiter = { .type = KVD_M_ROWS,
+				     .n_fds_max = 1,
+				     .min_bytes = sizeof(struct kvd_msg_rows) };
 	const struct kvd_msg_rows *rows = (const struct kvd_msg_rows *)waiter.reply;
 	uint32_t row_bytes_min = query_row_bytes(what);
 
 	c->error[0] = '\0';
 	if (row_bytes_min == 0)
-		return kvd_fail(c->error, KVD_S_BAD_REQUEST, "there is no question %u; see kvd/admin.h", what);
+		return kvd_fail(c->error, KVD_S_BAD_REQUEST,
+				"there is no question %u; see kvd/admin.h", what);
 	if (argument && strlen(argument) >= sizeof(query.argument))
-		return kvd_fail(c->error, KVD_S_BAD_REQUEST, "the question's argument is longer than %zu bytes",
+		return kvd_fail(c->error, KVD_S_BAD_REQUEST,
+				"the question's argument is longer than %zu bytes",
 				sizeof(query.argument) - 1);
 	if (argument)
 		memcpy(query.argument, argument, strlen(argument));
-	int r = kvd_connection_call(c, &query.m, NULL, 0, &waiter, kvd_clock_usec() + KVD_CALL_USEC);
+	int r = kvd_connection_call(c, &query.m, NULL, 0, &waiter,
+				    kvd_clock_usec() + KVD_CALL_USEC);
 	if (r != 0)
 		return r;
 	r = query_map(c, rows, waiter.fds[0], row_bytes_min, ret_rows);

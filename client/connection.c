@@ -37,8 +37,8 @@ static bool connection_name(char field[KVD_NAME_MAX], const char *name)
 	return true;
 }
 
-int kvd_connection_new(enum kvd_role role, const char *path, const char *program, const char *tenant,
-		       struct kvd_connection **ret)
+int kvd_connection_new(enum kvd_role role, const char *path, const char *program,
+		       const char *tenant, struct kvd_connection **ret)
 {
 	struct kvd_connection *c = calloc(1, sizeof(*c));
 	*ret = c;
@@ -47,14 +47,17 @@ int kvd_connection_new(enum kvd_role role, const char *path, const char *program
 	c->fd = -1;
 	c->role = role;
 	if (kvd_socket_path(path, c->path, sizeof(c->path)) < 0)
-		return kvd_fail(c->error, -ENAMETOOLONG,
-				"the socket's path is longer than the %zu bytes that a unix socket can have; "
-				"choose a shorter one with --socket", sizeof(c->path) - 1);
+		return kvd_fail(
+			c->error, -ENAMETOOLONG,
+			"the socket's path is longer than the %zu bytes that a unix socket can have; "
+			"choose a shorter one with --socket",
+			sizeof(c->path) - 1);
 	if (!connection_name(c->program, program))
 		(void)connection_name(c->program, "a program with a long name");
 	if (!connection_name(c->tenant, tenant))
 		return kvd_fail(c->error, KVD_S_BAD_REQUEST,
-				"the tenant's name is longer than %u bytes; give a shorter one", KVD_NAME_MAX - 1);
+				"the tenant's name is longer than %u bytes; give a shorter one",
+				KVD_NAME_MAX - 1);
 	return 0;
 }
 
@@ -72,8 +75,9 @@ void kvd_connection_down(struct kvd_connection *c, int result)
 		w->done = true;
 		w->result = result;
 		snprintf(w->text, sizeof(w->text), "%s",
-			 result == -EPROTO ? "kvd broke the protocol; are kvd and libkvd of one release?" :
-			 "kvd closed the connection; see its log");
+			 result == -EPROTO
+				 ? "kvd broke the protocol; are kvd and libkvd of one release?"
+				 : "kvd closed the connection; see its log");
 	}
 }
 
@@ -96,10 +100,12 @@ int kvd_connection_post(struct kvd_connection *c, struct kvd_msg *m, const int *
 	if (c->state == KVD_CONNECTION_DOWN)
 		return kvd_fail(c->error, -ENOTCONN, "not connected to kvd at %s", c->path);
 	m->seq = ++c->last_seq;
-	int r = kvd_packet_send_until(c->fd, m, m->size, fds, n_fds, kvd_clock_usec() + KVD_CALL_USEC);
+	int r = kvd_packet_send_until(c->fd, m, m->size, fds, n_fds,
+				      kvd_clock_usec() + KVD_CALL_USEC);
 	if (r < 0) {
 		kvd_connection_down(c, -ENOTCONN);
-		return kvd_fail(c->error, r, "kvd at %s takes no message: %s", c->path, strerror(-r));
+		return kvd_fail(c->error, r, "kvd at %s takes no message: %s", c->path,
+				strerror(-r));
 	}
 	if (waiter) {
 		waiter->seq = m->seq;
@@ -115,8 +121,8 @@ int kvd_connection_post(struct kvd_connection *c, struct kvd_msg *m, const int *
 }
 
 /* Give a reply to the request that waits for it.  Returns 0 or -EPROTO. */
-static int connection_deliver(struct kvd_connection *c, struct kvd_waiter *w, const struct kvd_msg *m,
-			      struct kvd_packet *packet)
+static int connection_deliver(struct kvd_connection *c, struct kvd_waiter *w,
+			      const struct kvd_msg *m, struct kvd_packet *packet)
 {
 	if (m->type == KVD_M_ERROR) {
 		const struct kvd_msg_error *error = (const struct kvd_msg_error *)m;
@@ -176,7 +182,8 @@ static int connection_take(struct kvd_connection *c, struct kvd_packet *packet)
 	if (packet->bytes < sizeof(*m) || m->size != packet->bytes)
 		return -EPROTO;
 	for (struct kvd_waiter *w = c->waiters; w; w = w->next) {
-		if (m->seq != 0 && w->seq == m->seq && (m->type == w->type || m->type == KVD_M_ERROR)) {
+		if (m->seq != 0 && w->seq == m->seq &&
+		    (m->type == w->type || m->type == KVD_M_ERROR)) {
 			int r = connection_deliver(c, w, m, packet);
 			if (r == 0 && w == &c->greeting)
 				connection_greeted(c);
@@ -211,11 +218,13 @@ int kvd_connection_wait(struct kvd_connection *c, struct kvd_waiter *waiter, uin
 	while (!waiter->done) {
 		int r = kvd_wait_until(c->fd, POLLIN, deadline_usec);
 		if (r > 0)
-			(void)kvd_connection_dispatch(c);   /* a failure reaches us through the waiter */
+			(void)kvd_connection_dispatch(c); /* a failure is in the waiter */
 		if (r <= 0 && !waiter->done) {
 			kvd_connection_forget(c, waiter);
-			return kvd_fail(c->error, r < 0 ? r : -ETIMEDOUT,
-					"kvd at %s did not answer in time; is it stopped or overloaded?", c->path);
+			return kvd_fail(
+				c->error, r < 0 ? r : -ETIMEDOUT,
+				"kvd at %s did not answer in time; is it stopped or overloaded?",
+				c->path);
 		}
 	}
 	if (waiter->result != 0)
@@ -245,14 +254,16 @@ int kvd_connection_start(struct kvd_connection *c)
 	if (connect(c->fd, (const struct sockaddr *)&address, sizeof(address)) < 0) {
 		int e = errno;
 		kvd_connection_down(c, -e);
-		return kvd_fail(c->error, -e, "cannot reach kvd at %s: %s; %s", c->path, strerror(e),
-				e == EACCES ? "this user may not use that socket" :
-				"start kvd, or name its socket with --socket or KVD_SOCKET");
+		return kvd_fail(
+			c->error, -e, "cannot reach kvd at %s: %s; %s", c->path, strerror(e),
+			e == EACCES ? "this user may not use that socket"
+				    : "start kvd, or name its socket with --socket or KVD_SOCKET");
 	}
 	memcpy(hello.program, c->program, sizeof(hello.program));
 	memcpy(hello.tenant, c->tenant, sizeof(hello.tenant));
 	c->state = KVD_CONNECTION_GREETING;
-	c->greeting = (struct kvd_waiter){ .type = KVD_M_WELCOME, .min_bytes = sizeof(struct kvd_msg_welcome) };
+	c->greeting = (struct kvd_waiter){ .type = KVD_M_WELCOME,
+					   .min_bytes = sizeof(struct kvd_msg_welcome) };
 	return kvd_connection_post(c, &hello.m, NULL, 0, &c->greeting);
 }
 
@@ -263,8 +274,10 @@ int kvd_connection_open(struct kvd_connection *c)
 
 	while ((r = kvd_connection_start(c)) == -EAGAIN) {
 		if (kvd_clock_usec() >= deadline_usec)
-			return kvd_fail(c->error, -ETIMEDOUT,
-					"kvd at %s accepts no connection; is it stopped or overloaded?", c->path);
+			return kvd_fail(
+				c->error, -ETIMEDOUT,
+				"kvd at %s accepts no connection; is it stopped or overloaded?",
+				c->path);
 		(void)kvd_wait_until(-1, 0, kvd_clock_usec() + 10000u);
 	}
 	if (r < 0)

@@ -12,7 +12,7 @@
 #include "kvd/kvd.h"
 #include "kvd/proto.h"
 
-#define KVD_CALL_USEC 5000000u     /* longest wait for an answer that needs no waiting on kvd's side */
+#define KVD_CALL_USEC 5000000u /* longest wait for an answer that needs no waiting on kvd's side */
 #define KVD_REPLY_MAX 512u         /* bytes kept of a reply; the longest we know is 264 */
 #define KVD_ERROR_MAX 512u
 
@@ -61,8 +61,8 @@ int kvd_fail(char error[KVD_ERROR_MAX], int result, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
 
 /* Allocate a connection and settle its names; nothing is sent.  As kvd_connect() for ret. */
-int kvd_connection_new(enum kvd_role role, const char *path, const char *program, const char *tenant,
-		       struct kvd_connection **ret);
+int kvd_connection_new(enum kvd_role role, const char *path, const char *program,
+		       const char *tenant, struct kvd_connection **ret);
 /* Connect and greet, waiting 5 s at most. */
 int kvd_connection_open(struct kvd_connection *c);
 /* The same without waiting: connect and send HELLO; kvd_connection_dispatch() does the rest.
@@ -70,14 +70,16 @@ int kvd_connection_open(struct kvd_connection *c);
 int kvd_connection_start(struct kvd_connection *c);
 
 /* Send a request, m = its header; its number is filled in.  waiter may be NULL (no reply expected),
- * else its type, n_fds_max and min_bytes are set and the rest is ours until it is done or forgotten. */
+ * else its type, n_fds_max and min_bytes are set and the rest is ours until it is done or
+ * forgotten. */
 int kvd_connection_post(struct kvd_connection *c, struct kvd_msg *m, const int *fds, uint32_t n_fds,
 			struct kvd_waiter *waiter);
 /* Take everything that has come.  -ENOTCONN, -EPROTO: the connection is DOWN now and all that
  * waited are done with that. */
 int kvd_connection_dispatch(struct kvd_connection *c);
 /* Wait for one reply; on failure the sentence is in c->error. */
-int kvd_connection_wait(struct kvd_connection *c, struct kvd_waiter *waiter, uint64_t deadline_usec);
+int kvd_connection_wait(struct kvd_connection *c, struct kvd_waiter *waiter,
+			uint64_t deadline_usec);
 /* Post and wait. */
 int kvd_connection_call(struct kvd_connection *c, struct kvd_msg *m, const int *fds, uint32_t n_fds,
 			struct kvd_waiter *waiter, uint64_t deadline_usec);

@@ -6,8 +6,8 @@
 #include "client/connection.h"
 #include "kvd/engine.h"
 
-/* Streams that kvd has handed over and the engine has not yet collected.  A scheduler collects every
- * step; whoever is beyond is better served by another engine. */
+/* Streams that kvd has handed over and the engine has not yet collected.  A scheduler collects
+ * every step; whoever is beyond is better served by another engine. */
 #define KVD_ENGINE_CLIENTS_MAX 1024u
 
 struct kvd_engine {
@@ -24,8 +24,8 @@ struct kvd_engine {
 	uint32_t *acks;            /* (acks_max) queue: extent << 1 | mapped, not yet on the ring */
 	uint32_t first_ack, n_acks, acks_max;
 
-	/* The segments.  Ours to write: sub.  kvd's: comp, mapped read-only, believed for nothing but
-	 * progress. */
+	/* The segments.  Ours to write: sub.  kvd's: comp, mapped read-only, believed for nothing
+	 * but progress. */
 	struct kvd_sub_header *sub;
 	const struct kvd_comp_header *comp;
 	size_t sub_bytes, comp_bytes;
@@ -57,8 +57,8 @@ int kvd_engine_take(struct kvd_engine *e, const struct kvd_msg *m, struct kvd_pa
 
 /* ---- engine_segments.c ---- */
 /* Check what ATTACHED says against the segments and map them; descriptors stay the caller's. */
-int kvd_engine_segments_map(struct kvd_engine *e, const struct kvd_msg_attached *attached, int sub_fd,
-			    int comp_fd);
+int kvd_engine_segments_map(struct kvd_engine *e, const struct kvd_msg_attached *attached,
+			    int sub_fd, int comp_fd);
 void kvd_engine_segments_unmap(struct kvd_engine *e);
 
 #endif

@@ -13,11 +13,13 @@
 #define SQ_ENTRIES_PER_SEQ 4u      /* per step: a GROW, a SEAL, and what a turn of sequences adds */
 
 /* A name in a message, or the sentence that says what is wrong with it. */
-static int attach_name(struct kvd_engine *e, char field[KVD_NAME_MAX], const char *name, const char *what)
+static int attach_name(struct kvd_engine *e, char field[KVD_NAME_MAX], const char *name,
+		       const char *what)
 {
 	size_t n = name ? strlen(name) : 0;
 	if (n == 0 || n >= KVD_NAME_MAX)
-		return kvd_fail(e->error, KVD_S_BAD_REQUEST, "the %s must have 1 to %u bytes, it has %zu", what,
+		return kvd_fail(e->error, KVD_S_BAD_REQUEST,
+				"the %s must have 1 to %u bytes, it has %zu", what,
 				KVD_NAME_MAX - 1, n);
 	memcpy(field, name, n);
 	return 0;
@@ -31,12 +33,17 @@ static uint32_t attach_sq_entries(uint32_t max_seqs)
 	return entries;
 }
 
-static int attach_request(struct kvd_engine *e, const struct kvd_engine_options *o, struct kvd_msg_attach *ret)
+static int attach_request(struct kvd_engine *e, const struct kvd_engine_options *o,
+			  struct kvd_msg_attach *ret)
 {
 	*ret = (struct kvd_msg_attach){
 		.m = { .type = KVD_M_ATTACH, .size = sizeof(*ret) },
-		.layout = o->layout, .kv_format = o->kv_format, .n_planes = o->n_planes,
-		.block_bytes = o->block_bytes, .page_tokens = KVD_PAGE_TOKENS, .max_seqs = o->max_seqs,
+		.layout = o->layout,
+		.kv_format = o->kv_format,
+		.n_planes = o->n_planes,
+		.block_bytes = o->block_bytes,
+		.page_tokens = KVD_PAGE_TOKENS,
+		.max_seqs = o->max_seqs,
 		.max_pages = o->max_pages,
 	};
 	int r = attach_name(e, ret->name, o->name, "engine's name");
@@ -47,9 +54,11 @@ static int attach_request(struct kvd_engine *e, const struct kvd_engine_options 
 	if (r != 0)
 		return r;
 	if (o->max_seqs == 0 || o->max_seqs > 4096)
-		return kvd_fail(e->error, KVD_S_BAD_REQUEST, "max_seqs is %u, it must be 1 to 4096", o->max_seqs);
+		return kvd_fail(e->error, KVD_S_BAD_REQUEST, "max_seqs is %u, it must be 1 to 4096",
+				o->max_seqs);
 	if (o->max_pages == 0 || o->n_planes == 0 || o->block_bytes == 0)
-		return kvd_fail(e->error, KVD_S_BAD_REQUEST, "max_pages, n_planes and block_bytes must not be 0");
+		return kvd_fail(e->error, KVD_S_BAD_REQUEST,
+				"max_pages, n_planes and block_bytes must not be 0");
 	memcpy(ret->fingerprint, o->fingerprint, sizeof(ret->fingerprint));
 	memcpy(e->fingerprint, o->fingerprint, sizeof(e->fingerprint));
 	ret->sq_entries = attach_sq_entries(o->max_seqs);
@@ -66,25 +75,32 @@ static int attach_geometry(struct kvd_engine *e, const struct kvd_engine_options
 
 	e->number = a->engine;
 	e->geometry = (struct kvd_geometry){
-		.extent_bytes = w->extent_bytes, .plane_bytes = a->plane_bytes, .block_bytes = o->block_bytes,
-		.n_planes = o->n_planes, .n_frames = a->n_frames, .slot_bits = w->slot_bits,
+		.extent_bytes = w->extent_bytes,
+		.plane_bytes = a->plane_bytes,
+		.block_bytes = o->block_bytes,
+		.n_planes = o->n_planes,
+		.n_frames = a->n_frames,
+		.slot_bits = w->slot_bits,
 	};
 	if (w->page_tokens != KVD_PAGE_TOKENS)
-		return kvd_fail(e->error, KVD_S_GEOMETRY, "kvd's pages hold %u tokens, ours %u", w->page_tokens,
-				KVD_PAGE_TOKENS);
+		return kvd_fail(e->error, KVD_S_GEOMETRY, "kvd's pages hold %u tokens, ours %u",
+				w->page_tokens, KVD_PAGE_TOKENS);
 	if (w->slot_bits >= KVD_ENTRY_FRAME_BITS || a->n_frames > 1u << w->slot_bits ||
 	    a->plane_bytes < (uint64_t)a->n_frames * o->block_bytes ||
 	    a->plane_bytes > w->extent_bytes / o->n_planes)
-		return kvd_fail(e->error, KVD_S_PROTOCOL,
-				"kvd's geometry does not fit its extents: %u frames in planes of %llu bytes",
-				a->n_frames, (unsigned long long)a->plane_bytes);
+		return kvd_fail(
+			e->error, KVD_S_PROTOCOL,
+			"kvd's geometry does not fit its extents: %u frames in planes of %llu bytes",
+			a->n_frames, (unsigned long long)a->plane_bytes);
 	return 0;
 }
 
 static int attach(struct kvd_engine *e, const struct kvd_engine_options *o)
 {
 	struct kvd_waiter waiter = {
-		.type = KVD_M_ATTACHED, .n_fds_max = 2, .min_bytes = sizeof(struct kvd_msg_attached),
+		.type = KVD_M_ATTACHED,
+		.n_fds_max = 2,
+		.min_bytes = sizeof(struct kvd_msg_attached),
 	};
 	struct kvd_connection *c = e->connection;
 	struct kvd_msg_attach request;
@@ -148,7 +164,8 @@ void kvd_engine_close(struct kvd_engine *e)
 		return;
 	while (kvd_engine_next_client(e, &client))
 		close(client.fd);
-	/* First what could still be written, then the socket: its end says that we are done with both. */
+	/* First what could still be written, then the socket: its end says that we are done with
+	 * both. */
 	kvd_engine_segments_unmap(e);
 	kvd_engine_window_release(e);
 	kvd_close(e->connection);

@@ -10,11 +10,13 @@
 #include <unistd.h>
 
 /* A client's stream.  One that nobody collects goes back at once: its client asks elsewhere. */
-static int control_client_new(struct kvd_engine *e, const struct kvd_msg_client_new *m, struct kvd_packet *packet)
+static int control_client_new(struct kvd_engine *e, const struct kvd_msg_client_new *m,
+			      struct kvd_packet *packet)
 {
 	int fd = kvd_packet_take_fd(packet, 0);
 	if (fd < 0)
-		return kvd_fail(e->error, -EPROTO, "kvd announced client %u without a socket", m->client);
+		return kvd_fail(e->error, -EPROTO, "kvd announced client %u without a socket",
+				m->client);
 	if (e->client_tail - e->client_head == KVD_ENGINE_CLIENTS_MAX) {
 		struct kvd_msg_client_gone gone = { .client = m->client };
 		close(fd);
@@ -57,8 +59,10 @@ int kvd_engine_poll(struct kvd_engine *e)
 	if (r == 0)
 		return kvd_engine_flush(e);
 	if (e->error[0] == '\0')
-		kvd_fail(e->error, r, r == -EPROTO ? "kvd broke the protocol; are kvd and libkvd of one release?" :
-			 "kvd at %s is gone", e->connection->path);
+		kvd_fail(e->error, r,
+			 r == -EPROTO ? "kvd broke the protocol; are kvd and libkvd of one release?"
+				      : "kvd at %s is gone",
+			 e->connection->path);
 	return r;
 }
 
@@ -100,13 +104,15 @@ int kvd_engine_fd(const struct kvd_engine *e)
 	return e->connection->fd;
 }
 
-static int control_weights(struct kvd_engine *e, uint16_t type, const char *layout, struct kvd_msg_weights *ret)
+static int control_weights(struct kvd_engine *e, uint16_t type, const char *layout,
+			   struct kvd_msg_weights *ret)
 {
 	size_t n = strlen(layout);
 
 	*ret = (struct kvd_msg_weights){ .m = { .type = type, .size = sizeof(*ret) } };
 	if (n >= sizeof(ret->layout))
-		return kvd_fail(e->error, KVD_S_BAD_REQUEST, "the weight layout's id is longer than %zu bytes",
+		return kvd_fail(e->error, KVD_S_BAD_REQUEST,
+				"the weight layout's id is longer than %zu bytes",
 				sizeof(ret->layout) - 1);
 	memcpy(ret->layout, layout, n);
 	memcpy(ret->fingerprint, e->fingerprint, sizeof(ret->fingerprint));
@@ -124,11 +130,13 @@ int kvd_engine_weights_ask(struct kvd_engine *e, const char *layout, int *ret_fd
 	int r = control_weights(e, KVD_M_WEIGHTS_ASK, layout, &ask);
 	if (r != 0)
 		return r;
-	r = kvd_connection_call(e->connection, &ask.m, NULL, 0, &waiter, kvd_clock_usec() + KVD_CALL_USEC);
+	r = kvd_connection_call(e->connection, &ask.m, NULL, 0, &waiter,
+				kvd_clock_usec() + KVD_CALL_USEC);
 	if (r != 0)
 		return kvd_fail(e->error, r, "%s", e->connection->error);
 	if (waiter.fds[0] < 0)
-		return kvd_fail(e->error, KVD_S_PROTOCOL, "kvd announced weights and sent no memory for them");
+		return kvd_fail(e->error, KVD_S_PROTOCOL,
+				"kvd announced weights and sent no memory for them");
 	*ret_fd = waiter.fds[0];
 	return 0;
 }

@@ -75,8 +75,8 @@ bool kvd_engine_sleep(struct kvd_engine *e, bool sleeps)
 void kvd_step_begin(struct kvd_engine *e)
 {
 	__atomic_store_n(&e->sub->step_begun, ++e->step, __ATOMIC_RELAXED);
-	/* Pairs with kvd's fence between its store of a table entry and its look at step_begun: either
-	 * it sees this step begun, or the copies made after this line see its new entries. */
+	/* Pairs with kvd's fence between its store of a table entry and its look at step_begun:
+	 * either it sees this step begun, or the copies made after this line see its new entries. */
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 }
 
@@ -89,7 +89,8 @@ void kvd_step_end(struct kvd_engine *e)
 
 int32_t *kvd_engine_tokens(struct kvd_engine *e, uint32_t slot)
 {
-	return slot < e->max_seqs ? e->tokens + (size_t)slot * e->max_pages * KVD_PAGE_TOKENS : NULL;
+	return slot < e->max_seqs ? e->tokens + (size_t)slot * e->max_pages * KVD_PAGE_TOKENS
+				  : NULL;
 }
 
 const uint32_t *kvd_engine_table(const struct kvd_engine *e, uint32_t slot)

@@ -1,7 +1,9 @@
-/* engine_segments.c - the two shared segments of an engine, checked before anything points into them.
+/* engine_segments.c - the two shared segments of an engine, checked before anything points into
+ * them.
  *
- * kvd is trusted with our life, yet an offset outside a segment would be a crash far from its cause:
- * every part must lie inside its segment, aligned, and the segment must be as long as announced. */
+ * kvd is trusted with our life, yet an offset outside a segment would be a crash far from its
+ * cause: every part must lie inside its segment, aligned, and the segment must be as long as
+ * announced. */
 #include "client/engine.h"
 
 #include <errno.h>
@@ -10,7 +12,8 @@
 #include <sys/stat.h>
 
 /* Whether n items of item_bytes from offset lie in a segment, clear of its header. */
-static bool part_fits(uint64_t offset, uint64_t n, uint64_t item_bytes, uint64_t header_bytes, uint64_t segment_bytes)
+static bool part_fits(uint64_t offset, uint64_t n, uint64_t item_bytes, uint64_t header_bytes,
+		      uint64_t segment_bytes)
 {
 	uint64_t bytes;
 	return offset >= header_bytes && offset % 8 == 0 && offset <= segment_bytes &&
@@ -22,7 +25,8 @@ static bool is_power_of_two(uint32_t n)
 	return n != 0 && (n & (n - 1)) == 0;
 }
 
-static int segments_check(struct kvd_engine *e, const struct kvd_msg_attached *a, int sub_fd, int comp_fd)
+static int segments_check(struct kvd_engine *e, const struct kvd_msg_attached *a, int sub_fd,
+			  int comp_fd)
 {
 	uint64_t row_pages = (uint64_t)e->max_seqs * e->max_pages;
 	struct stat sub, comp;
@@ -31,29 +35,36 @@ static int segments_check(struct kvd_engine *e, const struct kvd_msg_attached *a
 		return kvd_fail(e->error, KVD_S_PROTOCOL, "kvd attached us without ring segments");
 	if (!is_power_of_two(a->sq_entries) || !is_power_of_two(a->cq_entries) ||
 	    (uint64_t)sub.st_size < a->sub_bytes || (uint64_t)comp.st_size < a->comp_bytes ||
-	    !part_fits(a->sqe_offset, a->sq_entries, sizeof(struct kvd_sqe), sizeof(*e->sub), a->sub_bytes) ||
-	    !part_fits(a->tokens_offset, row_pages, KVD_PAGE_TOKENS * sizeof(int32_t), sizeof(*e->sub),
+	    !part_fits(a->sqe_offset, a->sq_entries, sizeof(struct kvd_sqe), sizeof(*e->sub),
 		       a->sub_bytes) ||
-	    !part_fits(a->cqe_offset, a->cq_entries, sizeof(struct kvd_cqe), sizeof(*e->comp), a->comp_bytes) ||
-	    !part_fits(a->tables_offset, row_pages, sizeof(uint32_t), sizeof(*e->comp), a->comp_bytes))
-		return kvd_fail(e->error, KVD_S_PROTOCOL,
-				"kvd's ring segments do not hold what it announced; are kvd and libkvd of one release?");
+	    !part_fits(a->tokens_offset, row_pages, KVD_PAGE_TOKENS * sizeof(int32_t),
+		       sizeof(*e->sub), a->sub_bytes) ||
+	    !part_fits(a->cqe_offset, a->cq_entries, sizeof(struct kvd_cqe), sizeof(*e->comp),
+		       a->comp_bytes) ||
+	    !part_fits(a->tables_offset, row_pages, sizeof(uint32_t), sizeof(*e->comp),
+		       a->comp_bytes))
+		return kvd_fail(
+			e->error, KVD_S_PROTOCOL,
+			"kvd's ring segments do not hold what it announced; are kvd and libkvd of one release?");
 	return 0;
 }
 
-int kvd_engine_segments_map(struct kvd_engine *e, const struct kvd_msg_attached *a, int sub_fd, int comp_fd)
+int kvd_engine_segments_map(struct kvd_engine *e, const struct kvd_msg_attached *a, int sub_fd,
+			    int comp_fd)
 {
 	int r = segments_check(e, a, sub_fd, comp_fd);
 	if (r != 0)
 		return r;
 	void *sub = mmap(NULL, a->sub_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, sub_fd, 0);
 	if (sub == MAP_FAILED)
-		return kvd_fail(e->error, -errno, "cannot map the submission segment: %s", strerror(errno));
+		return kvd_fail(e->error, -errno, "cannot map the submission segment: %s",
+				strerror(errno));
 	e->sub = sub;
 	e->sub_bytes = a->sub_bytes;
 	void *comp = mmap(NULL, a->comp_bytes, PROT_READ, MAP_SHARED, comp_fd, 0);
 	if (comp == MAP_FAILED)
-		return kvd_fail(e->error, -errno, "cannot map the completion segment: %s", strerror(errno));
+		return kvd_fail(e->error, -errno, "cannot map the completion segment: %s",
+				strerror(errno));
 	e->comp = comp;
 	e->comp_bytes = a->comp_bytes;
 	/* Token rows are prompts. */

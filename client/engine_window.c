@@ -1,8 +1,8 @@
 /* engine_window.c - the window: as much address space as the pool has bytes, and the extents in it.
  *
  * An extent lies at window + extent * extent_bytes in every engine.  What is not mapped is
- * PROT_NONE, so that a wrong table entry is a fault and never another's memory.  Its pages do not go
- * into core dumps: K and V can be inverted to text.
+ * PROT_NONE, so that a wrong table entry is a fault and never another's memory.  Its pages do not
+ * go into core dumps: K and V can be inverted to text.
  *
  *   EXTENT_MAP    mmap over the reservation, readable, writable if kvd says so; then acknowledged
  *   EXTENT_UNMAP  the reservation mapped over it again; then acknowledged
@@ -27,21 +27,26 @@ int kvd_engine_window_reserve(struct kvd_engine *e)
 	uint64_t extent_bytes = w->extent_bytes;
 
 	if (extent_bytes == 0 || extent_bytes % (uint64_t)sysconf(_SC_PAGESIZE) != 0 ||
-	    w->pool_bytes < extent_bytes || w->pool_bytes / extent_bytes > 1u << KVD_ENTRY_FRAME_BITS ||
+	    w->pool_bytes < extent_bytes ||
+	    w->pool_bytes / extent_bytes > 1u << KVD_ENTRY_FRAME_BITS ||
 	    w->pool_bytes > SIZE_MAX - HUGE_BYTES)
-		return kvd_fail(e->error, KVD_S_PROTOCOL, "kvd announced a pool of %llu bytes in extents of %llu",
-				(unsigned long long)w->pool_bytes, (unsigned long long)extent_bytes);
+		return kvd_fail(e->error, KVD_S_PROTOCOL,
+				"kvd announced a pool of %llu bytes in extents of %llu",
+				(unsigned long long)w->pool_bytes,
+				(unsigned long long)extent_bytes);
 	e->n_extents = (uint32_t)(w->pool_bytes / extent_bytes);
 	e->acks_max = 2 * e->n_extents + 16;
 	e->acks = calloc(e->acks_max, sizeof(*e->acks));
 	if (!e->acks)
-		return kvd_fail(e->error, -ENOMEM, "not enough memory for %u extents", e->n_extents);
+		return kvd_fail(e->error, -ENOMEM, "not enough memory for %u extents",
+				e->n_extents);
 	uint8_t *room = mmap(NULL, w->pool_bytes + HUGE_BYTES, PROT_NONE,
 			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (room == MAP_FAILED)
-		return kvd_fail(e->error, -errno,
-				"cannot reserve %llu bytes of address space for the pool: %s; raise `ulimit -v`",
-				(unsigned long long)w->pool_bytes, strerror(errno));
+		return kvd_fail(
+			e->error, -errno,
+			"cannot reserve %llu bytes of address space for the pool: %s; raise `ulimit -v`",
+			(unsigned long long)w->pool_bytes, strerror(errno));
 	size_t before = (HUGE_BYTES - (uintptr_t)room % HUGE_BYTES) % HUGE_BYTES;
 	e->window = room + before;
 	if (before > 0)
@@ -66,11 +71,12 @@ static int window_map(struct kvd_engine *e, uint32_t extent, bool writable, int 
 	struct stat file;
 
 	if (fstat(fd, &file) < 0 || file.st_size < 0 || (uint64_t)file.st_size < extent_bytes)
-		return kvd_fail(e->error, -EPROTO, "kvd sent extent %u with less than %llu bytes", extent,
-				(unsigned long long)extent_bytes);
-	if (mmap(at, extent_bytes, PROT_READ | (writable ? PROT_WRITE : 0), MAP_SHARED | MAP_FIXED, fd, 0) ==
-	    MAP_FAILED)
-		return kvd_fail(e->error, -errno, "cannot map extent %u: %s; is vm.max_map_count reached?", extent,
+		return kvd_fail(e->error, -EPROTO, "kvd sent extent %u with less than %llu bytes",
+				extent, (unsigned long long)extent_bytes);
+	if (mmap(at, extent_bytes, PROT_READ | (writable ? PROT_WRITE : 0), MAP_SHARED | MAP_FIXED,
+		 fd, 0) == MAP_FAILED)
+		return kvd_fail(e->error, -errno,
+				"cannot map extent %u: %s; is vm.max_map_count reached?", extent,
 				strerror(errno));
 	(void)madvise(at, extent_bytes, MADV_DONTDUMP);
 	return 0;
@@ -81,20 +87,24 @@ static int window_unmap(struct kvd_engine *e, uint32_t extent)
 	uint64_t extent_bytes = e->geometry.extent_bytes;
 	uint8_t *at = e->window + extent * extent_bytes;
 
-	if (mmap(at, extent_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) ==
-	    MAP_FAILED)
-		return kvd_fail(e->error, -errno, "cannot unmap extent %u: %s", extent, strerror(errno));
+	if (mmap(at, extent_bytes, PROT_NONE,
+		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED)
+		return kvd_fail(e->error, -errno, "cannot unmap extent %u: %s", extent,
+				strerror(errno));
 	return 0;
 }
 
-int kvd_engine_window_change(struct kvd_engine *e, const struct kvd_msg_extent *m, struct kvd_packet *packet)
+int kvd_engine_window_change(struct kvd_engine *e, const struct kvd_msg_extent *m,
+			     struct kvd_packet *packet)
 {
 	bool map = m->m.type == KVD_M_EXTENT_MAP;
 	int r;
 
 	if (!e->window || m->extent >= e->n_extents || packet->n_fds != (map ? 1u : 0u))
-		return kvd_fail(e->error, -EPROTO, "kvd sent an extent message that makes no sense (extent %u of %u, "
-				"%u descriptors)", m->extent, e->n_extents, packet->n_fds);
+		return kvd_fail(e->error, -EPROTO,
+				"kvd sent an extent message that makes no sense (extent %u of %u, "
+				"%u descriptors)",
+				m->extent, e->n_extents, packet->n_fds);
 	if (map) {
 		/* The mapping keeps the memory; the descriptor is not needed any more. */
 		int fd = kvd_packet_take_fd(packet, 0);
@@ -106,7 +116,8 @@ int kvd_engine_window_change(struct kvd_engine *e, const struct kvd_msg_extent *
 	if (r < 0)
 		return r;
 	if (e->n_acks == e->acks_max)
-		return kvd_fail(e->error, -EPROTO, "kvd sends more extent messages than it reads answers");
+		return kvd_fail(e->error, -EPROTO,
+				"kvd sends more extent messages than it reads answers");
 	e->acks[(e->first_ack + e->n_acks++) % e->acks_max] = m->extent << 1 | (map ? 1u : 0u);
 	return 0;
 }
@@ -115,7 +126,9 @@ void kvd_engine_window_acknowledge(struct kvd_engine *e)
 {
 	while (e->n_acks > 0) {
 		uint32_t ack = e->acks[e->first_ack];
-		struct kvd_sqe sqe = { .verb = KVD_EXTENT_ACK, .other = ack >> 1, .count = ack & 1u };
+		struct kvd_sqe sqe = { .verb = KVD_EXTENT_ACK,
+				       .other = ack >> 1,
+				       .count = ack & 1u };
 		if (kvd_engine_submit(e, &sqe) != 0)
 			return;
 		e->first_ack = (e->first_ack + 1) % e->acks_max;

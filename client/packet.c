@@ -27,7 +27,8 @@ int kvd_wait_until(int fd, short events, uint64_t deadline_usec)
 		int timeout_ms = -1;
 		if (deadline_usec != KVD_NEVER) {
 			/* Rounded up, or the last millisecond would be spent spinning. */
-			uint64_t left_ms = deadline_usec > now ? (deadline_usec - now + 999u) / 1000u : 0;
+			uint64_t left_ms =
+				deadline_usec > now ? (deadline_usec - now + 999u) / 1000u : 0;
 			timeout_ms = left_ms > 3600000u ? 3600000 : (int)left_ms;
 		}
 		int r = poll(&p, 1, timeout_ms);

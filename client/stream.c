@@ -3,7 +3,8 @@
  *   SENDING -> RUNNING  [kvd_stream_request_push]   the engine has all of the prompt
  *   SENDING,
  *   RUNNING -> LOST     [kvd_stream_lose]           hang-up without END
- *   LOST    -> SENDING  [kvd_stream_open_accept]    another engine; the request goes again, with the ids so far
+ *   LOST    -> SENDING  [kvd_stream_open_accept]    another engine; the request goes again, with
+ * the ids so far
  *   LOST    -> FAILED   [stream_reopen.c]           nobody within the deadline
  *   any     -> ENDED    [stream_end]                END delivered
  *   any     -> FAILED   [stream_break]              the engine broke the protocol
@@ -28,7 +29,8 @@ static int stream_break(struct kvd_stream *s, const char *problem)
 	(void)kvd_cancel(s);
 	s->state = KVD_STREAM_FAILED;
 	s->failure = KVD_S_PROTOCOL;
-	return kvd_fail(s->error, s->failure, "engine %s broke the protocol: %s", s->engine, problem);
+	return kvd_fail(s->error, s->failure, "engine %s broke the protocol: %s", s->engine,
+			problem);
 }
 
 /* The first message of an engine that took over. */
@@ -53,7 +55,8 @@ static int stream_keep_ids(struct kvd_stream *s, const int32_t *ids, uint32_t n_
 			(void)kvd_cancel(s);
 			s->state = KVD_STREAM_FAILED;
 			s->failure = -ENOMEM;
-			return kvd_fail(s->error, -ENOMEM, "not enough memory for %u tokens", s->n_ids + n_ids);
+			return kvd_fail(s->error, -ENOMEM, "not enough memory for %u tokens",
+					s->n_ids + n_ids);
 		}
 		s->ids = grown;
 		s->ids_max = room;
@@ -76,7 +79,8 @@ static void stream_end(struct kvd_stream *s, const struct kvd_msg_end *end, stru
 			s->end.prompt_tokens = s->prompt_tokens;
 			s->end.cached_tokens = s->cached_tokens;
 		}
-		/* The last engine has not computed all positions: no hash is better than a wrong one. */
+		/* The last engine has not computed all positions: no hash is better than a wrong
+		 * one. */
 		s->end.logits_hash = 0;
 	}
 	s->state = KVD_STREAM_ENDED;
@@ -90,8 +94,11 @@ static void stream_end_cancelled(struct kvd_stream *s, struct kvd_chunk *ret)
 {
 	struct kvd_msg_end end = {
 		.m = { .type = KVD_M_END, .size = sizeof(end), .status = KVD_S_CANCELLED },
-		.finish = KVD_FINISH_CANCEL, .prompt_tokens = s->prompt_tokens, .cached_tokens = s->cached_tokens,
-		.completion_tokens = s->n_ids, .total_usec = kvd_clock_usec() - s->asked_usec,
+		.finish = KVD_FINISH_CANCEL,
+		.prompt_tokens = s->prompt_tokens,
+		.cached_tokens = s->cached_tokens,
+		.completion_tokens = s->n_ids,
+		.total_usec = kvd_clock_usec() - s->asked_usec,
 	};
 	if (s->first_token_usec > 0)
 		end.ttft_usec = (uint32_t)(s->first_token_usec - s->asked_usec);
@@ -148,7 +155,8 @@ static int stream_step(struct kvd_stream *s, struct kvd_chunk *ret)
 		if (s->state == KVD_STREAM_FAILED)
 			return s->failure;
 		if (s->state == KVD_STREAM_ENDED)
-			return kvd_fail(s->error, KVD_S_STALE, "the stream has ended; open another");
+			return kvd_fail(s->error, KVD_S_STALE,
+					"the stream has ended; open another");
 		if (s->state == KVD_STREAM_LOST) {
 			if (s->cancelled) {
 				stream_end_cancelled(s, ret);
@@ -159,7 +167,7 @@ static int stream_step(struct kvd_stream *s, struct kvd_chunk *ret)
 				return r;
 		}
 		if (s->state == KVD_STREAM_SENDING)
-			(void)kvd_stream_request_push(s);   /* its end is seen below, by receiving */
+			(void)kvd_stream_request_push(s); /* its end is seen below, by receiving */
 		r = kvd_packet_receive(s->fd, s->packet, sizeof(s->packet), &packet);
 		if (r == -EAGAIN)
 			return r;
@@ -185,12 +193,14 @@ static int stream_wait(struct kvd_stream *s, uint64_t deadline_usec)
 		uint64_t until = look_again_usec < deadline_usec ? look_again_usec : deadline_usec;
 		return kvd_wait_until(s->opening_posted ? s->connection->fd : -1, POLLIN, until);
 	}
-	return kvd_wait_until(s->fd, s->state == KVD_STREAM_SENDING ? POLLIN | POLLOUT : POLLIN, deadline_usec);
+	return kvd_wait_until(s->fd, s->state == KVD_STREAM_SENDING ? POLLIN | POLLOUT : POLLIN,
+			      deadline_usec);
 }
 
 int kvd_next(struct kvd_stream *s, int timeout_ms, struct kvd_chunk *ret)
 {
-	uint64_t deadline_usec = timeout_ms < 0 ? KVD_NEVER : kvd_clock_usec() + (uint64_t)timeout_ms * 1000u;
+	uint64_t deadline_usec =
+		timeout_ms < 0 ? KVD_NEVER : kvd_clock_usec() + (uint64_t)timeout_ms * 1000u;
 
 	*ret = (struct kvd_chunk){ 0 };
 	for (;;) {
@@ -203,7 +213,8 @@ int kvd_next(struct kvd_stream *s, int timeout_ms, struct kvd_chunk *ret)
 		if (r < 0) {
 			s->state = KVD_STREAM_FAILED;
 			s->failure = r;
-			return kvd_fail(s->error, r, "cannot wait for engine %s: %s", s->engine, strerror(-r));
+			return kvd_fail(s->error, r, "cannot wait for engine %s: %s", s->engine,
+					strerror(-r));
 		}
 	}
 }

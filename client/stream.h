@@ -57,8 +57,10 @@ struct kvd_stream {
 void kvd_stream_orphan_all(struct kvd_connection *c);
 
 /* ---- stream_request.c ---- */
-/* Check a request and put it into s. Returns 0, KVD_S_BAD_REQUEST or -ENOMEM with a sentence in error. */
-int kvd_stream_request_set(struct kvd_stream *s, const struct kvd_request *request, char error[KVD_ERROR_MAX]);
+/* Check a request and put it into s. Returns 0, KVD_S_BAD_REQUEST or -ENOMEM with a sentence in
+ * error. */
+int kvd_stream_request_set(struct kvd_stream *s, const struct kvd_request *request,
+			   char error[KVD_ERROR_MAX]);
 /* Begin sending it to s->fd, with all ids so far. */
 void kvd_stream_request_begin(struct kvd_stream *s);
 /* Send as much as goes now.  0: all is sent, RUNNING; -EAGAIN; -errno: the engine is gone. */
@@ -66,8 +68,8 @@ int kvd_stream_request_push(struct kvd_stream *s);
 
 /* ---- stream_open.c ---- */
 /* Post a STREAM_OPEN; the reply comes to s->opening. */
-int kvd_stream_open_post(struct kvd_stream *s, const char *model, const char *engine, const char *avoid,
-			 uint32_t wait_ms);
+int kvd_stream_open_post(struct kvd_stream *s, const char *model, const char *engine,
+			 const char *avoid, uint32_t wait_ms);
 /* Take the stream out of a good reply: s->fd, names; SENDING.  KVD_S_PROTOCOL if it has no socket. */
 int kvd_stream_open_accept(struct kvd_stream *s);
 

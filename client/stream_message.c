@@ -41,8 +41,8 @@ int kvd_utf8_is_valid(const char *text, size_t n_bytes)
 	return true;
 }
 
-static int parse_tokens(const struct kvd_msg_tokens *tokens, size_t n_bytes, struct kvd_stream_message *ret,
-			const char **ret_problem)
+static int parse_tokens(const struct kvd_msg_tokens *tokens, size_t n_bytes,
+			struct kvd_stream_message *ret, const char **ret_problem)
 {
 	uint64_t room = n_bytes - sizeof(*tokens);
 	uint64_t ids_bytes = (uint64_t)tokens->n_ids * sizeof(int32_t);

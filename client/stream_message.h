@@ -7,7 +7,7 @@
 #include "kvd/proto.h"
 
 struct kvd_stream_message {
-	uint16_t type;             /* KVD_M_STARTED, _TOKENS or _END; 0: unknown here, to be ignored */
+	uint16_t type; /* KVD_M_STARTED, _TOKENS or _END; 0: unknown here, to be ignored */
 	uint32_t prompt_tokens, cached_tokens;    /* STARTED */
 	const int32_t *ids;        /* TOKENS: (n_ids), in the packet */
 	uint32_t n_ids;

@@ -23,17 +23,18 @@ static int stream_name(char field[KVD_NAME_MAX], const char *name)
 	return 0;
 }
 
-int kvd_stream_open_post(struct kvd_stream *s, const char *model, const char *engine, const char *avoid,
-			 uint32_t wait_ms)
+int kvd_stream_open_post(struct kvd_stream *s, const char *model, const char *engine,
+			 const char *avoid, uint32_t wait_ms)
 {
 	struct kvd_msg_stream_open open = {
 		.m = { .type = KVD_M_STREAM_OPEN, .size = sizeof(open) }, .wait_ms = wait_ms,
 	};
 	if (stream_name(open.model, model) < 0 || stream_name(open.engine, engine) < 0 ||
 	    stream_name(open.avoid, avoid) < 0)
-		return kvd_fail(s->connection->error, KVD_S_NO_MODEL,
-				"a model's or engine's name has at most %u bytes; see `kvctl engines`",
-				KVD_NAME_MAX - 1);
+		return kvd_fail(
+			s->connection->error, KVD_S_NO_MODEL,
+			"a model's or engine's name has at most %u bytes; see `kvctl engines`",
+			KVD_NAME_MAX - 1);
 	s->opening = (struct kvd_waiter){
 		.type = KVD_M_STREAM, .n_fds_max = 1, .min_bytes = sizeof(struct kvd_msg_stream),
 		.fds = { -1, -1 },
@@ -69,13 +70,16 @@ static int generate_send(struct kvd_stream *s)
 		if (s->n_sent == sent) {
 			r = kvd_wait_until(s->fd, POLLOUT, kvd_clock_usec() + SEND_STALL_USEC);
 			if (r <= 0)
-				return kvd_fail(s->connection->error, r < 0 ? r : -ETIMEDOUT,
-						"engine %s takes no more of the prompt; is it stopped?", s->engine);
+				return kvd_fail(
+					s->connection->error, r < 0 ? r : -ETIMEDOUT,
+					"engine %s takes no more of the prompt; is it stopped?",
+					s->engine);
 		}
 	}
 }
 
-static int generate_open(struct kvd_stream *s, const char *model, const char *engine, uint32_t wait_ms)
+static int generate_open(struct kvd_stream *s, const char *model, const char *engine,
+			 uint32_t wait_ms)
 {
 	struct kvd_connection *c = s->connection;
 	uint64_t deadline_usec = kvd_clock_usec() + wait_ms * 1000ull + KVD_CALL_USEC;
@@ -95,7 +99,8 @@ static int generate_open(struct kvd_stream *s, const char *model, const char *en
 	if (r != 0)
 		return r;
 	if (kvd_stream_open_accept(s) != 0)
-		return kvd_fail(c->error, KVD_S_PROTOCOL, "kvd introduced an engine without a socket; see its log");
+		return kvd_fail(c->error, KVD_S_PROTOCOL,
+				"kvd introduced an engine without a socket; see its log");
 	return 0;
 }
 
@@ -138,7 +143,8 @@ int kvd_cancel(struct kvd_stream *s)
 	/* A full socket: the engine is reading a long prompt of ours and cannot stop in its middle.
 	 * Closing the stream is what stops it then; a socket that is gone has been stopped already. */
 	if (r == -EAGAIN)
-		return kvd_fail(s->error, r, "engine %s is still reading the prompt; close the stream to cancel",
+		return kvd_fail(s->error, r,
+				"engine %s is still reading the prompt; close the stream to cancel",
 				s->engine);
 	return r == -ENOTCONN ? 0 : r;
 }

@@ -1,8 +1,9 @@
 /* stream_reopen.c - an engine died: find another, and ask it to go on where the first one stopped.
  *
  * Every step here is short, so that kvd_next(s, 0) keeps its word: post a STREAM_OPEN, look whether
- * its answer is here, try again a little later.  kvd may have died too; then it is looked for first.
- * Turns are taken between "any engine but the dead one" (kvd may not have noticed its death) and
+ * its answer is here, try again a little later.  kvd may have died too; then it is looked for
+ * first. Turns are taken between "any engine but the dead one" (kvd may not have noticed its death)
+ * and
  * "any engine" (the dead one may have been started again under its old name). */
 #include "client/stream.h"
 
@@ -23,11 +24,13 @@ static int recover_fail(struct kvd_stream *s, const char *why)
 	s->state = KVD_STREAM_FAILED;
 	s->failure = KVD_S_ENGINE_LOST;
 	if (why && *why)
-		return kvd_fail(s->error, s->failure, "engine %s died and the stream cannot go on: %.300s",
-				s->engine, why);
-	return kvd_fail(s->error, s->failure,
-			"engine %s died and within %u s no other engine of model %s took the stream; start one",
-			s->engine, RECOVER_USEC / 1000000u, s->model);
+		return kvd_fail(s->error, s->failure,
+				"engine %s died and the stream cannot go on: %.300s", s->engine,
+				why);
+	return kvd_fail(
+		s->error, s->failure,
+		"engine %s died and within %u s no other engine of model %s took the stream; start one",
+		s->engine, RECOVER_USEC / 1000000u, s->model);
 }
 
 void kvd_stream_lose(struct kvd_stream *s)
@@ -49,7 +52,8 @@ void kvd_stream_lose(struct kvd_stream *s)
 	} else {
 		s->next_try_usec = kvd_clock_usec() + RETRY_USEC;
 	}
-	/* Without a timer kvd_next() still works; only callers that poll themselves would not be woken. */
+	/* Without a timer kvd_next() still works; only callers that poll themselves would not be
+	 * woken. */
 	if (s->tick_fd < 0) {
 		s->tick_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
 		if (s->tick_fd >= 0)
@@ -92,12 +96,13 @@ int kvd_stream_recover(struct kvd_stream *s)
 {
 	uint64_t now = kvd_clock_usec(), expirations;
 
-	if (s->tick_fd >= 0 && read(s->tick_fd, &expirations, sizeof(expirations)) < 0 && errno != EAGAIN)
+	if (s->tick_fd >= 0 && read(s->tick_fd, &expirations, sizeof(expirations)) < 0 &&
+	    errno != EAGAIN)
 		return recover_fail(s, strerror(errno));
 	if (!s->connection)
 		return recover_fail(s, "its connection to kvd was closed");
 	if (s->opening_posted) {
-		(void)kvd_connection_dispatch(s->connection);   /* a failure reaches us through the waiter */
+		(void)kvd_connection_dispatch(s->connection); /* a failure is in the waiter */
 		if (s->opening.done)
 			return recover_answer(s, now);
 	}

@@ -13,17 +13,20 @@
 /* Half a packet: two fit into the smallest socket buffer that Linux gives. */
 #define DATA_BYTES (KVD_MSG_MAX / 2u - (uint32_t)sizeof(struct kvd_msg)) /* a multiple of 4 */
 
-static int request_set_stops(struct kvd_stream *s, const struct kvd_request *q, char error[KVD_ERROR_MAX])
+static int request_set_stops(struct kvd_stream *s, const struct kvd_request *q,
+			     char error[KVD_ERROR_MAX])
 {
 	size_t used = 0;
 	for (uint32_t i = 0; i < q->n_stop; i++) {
 		size_t n = q->stop && q->stop[i] ? strlen(q->stop[i]) : 0;
 		if (n == 0)
-			return kvd_fail(error, KVD_S_BAD_REQUEST, "stop string %u is empty; leave it out", i + 1);
-		if (used + n + 1 > sizeof(s->head.stop))
 			return kvd_fail(error, KVD_S_BAD_REQUEST,
-					"the stop strings together are longer than %zu bytes; give fewer or shorter ones",
-					sizeof(s->head.stop) - q->n_stop);
+					"stop string %u is empty; leave it out", i + 1);
+		if (used + n + 1 > sizeof(s->head.stop))
+			return kvd_fail(
+				error, KVD_S_BAD_REQUEST,
+				"the stop strings together are longer than %zu bytes; give fewer or shorter ones",
+				sizeof(s->head.stop) - q->n_stop);
 		memcpy(s->head.stop + used, q->stop[i], n + 1);
 		used += n + 1;
 	}
@@ -31,24 +34,30 @@ static int request_set_stops(struct kvd_stream *s, const struct kvd_request *q, 
 	return 0;
 }
 
-int kvd_stream_request_set(struct kvd_stream *s, const struct kvd_request *q, char error[KVD_ERROR_MAX])
+int kvd_stream_request_set(struct kvd_stream *s, const struct kvd_request *q,
+			   char error[KVD_ERROR_MAX])
 {
 	if (!q->text && q->text_bytes > 0)
 		return kvd_fail(error, KVD_S_BAD_REQUEST, "the request has no text");
 	if (q->text_bytes > UINT32_MAX)
-		return kvd_fail(error, KVD_S_BAD_REQUEST, "the prompt has %zu bytes, at most %u can be sent",
-				q->text_bytes, UINT32_MAX);
+		return kvd_fail(error, KVD_S_BAD_REQUEST,
+				"the prompt has %zu bytes, at most %u can be sent", q->text_bytes,
+				UINT32_MAX);
 	if (!(q->temperature >= 0.0f) || !isfinite(q->temperature))
-		return kvd_fail(error, KVD_S_BAD_REQUEST, "temperature %g is not a number >= 0", q->temperature);
+		return kvd_fail(error, KVD_S_BAD_REQUEST, "temperature %g is not a number >= 0",
+				q->temperature);
 	if (!(q->top_p > 0.0f && q->top_p <= 1.0f))
-		return kvd_fail(error, KVD_S_BAD_REQUEST, "top_p %g is not above 0 and at most 1", q->top_p);
+		return kvd_fail(error, KVD_S_BAD_REQUEST, "top_p %g is not above 0 and at most 1",
+				q->top_p);
 	if (!(q->min_p >= 0.0f && q->min_p <= 1.0f))
-		return kvd_fail(error, KVD_S_BAD_REQUEST, "min_p %g is not between 0 and 1", q->min_p);
+		return kvd_fail(error, KVD_S_BAD_REQUEST, "min_p %g is not between 0 and 1",
+				q->min_p);
 	if (!(q->repeat_penalty > 0.0f) || !isfinite(q->repeat_penalty))
-		return kvd_fail(error, KVD_S_BAD_REQUEST, "repeat_penalty %g is not a number above 0",
-				q->repeat_penalty);
+		return kvd_fail(error, KVD_S_BAD_REQUEST,
+				"repeat_penalty %g is not a number above 0", q->repeat_penalty);
 	if (q->flags & ~KNOWN_FLAGS)
-		return kvd_fail(error, KVD_S_BAD_REQUEST, "request flags %#x are unknown to libkvd %s",
+		return kvd_fail(error, KVD_S_BAD_REQUEST,
+				"request flags %#x are unknown to libkvd %s",
 				q->flags & ~KNOWN_FLAGS, kvd_version());
 	s->head = (struct kvd_msg_request){
 		.m = { .type = KVD_M_REQUEST, .size = sizeof(s->head), .seq = 1 },
@@ -62,7 +71,8 @@ int kvd_stream_request_set(struct kvd_stream *s, const struct kvd_request *q, ch
 		return r;
 	s->text = malloc(q->text_bytes + 1);
 	if (!s->text)
-		return kvd_fail(error, -ENOMEM, "not enough memory for a prompt of %zu bytes", q->text_bytes);
+		return kvd_fail(error, -ENOMEM, "not enough memory for a prompt of %zu bytes",
+				q->text_bytes);
 	if (q->text_bytes > 0)
 		memcpy(s->text, q->text, q->text_bytes);
 	return 0;
@@ -87,7 +97,8 @@ static int request_push_head(struct kvd_stream *s)
 
 	head.n_resume = s->n_resume;
 	if (head.deadline_ms > 0)
-		head.deadline_ms = past_ms < head.deadline_ms ? head.deadline_ms - (uint32_t)past_ms : 1;
+		head.deadline_ms =
+			past_ms < head.deadline_ms ? head.deadline_ms - (uint32_t)past_ms : 1;
 	int r = kvd_packet_send(s->fd, &head, sizeof(head), NULL, 0);
 	s->head_sent = r == 0;
 	return r;
@@ -114,7 +125,9 @@ int kvd_stream_request_push(struct kvd_stream *s)
 		if (n > DATA_BYTES)
 			n = DATA_BYTES;
 		data.m = (struct kvd_msg){
-			.type = KVD_M_REQUEST_DATA, .size = (uint32_t)(sizeof(data.m) + n), .seq = 1,
+			.type = KVD_M_REQUEST_DATA,
+			.size = (uint32_t)(sizeof(data.m) + n),
+			.seq = 1,
 		};
 		memcpy(data.bytes, from, n);
 		r = kvd_packet_send(s->fd, &data, data.m.size, NULL, 0);

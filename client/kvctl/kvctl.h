@@ -1,4 +1,5 @@
-/* kvctl.h - the administrator's tool: rows of admin.h in, tables for people or JSON for programs out.
+/* kvctl.h - the administrator's tool: rows of admin.h in, tables for people or JSON for programs
+ * out.
  *
  * main.c reads the command line, ask.c asks kvd, one file per kind of answer shows it.  What shows
  * takes rows and a FILE, so that tests need no daemon. */
@@ -46,7 +47,8 @@ int kvctl_show_engines(const struct kvctl_view *v, const struct kvctl_rows *engi
 		       const struct kvctl_rows *status);
 int kvctl_show_tenants(const struct kvctl_view *v, const struct kvctl_rows *tenants);
 int kvctl_show_sequences(const struct kvctl_view *v, const struct kvctl_rows *sequences);
-int kvctl_show_pages(const struct kvctl_view *v, const struct kvctl_rows *pages, const struct kvctl_rows *engines);
+int kvctl_show_pages(const struct kvctl_view *v, const struct kvctl_rows *pages,
+		     const struct kvctl_rows *engines);
 int kvctl_show_extents(const struct kvctl_view *v, const struct kvctl_rows *extents);
 
 struct kvctl_map {
@@ -76,7 +78,8 @@ int kvctl_json(const struct kvctl_view *v, json_t *value);
 /* ---- tables (table.c): columns as wide as they must be; titles that begin with '>' are numbers ---- */
 struct kvctl_table;
 struct kvctl_table *kvctl_table_new(const char *const *titles, unsigned n_titles);
-void kvctl_table_cell(struct kvctl_table *t, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void kvctl_table_cell(struct kvctl_table *t, const char *format, ...)
+	__attribute__((format(printf, 2, 3)));
 /* Print and free; returns the exit code (1 where memory ran out). */
 int kvctl_table_print(struct kvctl_table *t, const struct kvctl_view *v);
 
@@ -98,7 +101,8 @@ struct kvctl_command {
 };
 extern const struct kvctl_command kvctl_commands[];
 extern const unsigned kvctl_n_commands;
-/* The command of that name, NULL if there is none; then *ret_near may be one that was perhaps meant. */
+/* The command of that name, NULL if there is none; then *ret_near may be one that was perhaps
+ * meant. */
 const struct kvctl_command *kvctl_command_find(const char *name, const char **ret_near);
 
 #endif

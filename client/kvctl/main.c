@@ -59,7 +59,8 @@ static unsigned terminal_width(void)
 static bool wants_colour(void)
 {
 	const char *no_colour = getenv("NO_COLOR"), *term = getenv("TERM");
-	return isatty(STDOUT_FILENO) && !(no_colour && *no_colour) && !(term && !strcmp(term, "dumb"));
+	return isatty(STDOUT_FILENO) && !(no_colour && *no_colour) &&
+	       !(term && !strcmp(term, "dumb"));
 }
 
 static int take_by(struct kvctl_view *v, const char *word)
@@ -87,12 +88,25 @@ static int take_seconds(double *ret, const char *word)
 /* Returns 0: go on; -1: done, exit 0; else an exit code. */
 static int take_arguments(struct arguments *a, int argc, char **argv)
 {
-	enum { OPT_JSON = 256, OPT_NO_HEADERS, OPT_WATCH, OPT_ALL, OPT_BY, OPT_SOCKET, OPT_VERSION };
+	enum {
+		OPT_JSON = 256,
+		OPT_NO_HEADERS,
+		OPT_WATCH,
+		OPT_ALL,
+		OPT_BY,
+		OPT_SOCKET,
+		OPT_VERSION
+	};
 	static const struct option options[] = {
-		{ "json", no_argument, NULL, OPT_JSON }, { "no-headers", no_argument, NULL, OPT_NO_HEADERS },
-		{ "watch", required_argument, NULL, OPT_WATCH }, { "all", no_argument, NULL, OPT_ALL },
-		{ "by", required_argument, NULL, OPT_BY }, { "socket", required_argument, NULL, OPT_SOCKET },
-		{ "version", no_argument, NULL, OPT_VERSION }, { "help", no_argument, NULL, 'h' }, { 0 },
+		{ "json", no_argument, NULL, OPT_JSON },
+		{ "no-headers", no_argument, NULL, OPT_NO_HEADERS },
+		{ "watch", required_argument, NULL, OPT_WATCH },
+		{ "all", no_argument, NULL, OPT_ALL },
+		{ "by", required_argument, NULL, OPT_BY },
+		{ "socket", required_argument, NULL, OPT_SOCKET },
+		{ "version", no_argument, NULL, OPT_VERSION },
+		{ "help", no_argument, NULL, 'h' },
+		{ 0 },
 	};
 	int option, r = 0;
 

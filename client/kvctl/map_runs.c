@@ -66,7 +66,9 @@ static void link_nodes(struct node *nodes, uint32_t n)
 static struct kvctl_run walk_run(const struct node *nodes, uint32_t n, uint32_t first)
 {
 	const struct kvd_row_page *page = nodes[first].page;
-	struct kvctl_run run = { .first = page->page, .depth = page->depth, .tenant = page->tenant };
+	struct kvctl_run run = { .first = page->page,
+				 .depth = page->depth,
+				 .tenant = page->tenant };
 
 	for (uint32_t i = first; i != NONE && run.pages < n; i = nodes[i].only_child) {
 		page = nodes[i].page;

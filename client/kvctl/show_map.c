@@ -1,7 +1,7 @@
 /* show_map.c - `kvctl map`: the pool drawn, one cell a frame, so that a person sees what is shared.
  *
- * Extents in their order, each with whose it is; below, what the letters mean and how many there are,
- * the longest shared prefixes, and who holds shared pages.  A pool of many pages is drawn with
+ * Extents in their order, each with whose it is; below, what the letters mean and how many there
+ * are, the longest shared prefixes, and who holds shared pages.  A pool of many pages is drawn with
  * several frames a cell; a cell then shows the most telling of them. */
 #include "client/kvctl/kvctl.h"
 
@@ -18,9 +18,14 @@ static const struct {
 	char letter;
 	const char *colour, *meaning;
 } kinds[] = {
-	{ 'S', "1;32", "sealed, shared by 2 or more" }, { 'q', "1;31", "quarantined" }, { 'f', "35", "filling" },
-	{ 'w', "33", "open (being written)" }, { 'r', "31", "retiring" }, { 's', "34", "sealed" },
-	{ 'c', "36", "cool (held by nobody)" }, { '.', "2", "free" },
+	{ 'S', "1;32", "sealed, shared by 2 or more" },
+	{ 'q', "1;31", "quarantined" },
+	{ 'f', "35", "filling" },
+	{ 'w', "33", "open (being written)" },
+	{ 'r', "31", "retiring" },
+	{ 's', "34", "sealed" },
+	{ 'c', "36", "cool (held by nobody)" },
+	{ '.', "2", "free" },
 };
 #define N_KINDS (sizeof(kinds) / sizeof(kinds[0]))
 #define KIND_FREE (N_KINDS - 1)
@@ -28,7 +33,7 @@ static const struct {
 struct drawing {
 	const struct kvctl_view *v;
 	const struct kvctl_map *map;
-	uint8_t *cells;            /* (all frames) index of kinds[] or of names[], CELL_FREE: free */
+	uint8_t *cells; /* (all frames) index of kinds[] or of names[], CELL_FREE: free */
 	uint64_t *first;           /* (extents) where an extent's cells begin */
 	uint64_t n_cells;
 	uint64_t counts[NAMES_MAX + 1];
@@ -65,14 +70,17 @@ static uint8_t name_index(struct drawing *d, const char *name)
 	return (uint8_t)d->n_names++;
 }
 
-static uint8_t page_cell(struct drawing *d, const struct kvd_row_extent *extent, const struct kvd_row_page *page)
+static uint8_t page_cell(struct drawing *d, const struct kvd_row_extent *extent,
+			 const struct kvd_row_page *page)
 {
 	if (page->state == KVD_FRAME_FREE)
 		return CELL_FREE;
 	switch (d->v->by) {
 	case KVCTL_BY_STATE: return (uint8_t)page_kind(page);
-	case KVCTL_BY_ENGINE: return name_index(d, extent->engine[0] ? kvctl_name(extent->engine).s : "shared");
-	case KVCTL_BY_TENANT: return name_index(d, page->tenant[0] ? kvctl_name(page->tenant).s : "nobody");
+	case KVCTL_BY_ENGINE:
+		return name_index(d, extent->engine[0] ? kvctl_name(extent->engine).s : "shared");
+	case KVCTL_BY_TENANT:
+		return name_index(d, page->tenant[0] ? kvctl_name(page->tenant).s : "nobody");
 	}
 	return CELL_FREE;
 }
@@ -98,7 +106,8 @@ static bool drawing_fill(struct drawing *d)
 
 	d->first = calloc(extents->n + 1, sizeof(*d->first));
 	for (uint64_t i = 0; d->first && i < extents->n; i++)
-		d->first[i + 1] = d->first[i] + ((const struct kvd_row_extent *)kvctl_row(extents, i))->n_frames;
+		d->first[i + 1] = d->first[i] +
+				  ((const struct kvd_row_extent *)kvctl_row(extents, i))->n_frames;
 	d->n_cells = d->first ? d->first[extents->n] : 0;
 	d->cells = malloc(d->n_cells + 1);
 	if (!d->first || !d->cells)
@@ -134,7 +143,8 @@ static char cell_letter(const struct drawing *d, uint8_t cell)
 
 static const char *cell_colour(const struct drawing *d, uint8_t cell)
 {
-	static const char *const names_colours[] = { "32", "34", "33", "35", "36", "31", "92", "94", "93", "95", "96", "91" };
+	static const char *const names_colours[] = { "32", "34", "33", "35", "36", "31",
+						     "92", "94", "93", "95", "96", "91" };
 	if (cell == CELL_FREE)
 		return kinds[KIND_FREE].colour;
 	if (d->v->by == KVCTL_BY_STATE)
@@ -166,7 +176,8 @@ static void draw_extent(const struct drawing *d, uint64_t e)
 
 	if (!whose.s[0])
 		snprintf(whose.s, sizeof(whose.s), "shared");
-	fprintf(d->v->out, "%6u  %-*.*s  ", extent->extent, (int)LABEL_COLUMNS - 10, (int)LABEL_COLUMNS - 10, whose.s);
+	fprintf(d->v->out, "%6u  %-*.*s  ", extent->extent, (int)LABEL_COLUMNS - 10,
+		(int)LABEL_COLUMNS - 10, whose.s);
 	for (uint64_t i = begin; i < end; i += d->frames_per_cell) {
 		uint8_t cell = CELL_FREE;
 		for (uint64_t k = i; k < end && k < i + d->frames_per_cell; k++)
@@ -197,7 +208,8 @@ static uint64_t draw_bare(const struct drawing *d, uint64_t e)
 	if (first == last)
 		fprintf(d->v->out, "%6u  (%s)\n", first->extent, kvctl_extent_state(first->state));
 	else
-		fprintf(d->v->out, "%6u  to %u (%s)\n", first->extent, last->extent, kvctl_extent_state(first->state));
+		fprintf(d->v->out, "%6u  to %u (%s)\n", first->extent, last->extent,
+			kvctl_extent_state(first->state));
 	return e;
 }
 
@@ -207,25 +219,30 @@ static void draw_legend(const struct drawing *d)
 
 	fprintf(d->v->out, "\n");
 	for (unsigned i = 0; i < (d->v->by == KVCTL_BY_STATE ? KIND_FREE : d->n_names); i++) {
-		if (d->v->by == KVCTL_BY_STATE && d->counts[i] == 0 && kinds[i].letter != 'S' && kinds[i].letter != 's')
+		if (d->v->by == KVCTL_BY_STATE && d->counts[i] == 0 && kinds[i].letter != 'S' &&
+		    kinds[i].letter != 's')
 			continue;
 		fprintf(d->v->out, "  ");
 		put_cell(d, (uint8_t)i, &colour);
 		fprintf(d->v->out, "%s  %-28s %8llu\n", d->v->colour ? "\033[0m" : "",
-			d->v->by == KVCTL_BY_STATE ? kinds[i].meaning : d->names[i], (unsigned long long)d->counts[i]);
+			d->v->by == KVCTL_BY_STATE ? kinds[i].meaning : d->names[i],
+			(unsigned long long)d->counts[i]);
 		colour = NULL;
 	}
 	fprintf(d->v->out, "  ");
 	put_cell(d, CELL_FREE, &colour);
-	fprintf(d->v->out, "%s  %-28s %8llu\n", d->v->colour ? "\033[0m" : "", kinds[KIND_FREE].meaning,
-		(unsigned long long)d->counts[NAMES_MAX]);
+	fprintf(d->v->out, "%s  %-28s %8llu\n", d->v->colour ? "\033[0m" : "",
+		kinds[KIND_FREE].meaning, (unsigned long long)d->counts[NAMES_MAX]);
 	if (d->frames_per_cell > 1)
-		fprintf(d->v->out, "  one cell is %u pages and shows the most telling\n", d->frames_per_cell);
+		fprintf(d->v->out, "  one cell is %u pages and shows the most telling\n",
+			d->frames_per_cell);
 }
 
-static int show_runs(const struct kvctl_view *v, const struct kvctl_run *runs, uint32_t n, uint32_t page_tokens)
+static int show_runs(const struct kvctl_view *v, const struct kvctl_run *runs, uint32_t n,
+		     uint32_t page_tokens)
 {
-	static const char *const titles[] = { ">FIRST PAGE", ">TOKENS", ">PAGES", ">HOLDERS", ">DOMAINS", "FROM TOKEN", "MADE BY" };
+	static const char *const titles[] = { ">FIRST PAGE", ">TOKENS",	   ">PAGES", ">HOLDERS",
+					      ">DOMAINS",    "FROM TOKEN", "MADE BY" };
 	struct kvctl_table *t = kvctl_table_new(titles, 7);
 
 	fprintf(v->out, n ? "\nshared prefixes, longest first\n" : "\nno page is shared now\n");
@@ -246,7 +263,8 @@ static int show_runs(const struct kvctl_view *v, const struct kvctl_run *runs, u
 /* Who holds shared pages: one line for each tenant of each engine. */
 static int show_holders(const struct kvctl_view *v, const struct kvctl_rows *sequences)
 {
-	static const char *const titles[] = { "TENANT", "ENGINE", ">SEQUENCES", ">PAGES", ">OF THEM SHARED" };
+	static const char *const titles[] = { "TENANT", "ENGINE", ">SEQUENCES", ">PAGES",
+					      ">OF THEM SHARED" };
 	struct kvctl_table *t = kvctl_table_new(titles, 5);
 	bool *seen = calloc(sequences->n + 1, sizeof(*seen));
 
@@ -255,7 +273,8 @@ static int show_holders(const struct kvctl_view *v, const struct kvctl_rows *seq
 		uint64_t n = 0, pages = 0, shared = 0;
 		for (uint64_t k = i; !seen[i] && k < sequences->n; k++) {
 			const struct kvd_row_sequence *b = kvctl_row(sequences, k);
-			if (seen[k] || strncmp(a->tenant, b->tenant, KVD_NAME_MAX) || strncmp(a->engine, b->engine, KVD_NAME_MAX))
+			if (seen[k] || strncmp(a->tenant, b->tenant, KVD_NAME_MAX) ||
+			    strncmp(a->engine, b->engine, KVD_NAME_MAX))
 				continue;
 			seen[k] = k > i;
 			n++, pages += b->pages, shared += b->shared_pages;
@@ -286,10 +305,14 @@ static int map_json(const struct drawing *d, const struct kvctl_run *runs, uint3
 		uint64_t n = d->first[e + 1] - d->first[e];
 		for (uint64_t i = 0; i < n; i++)
 			cells[i] = cell_letter(d, d->cells[d->first[e] + i]);
-		json_array_append_new(extents, json_pack("{s:I, s:s, s:o, s:s#}", "extent", (json_int_t)extent->extent,
-			"state", kvctl_extent_state(extent->state), "engine",
-			n == 0 ? json_null() : extent->engine[0] ? kvctl_json_name(extent->engine) : json_string("shared"),
-			"cells", cells, (int)n));
+		json_array_append_new(
+			extents,
+			json_pack("{s:I, s:s, s:o, s:s#}", "extent", (json_int_t)extent->extent,
+				  "state", kvctl_extent_state(extent->state), "engine",
+				  n == 0	      ? json_null()
+				  : extent->engine[0] ? kvctl_json_name(extent->engine)
+						      : json_string("shared"),
+				  "cells", cells, (int)n));
 	}
 	free(cells);
 	for (uint32_t i = 0; i < n_runs; i++)
@@ -299,7 +322,8 @@ static int map_json(const struct drawing *d, const struct kvctl_run *runs, uint3
 			"depth", (json_int_t)runs[i].depth, "holders", (json_int_t)runs[i].holds,
 			"domains", (json_int_t)runs[i].claims, "tenant",
 			json_string(kvctl_printable(runs[i].tenant, KVD_NAME_MAX).s)));
-	return kvctl_json(d->v, json_pack("{s:o, s:o}", "extents", extents, "shared_prefixes", prefixes));
+	return kvctl_json(d->v,
+			  json_pack("{s:o, s:o}", "extents", extents, "shared_prefixes", prefixes));
 }
 
 static int draw(const struct drawing *d, const struct kvctl_run *runs, uint32_t n_runs)

@@ -1,4 +1,5 @@
-/* show_rows.c - `kvctl engines`, `tenants`, `sequences`, `pages`, `extents`: a row of kvd, a line of ours.
+/* show_rows.c - `kvctl engines`, `tenants`, `sequences`, `pages`, `extents`: a row of kvd, a line
+ * of ours.
  *
  * Bytes in JSON, IEC sizes in tables.  Columns are added at the end and never moved. */
 #include "client/kvctl/kvctl.h"
@@ -10,11 +11,13 @@ static json_t *number(uint64_t value)
 	return json_integer((json_int_t)value);
 }
 
-int kvctl_show_engines(const struct kvctl_view *v, const struct kvctl_rows *rows, const struct kvctl_rows *status)
+int kvctl_show_engines(const struct kvctl_view *v, const struct kvctl_rows *rows,
+		       const struct kvctl_rows *status)
 {
 	static const char *const titles[] = {
-		"ENGINE", ">PID", "MODEL", "FORMAT", "STATE", ">SEQ", ">RUN", ">WAIT", ">EXTENTS", ">PAGE", ">TOK/S", ">PROMPT",
-		">CACHED", ">ANSWERED", "NUMERICS",
+		"ENGINE", ">PID",    "MODEL",	"FORMAT",    "STATE",
+		">SEQ",	  ">RUN",    ">WAIT",	">EXTENTS",  ">PAGE",
+		">TOK/S", ">PROMPT", ">CACHED", ">ANSWERED", "NUMERICS",
 	};
 	const struct kvd_row_status *s = status->n ? kvctl_row(status, 0) : NULL;
 	struct kvctl_table *t = v->json ? NULL : kvctl_table_new(titles, N(titles));
@@ -23,16 +26,25 @@ int kvctl_show_engines(const struct kvctl_view *v, const struct kvctl_rows *rows
 	for (uint64_t i = 0; i < rows->n; i++) {
 		const struct kvd_row_engine *e = kvctl_row(rows, i);
 		if (v->json) {
-			json_array_append_new(all, json_pack("{s:o, s:o, s:o, s:o, s:s, s:o, s:o, s:s, s:o, s:o, s:o, s:o, "
-				"s:o, s:o, s:o, s:o, s:o, s:o}", "name", kvctl_json_name(e->name), "pid", number(e->pid),
-				"model", kvctl_json_name(e->model), "device", s ? kvctl_json_name(s->device) : json_null(),
-				"kv_format", kvctl_kv_format(e->kv_format),
-				"sequences", number(e->sequences), "extents", number(e->extents),
-				"state", kvctl_engine_state(e->state), "tokens_per_s", number(e->tokens_per_s),
-				"number", number(e->engine), "numerics", kvctl_json_name(e->numerics), "uid", number(e->uid),
-				"running", number(e->running), "waiting", number(e->waiting),
-				"prompt_tokens", number(e->prompt_tokens), "cached_tokens", number(e->cached_tokens),
-				"completion_tokens", number(e->completion_tokens), "page_bytes", number(e->page_bytes)));
+			json_array_append_new(
+				all,
+				json_pack(
+					"{s:o, s:o, s:o, s:o, s:s, s:o, s:o, s:s, s:o, s:o, s:o, s:o, "
+					"s:o, s:o, s:o, s:o, s:o, s:o}",
+					"name", kvctl_json_name(e->name), "pid", number(e->pid),
+					"model", kvctl_json_name(e->model), "device",
+					s ? kvctl_json_name(s->device) : json_null(), "kv_format",
+					kvctl_kv_format(e->kv_format), "sequences",
+					number(e->sequences), "extents", number(e->extents),
+					"state", kvctl_engine_state(e->state), "tokens_per_s",
+					number(e->tokens_per_s), "number", number(e->engine),
+					"numerics", kvctl_json_name(e->numerics), "uid",
+					number(e->uid), "running", number(e->running), "waiting",
+					number(e->waiting), "prompt_tokens",
+					number(e->prompt_tokens), "cached_tokens",
+					number(e->cached_tokens), "completion_tokens",
+					number(e->completion_tokens), "page_bytes",
+					number(e->page_bytes)));
 			continue;
 		}
 		kvctl_table_cell(t, "%s", kvctl_name(e->name).s);
@@ -63,7 +75,8 @@ static const char *sharing_name(uint32_t sharing)
 int kvctl_show_tenants(const struct kvctl_view *v, const struct kvctl_rows *rows)
 {
 	static const char *const titles[] = {
-		"TENANT", "DOMAIN", "SHARING", ">RSS", ">PSS", ">USS", ">MAX", ">SEQ", ">PROMPT", ">CACHED", ">ANSWERED", ">EVICTED",
+		"TENANT", "DOMAIN", "SHARING", ">RSS",	  ">PSS",      ">USS",
+		">MAX",	  ">SEQ",   ">PROMPT", ">CACHED", ">ANSWERED", ">EVICTED",
 	};
 	struct kvctl_table *t = v->json ? NULL : kvctl_table_new(titles, N(titles));
 	json_t *all = v->json ? json_array() : NULL;
@@ -71,15 +84,23 @@ int kvctl_show_tenants(const struct kvctl_view *v, const struct kvctl_rows *rows
 	for (uint64_t i = 0; i < rows->n; i++) {
 		const struct kvd_row_tenant *r = kvctl_row(rows, i);
 		if (v->json) {
-			json_array_append_new(all, json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, "
-				"s:{s:n, s:n}, s:s}", "name", kvctl_json_name(r->name), "domain", kvctl_json_name(r->domain),
-				"rss_bytes", number(r->rss_bytes), "pss_bytes", number(r->pss_bytes),
-				"uss_bytes", number(r->uss_bytes), "spilled_bytes", number(r->spilled_bytes),
-				"min_bytes", number(r->min_bytes), "max_bytes", number(r->max_bytes),
-				"sequences", number(r->sequences), "prompt_tokens", number(r->prompt_tokens),
-				"cached_tokens", number(r->cached_tokens), "completion_tokens", number(r->completion_tokens),
-				"evicted_pages", number(r->evicted_pages), "pressure", "some_avg10", "full_avg10",
-				"sharing", sharing_name(r->sharing)));
+			json_array_append_new(
+				all,
+				json_pack(
+					"{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, "
+					"s:{s:n, s:n}, s:s}",
+					"name", kvctl_json_name(r->name), "domain",
+					kvctl_json_name(r->domain), "rss_bytes",
+					number(r->rss_bytes), "pss_bytes", number(r->pss_bytes),
+					"uss_bytes", number(r->uss_bytes), "spilled_bytes",
+					number(r->spilled_bytes), "min_bytes", number(r->min_bytes),
+					"max_bytes", number(r->max_bytes), "sequences",
+					number(r->sequences), "prompt_tokens",
+					number(r->prompt_tokens), "cached_tokens",
+					number(r->cached_tokens), "completion_tokens",
+					number(r->completion_tokens), "evicted_pages",
+					number(r->evicted_pages), "pressure", "some_avg10",
+					"full_avg10", "sharing", sharing_name(r->sharing)));
 			continue;
 		}
 		kvctl_table_cell(t, "%s", kvctl_name(r->name).s);
@@ -101,7 +122,8 @@ int kvctl_show_tenants(const struct kvctl_view *v, const struct kvctl_rows *rows
 int kvctl_show_sequences(const struct kvctl_view *v, const struct kvctl_rows *rows)
 {
 	static const char *const titles[] = {
-		"ENGINE", ">SLOT", "TENANT", "STATE", ">TOKENS", ">PAGES", ">CACHED", ">SHARED", ">PREEMPTED", ">AGE",
+		"ENGINE", ">SLOT",   "TENANT",	"STATE",      ">TOKENS",
+		">PAGES", ">CACHED", ">SHARED", ">PREEMPTED", ">AGE",
 	};
 	struct kvctl_table *t = v->json ? NULL : kvctl_table_new(titles, N(titles));
 	json_t *all = v->json ? json_array() : NULL;
@@ -109,12 +131,17 @@ int kvctl_show_sequences(const struct kvctl_view *v, const struct kvctl_rows *ro
 	for (uint64_t i = 0; i < rows->n; i++) {
 		const struct kvd_row_sequence *r = kvctl_row(rows, i);
 		if (v->json) {
-			json_array_append_new(all, json_pack("{s:o, s:o, s:o, s:s, s:o, s:o, s:o, s:o, s:o, s:f}",
-				"engine", kvctl_json_name(r->engine), "slot", number(r->slot),
-				"tenant", kvctl_json_name(r->tenant), "state", kvctl_sequence_state(r->state),
-				"tokens", number(r->n_tokens), "pages", number(r->pages),
-				"cached_pages", number(r->cached_pages), "shared_pages", number(r->shared_pages),
-				"preempted", number(r->preempted), "age_s", (double)r->opened_usec_ago / 1e6));
+			json_array_append_new(
+				all,
+				json_pack("{s:o, s:o, s:o, s:s, s:o, s:o, s:o, s:o, s:o, s:f}",
+					  "engine", kvctl_json_name(r->engine), "slot",
+					  number(r->slot), "tenant", kvctl_json_name(r->tenant),
+					  "state", kvctl_sequence_state(r->state), "tokens",
+					  number(r->n_tokens), "pages", number(r->pages),
+					  "cached_pages", number(r->cached_pages), "shared_pages",
+					  number(r->shared_pages), "preempted",
+					  number(r->preempted), "age_s",
+					  (double)r->opened_usec_ago / 1e6));
 			continue;
 		}
 		kvctl_table_cell(t, "%s", kvctl_name(r->engine).s);
@@ -178,10 +205,12 @@ static void page_cells(struct kvctl_table *t, const struct kvd_row_page *r, cons
 	kvctl_table_cell(t, "%u", r->generation);
 }
 
-int kvctl_show_pages(const struct kvctl_view *v, const struct kvctl_rows *rows, const struct kvctl_rows *engines)
+int kvctl_show_pages(const struct kvctl_view *v, const struct kvctl_rows *rows,
+		     const struct kvctl_rows *engines)
 {
 	static const char *const titles[] = {
-		">PAGE", ">PARENT", ">DEPTH", "STATE", ">HOLDS", ">CLAIMS", "TENANT", "COLOUR", ">EXTENT", ">SLOT", ">IDLE", ">GEN",
+		">PAGE",  ">PARENT", ">DEPTH",	"STATE", ">HOLDS", ">CLAIMS",
+		"TENANT", "COLOUR",  ">EXTENT", ">SLOT", ">IDLE",  ">GEN",
 	};
 	struct kvctl_table *t = v->json ? NULL : kvctl_table_new(titles, N(titles));
 	json_t *all = v->json ? json_array() : NULL;
@@ -195,12 +224,19 @@ int kvctl_show_pages(const struct kvctl_view *v, const struct kvctl_rows *rows, 
 		}
 		struct kvctl_name colour = colour_name(engines, r->colour);
 		if (v->json)
-			json_array_append_new(all, json_pack("{s:o, s:o, s:o, s:s, s:o, s:o, s:o, s:s, s:o, s:o, s:o, s:o, s:o, s:f}",
-				"page", page_or_null(r->page), "parent", page_or_null(r->parent), "depth", number(r->depth),
-				"state", kvctl_frame_state(r->state), "holds", number(r->holds), "claims", number(r->claims),
-				"tenant", kvctl_json_name(r->tenant), "colour", colour.s, "frame", number(r->frame),
-				"extent", number(r->extent), "slot", number(r->slot), "space", number(r->space),
-				"generation", number(r->generation), "idle_s", (double)r->idle_usec / 1e6));
+			json_array_append_new(
+				all,
+				json_pack(
+					"{s:o, s:o, s:o, s:s, s:o, s:o, s:o, s:s, s:o, s:o, s:o, s:o, s:o, s:f}",
+					"page", page_or_null(r->page), "parent",
+					page_or_null(r->parent), "depth", number(r->depth), "state",
+					kvctl_frame_state(r->state), "holds", number(r->holds),
+					"claims", number(r->claims), "tenant",
+					kvctl_json_name(r->tenant), "colour", colour.s, "frame",
+					number(r->frame), "extent", number(r->extent), "slot",
+					number(r->slot), "space", number(r->space), "generation",
+					number(r->generation), "idle_s",
+					(double)r->idle_usec / 1e6));
 		else
 			page_cells(t, r, colour.s);
 	}
@@ -208,15 +244,16 @@ int kvctl_show_pages(const struct kvctl_view *v, const struct kvctl_rows *rows, 
 		return kvctl_json(v, all);
 	int r = kvctl_table_print(t, v);
 	if (v->headers && free_frames)
-		fprintf(v->out, "and %llu free frames (--all lists them)\n", (unsigned long long)free_frames);
+		fprintf(v->out, "and %llu free frames (--all lists them)\n",
+			(unsigned long long)free_frames);
 	return r;
 }
 
 int kvctl_show_extents(const struct kvctl_view *v, const struct kvctl_rows *rows)
 {
 	static const char *const titles[] = {
-		">EXTENT", "STATE", "COLOUR", ">SPACE", ">FRAMES", ">FREE", ">OPEN", ">SEALED", ">COOL", ">FILLING", ">RETIRING",
-		">QUARANTINED", ">SHARED", ">TAIL",
+		">EXTENT", "STATE", "COLOUR",	">SPACE",    ">FRAMES",	     ">FREE",	">OPEN",
+		">SEALED", ">COOL", ">FILLING", ">RETIRING", ">QUARANTINED", ">SHARED", ">TAIL",
 	};
 	struct kvctl_table *t = v->json ? NULL : kvctl_table_new(titles, N(titles));
 	json_t *all = v->json ? json_array() : NULL;
@@ -226,15 +263,21 @@ int kvctl_show_extents(const struct kvctl_view *v, const struct kvctl_rows *rows
 		bool assigned = r->n_frames > 0;
 		struct kvctl_name colour = { "-" };
 		if (assigned)
-			colour = r->engine[0] ? kvctl_name(r->engine) : (struct kvctl_name){ "shared" };
+			colour = r->engine[0] ? kvctl_name(r->engine)
+					      : (struct kvctl_name){ "shared" };
 		if (v->json) {
 			json_t *frames = json_object();
 			for (uint32_t s = 0; s < KVD_FRAME_STATES; s++)
-				json_object_set_new(frames, kvctl_frame_state(s), number(r->frames[s]));
-			json_array_append_new(all, json_pack("{s:o, s:s, s:s, s:o, s:o, s:o, s:o, s:o}", "extent", number(r->extent),
-				"state", kvctl_extent_state(r->state), "colour", colour.s, "space", number(r->space),
-				"n_frames", number(r->n_frames), "frames", frames, "shared_frames", number(r->shared_frames),
-				"tail_bytes", number(r->tail_bytes)));
+				json_object_set_new(frames, kvctl_frame_state(s),
+						    number(r->frames[s]));
+			json_array_append_new(
+				all,
+				json_pack("{s:o, s:s, s:s, s:o, s:o, s:o, s:o, s:o}", "extent",
+					  number(r->extent), "state", kvctl_extent_state(r->state),
+					  "colour", colour.s, "space", number(r->space), "n_frames",
+					  number(r->n_frames), "frames", frames, "shared_frames",
+					  number(r->shared_frames), "tail_bytes",
+					  number(r->tail_bytes)));
 			continue;
 		}
 		kvctl_table_cell(t, "%u", r->extent);

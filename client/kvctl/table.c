@@ -72,8 +72,8 @@ static void print_line(const struct kvctl_table *t, const struct kvctl_view *v, 
 		bool number = t->titles[i][0] == '>', last = i + 1 == t->n_columns;
 		unsigned room = widths[i] - text_columns(text);
 		/* No blanks at a line's end. */
-		fprintf(v->out, "%*s%s%*s%s", number ? (int)room : 0, "", text, number || last ? 0 : (int)room, "",
-			last ? "\n" : "  ");
+		fprintf(v->out, "%*s%s%*s%s", number ? (int)room : 0, "", text,
+			number || last ? 0 : (int)room, "", last ? "\n" : "  ");
 	}
 }
 

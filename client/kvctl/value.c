@@ -20,7 +20,8 @@ struct kvctl_text kvctl_size(uint64_t bytes)
 		unit++;
 	}
 	if (unit < 0)
-		snprintf(text.s, sizeof(text.s), bytes == 0 ? "0" : "%lluB", (unsigned long long)bytes);
+		snprintf(text.s, sizeof(text.s), bytes == 0 ? "0" : "%lluB",
+			 (unsigned long long)bytes);
 	else
 		snprintf(text.s, sizeof(text.s), "%.1f%c", value, units[unit]);
 	return text;
@@ -40,7 +41,8 @@ struct kvctl_text kvctl_duration(uint64_t usec)
 	else if (seconds < 86400)
 		snprintf(text.s, sizeof(text.s), "%lluh%02llum", seconds / 3600, seconds / 60 % 60);
 	else
-		snprintf(text.s, sizeof(text.s), "%llud%02lluh", seconds / 86400, seconds / 3600 % 24);
+		snprintf(text.s, sizeof(text.s), "%llud%02lluh", seconds / 86400,
+			 seconds / 3600 % 24);
 	return text;
 }
 
@@ -78,7 +80,8 @@ const char *kvctl_frame_state(uint32_t state)
 
 const char *kvctl_extent_state(uint32_t state)
 {
-	static const char *const names[KVD_EXTENT_STATES] = { "bare", "unassigned", "assigned", "leaving", "scrub" };
+	static const char *const names[KVD_EXTENT_STATES] = { "bare", "unassigned", "assigned",
+							      "leaving", "scrub" };
 	return name_of(names, KVD_EXTENT_STATES, state);
 }
 
@@ -105,7 +108,8 @@ int kvctl_json(const struct kvctl_view *v, json_t *value)
 		fprintf(stderr, "kvctl: not enough memory for the answer\n");
 		return 1;
 	}
-	int r = json_dumpf(value, v->out, JSON_REAL_PRECISION(12) | (v->pretty ? JSON_INDENT(2) : JSON_COMPACT));
+	int r = json_dumpf(value, v->out,
+			   JSON_REAL_PRECISION(12) | (v->pretty ? JSON_INDENT(2) : JSON_COMPACT));
 	json_decref(value);
 	fputc('\n', v->out);
 	return r == 0 ? 0 : 1;

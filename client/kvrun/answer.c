@@ -14,7 +14,8 @@
 
 #include "client/packet.h"
 
-#define CANCEL_WAIT_USEC 2000000u  /* an engine ends a cancelled sequence within a step; then we leave anyway */
+#define CANCEL_WAIT_USEC                                                                           \
+	2000000u /* an engine ends a cancelled sequence within a step; then we leave anyway */
 
 struct run {
 	struct kvd_stream *stream;
@@ -91,7 +92,8 @@ static void cancel(struct run *r)
 static void wait_for_news(struct run *r)
 {
 	struct pollfd fds[2] = {
-		{ .fd = kvd_stream_fd(r->stream), .events = POLLIN }, { .fd = kvrun_interrupt_fd(), .events = POLLIN },
+		{ .fd = kvd_stream_fd(r->stream), .events = POLLIN },
+		{ .fd = kvrun_interrupt_fd(), .events = POLLIN },
 	};
 	int timeout_ms = -1;
 	if (r->leave_usec != KVD_NEVER) {
@@ -130,14 +132,15 @@ static int drain(struct run *r)
 	if (r->write_errno != 0) {
 		/* A reader that has enough (`kvrun ... | head`) is no news. */
 		if (r->write_errno != EPIPE)
-			snprintf(a->error, sizeof(a->error), "cannot write the answer to stdout: %s",
-				 strerror(r->write_errno));
+			snprintf(a->error, sizeof(a->error),
+				 "cannot write the answer to stdout: %s", strerror(r->write_errno));
 		return 1;
 	}
 	if (a->end.m.status == KVD_S_OK)
 		return a->error[0] ? 1 : 0;
 	int status = (int)(a->end.m.status & 0xffffu);
-	snprintf(a->error, sizeof(a->error), "%s", a->end.text[0] ? a->end.text : kvd_status_text(status));
+	snprintf(a->error, sizeof(a->error), "%s",
+		 a->end.text[0] ? a->end.text : kvd_status_text(status));
 	return kvd_status_exit_code(status);
 }
 
@@ -146,7 +149,10 @@ int kvrun_answer(struct kvd_connection *c, const struct kvrun_options *o, const 
 {
 	struct kvd_request request = o->request;
 	struct run r = {
-		.answer = a, .print = print, .terminal = isatty(STDOUT_FILENO), .leave_usec = KVD_NEVER,
+		.answer = a,
+		.print = print,
+		.terminal = isatty(STDOUT_FILENO),
+		.leave_usec = KVD_NEVER,
 	};
 
 	*a = (struct kvrun_answer){ .tokens = o->json ? json_array() : NULL };
@@ -189,13 +195,16 @@ json_t *kvrun_answer_json(const struct kvrun_answer *a)
 {
 	char hash[20];
 	snprintf(hash, sizeof(hash), "%016llx", (unsigned long long)a->end.logits_hash);
-	json_t *root = json_pack("{s:s#, s:O, s:I, s:I, s:I, s:f, s:f, s:f, s:s, s:s, s:i, s:o}",
-		"text", a->text.bytes ? a->text.bytes : "", (int)a->text.n, "tokens", a->tokens,
-		"prompt_tokens", (json_int_t)a->end.prompt_tokens, "cached_tokens", (json_int_t)a->end.cached_tokens,
-		"completion_tokens", (json_int_t)a->end.completion_tokens, "ttft_ms", a->end.ttft_usec / 1e3,
-		"itl_p50_ms", a->end.itl_p50_usec / 1e3, "total_ms", (double)a->end.total_usec / 1e3,
-		"finish_reason", finish_reason(a), "engine", a->engine, "resumed", a->resumed,
-		"logits_hash", a->end.logits_hash ? json_string(hash) : json_null());
+	json_t *root =
+		json_pack("{s:s#, s:O, s:I, s:I, s:I, s:f, s:f, s:f, s:s, s:s, s:i, s:o}", "text",
+			  a->text.bytes ? a->text.bytes : "", (int)a->text.n, "tokens", a->tokens,
+			  "prompt_tokens", (json_int_t)a->end.prompt_tokens, "cached_tokens",
+			  (json_int_t)a->end.cached_tokens, "completion_tokens",
+			  (json_int_t)a->end.completion_tokens, "ttft_ms", a->end.ttft_usec / 1e3,
+			  "itl_p50_ms", a->end.itl_p50_usec / 1e3, "total_ms",
+			  (double)a->end.total_usec / 1e3, "finish_reason", finish_reason(a),
+			  "engine", a->engine, "resumed", a->resumed, "logits_hash",
+			  a->end.logits_hash ? json_string(hash) : json_null());
 	if (root && a->error[0])
 		json_object_set_new(root, "error", json_string(a->error));
 	return root;
@@ -207,9 +216,10 @@ void kvrun_answer_stats(const struct kvrun_answer *a)
 	fprintf(stderr, "[%u tokens", a->end.completion_tokens);
 	if (a->end.completion_tokens > 1 && seconds > 0)
 		fprintf(stderr, ", %.1f a second", (a->end.completion_tokens - 1) / seconds);
-	fprintf(stderr, ", first after %.0f ms, %u of %u prompt tokens cached, engine %s", a->end.ttft_usec / 1e3,
-		a->end.cached_tokens, a->end.prompt_tokens, a->engine);
+	fprintf(stderr, ", first after %.0f ms, %u of %u prompt tokens cached, engine %s",
+		a->end.ttft_usec / 1e3, a->end.cached_tokens, a->end.prompt_tokens, a->engine);
 	if (a->resumed)
-		fprintf(stderr, ", %d engine%s died on the way", a->resumed, a->resumed > 1 ? "s" : "");
+		fprintf(stderr, ", %d engine%s died on the way", a->resumed,
+			a->resumed > 1 ? "s" : "");
 	fprintf(stderr, "]\n");
 }

@@ -11,23 +11,51 @@
 #include <string.h>
 
 enum {
-	OPT_MAX_TOKENS = 256, OPT_TEMPERATURE, OPT_TOP_K, OPT_TOP_P, OPT_MIN_P, OPT_REPEAT_PENALTY, OPT_SEED, OPT_STOP,
-	OPT_SYSTEM, OPT_TENANT, OPT_RAW, OPT_DEADLINE, OPT_ENGINE, OPT_SOCKET, OPT_IGNORE_END, OPT_PRIVATE, OPT_WAIT,
-	OPT_JSON, OPT_STATS, OPT_VERSION,
+	OPT_MAX_TOKENS = 256,
+	OPT_TEMPERATURE,
+	OPT_TOP_K,
+	OPT_TOP_P,
+	OPT_MIN_P,
+	OPT_REPEAT_PENALTY,
+	OPT_SEED,
+	OPT_STOP,
+	OPT_SYSTEM,
+	OPT_TENANT,
+	OPT_RAW,
+	OPT_DEADLINE,
+	OPT_ENGINE,
+	OPT_SOCKET,
+	OPT_IGNORE_END,
+	OPT_PRIVATE,
+	OPT_WAIT,
+	OPT_JSON,
+	OPT_STATS,
+	OPT_VERSION,
 };
 
 static const struct option options[] = {
-	{ "max-tokens", required_argument, NULL, OPT_MAX_TOKENS }, { "temperature", required_argument, NULL, OPT_TEMPERATURE },
-	{ "top-k", required_argument, NULL, OPT_TOP_K }, { "top-p", required_argument, NULL, OPT_TOP_P },
-	{ "min-p", required_argument, NULL, OPT_MIN_P }, { "repeat-penalty", required_argument, NULL, OPT_REPEAT_PENALTY },
-	{ "seed", required_argument, NULL, OPT_SEED }, { "stop", required_argument, NULL, OPT_STOP },
-	{ "system", required_argument, NULL, OPT_SYSTEM }, { "tenant", required_argument, NULL, OPT_TENANT },
-	{ "raw", no_argument, NULL, OPT_RAW }, { "deadline", required_argument, NULL, OPT_DEADLINE },
-	{ "engine", required_argument, NULL, OPT_ENGINE }, { "socket", required_argument, NULL, OPT_SOCKET },
-	{ "ignore-end", no_argument, NULL, OPT_IGNORE_END }, { "private", no_argument, NULL, OPT_PRIVATE },
-	{ "wait", required_argument, NULL, OPT_WAIT }, { "json", no_argument, NULL, OPT_JSON },
-	{ "stats", no_argument, NULL, OPT_STATS }, { "version", no_argument, NULL, OPT_VERSION },
-	{ "help", no_argument, NULL, 'h' }, { 0 },
+	{ "max-tokens", required_argument, NULL, OPT_MAX_TOKENS },
+	{ "temperature", required_argument, NULL, OPT_TEMPERATURE },
+	{ "top-k", required_argument, NULL, OPT_TOP_K },
+	{ "top-p", required_argument, NULL, OPT_TOP_P },
+	{ "min-p", required_argument, NULL, OPT_MIN_P },
+	{ "repeat-penalty", required_argument, NULL, OPT_REPEAT_PENALTY },
+	{ "seed", required_argument, NULL, OPT_SEED },
+	{ "stop", required_argument, NULL, OPT_STOP },
+	{ "system", required_argument, NULL, OPT_SYSTEM },
+	{ "tenant", required_argument, NULL, OPT_TENANT },
+	{ "raw", no_argument, NULL, OPT_RAW },
+	{ "deadline", required_argument, NULL, OPT_DEADLINE },
+	{ "engine", required_argument, NULL, OPT_ENGINE },
+	{ "socket", required_argument, NULL, OPT_SOCKET },
+	{ "ignore-end", no_argument, NULL, OPT_IGNORE_END },
+	{ "private", no_argument, NULL, OPT_PRIVATE },
+	{ "wait", required_argument, NULL, OPT_WAIT },
+	{ "json", no_argument, NULL, OPT_JSON },
+	{ "stats", no_argument, NULL, OPT_STATS },
+	{ "version", no_argument, NULL, OPT_VERSION },
+	{ "help", no_argument, NULL, 'h' },
+	{ 0 },
 };
 
 void kvrun_help(void)
@@ -66,7 +94,8 @@ struct reader {
 	bool wrong;
 };
 
-static void wrong_value(struct reader *r, const char *option, const char *text, const char *expected)
+static void wrong_value(struct reader *r, const char *option, const char *text,
+			const char *expected)
 {
 	if (!r->wrong)
 		snprintf(r->error, r->error_bytes, "--%s %.100s is not %s", option, text, expected);
@@ -82,21 +111,25 @@ static uint64_t read_integer(struct reader *r, const char *option, uint64_t max)
 	unsigned long long value = strtoull(optarg, &end, 10);
 	if (optarg[0] >= '0' && optarg[0] <= '9' && *end == '\0' && errno == 0 && value <= max)
 		return value;
-	snprintf(expected, sizeof(expected), "a whole number from 0 to %llu", (unsigned long long)max);
+	snprintf(expected, sizeof(expected), "a whole number from 0 to %llu",
+		 (unsigned long long)max);
 	wrong_value(r, option, optarg, expected);
 	return 0;
 }
 
 /* A number with least <= value <= most; exclusive: least < value. */
-static double read_number(struct reader *r, const char *option, double least, bool exclusive, double most)
+static double read_number(struct reader *r, const char *option, double least, bool exclusive,
+			  double most)
 {
 	char *end;
 	char expected[64];
 	double value = strtod(optarg, &end);
 
-	if (end != optarg && *end == '\0' && isfinite(value) && (exclusive ? value > least : value >= least) && value <= most)
+	if (end != optarg && *end == '\0' && isfinite(value) &&
+	    (exclusive ? value > least : value >= least) && value <= most)
 		return value;
-	snprintf(expected, sizeof(expected), "a number %s %g and at most %g", exclusive ? "above" : "from", least, most);
+	snprintf(expected, sizeof(expected), "a number %s %g and at most %g",
+		 exclusive ? "above" : "from", least, most);
 	wrong_value(r, option, optarg, expected);
 	return 0;
 }
@@ -108,10 +141,13 @@ static void read_stop(struct reader *r, struct kvrun_options *o)
 		used += strlen(o->stops[i]) + 1;
 	if (optarg[0] == '\0') {
 		wrong_value(r, "stop", "\"\"", "a text");
-	} else if (o->request.n_stop == KVRUN_STOPS_MAX || used > sizeof(((struct kvd_msg_request *)0)->stop)) {
+	} else if (o->request.n_stop == KVRUN_STOPS_MAX ||
+		   used > sizeof(((struct kvd_msg_request *)0)->stop)) {
 		if (!r->wrong)
-			snprintf(r->error, r->error_bytes, "the --stop texts are more than %u or together longer than %zu "
-				 "bytes; give fewer or shorter ones", KVRUN_STOPS_MAX, sizeof(((struct kvd_msg_request *)0)->stop));
+			snprintf(r->error, r->error_bytes,
+				 "the --stop texts are more than %u or together longer than %zu "
+				 "bytes; give fewer or shorter ones",
+				 KVRUN_STOPS_MAX, sizeof(((struct kvd_msg_request *)0)->stop));
 		r->wrong = true;
 	} else {
 		o->stops[o->request.n_stop++] = optarg;
@@ -122,23 +158,33 @@ static void read_option(struct reader *r, int option, struct kvrun_options *o)
 {
 	struct kvd_request *q = &o->request;
 	switch (option) {
-	case OPT_MAX_TOKENS: q->max_tokens = (uint32_t)read_integer(r, "max-tokens", UINT32_MAX); break;
-	case OPT_TEMPERATURE: q->temperature = (float)read_number(r, "temperature", 0, false, 100); break;
+	case OPT_MAX_TOKENS:
+		q->max_tokens = (uint32_t)read_integer(r, "max-tokens", UINT32_MAX);
+		break;
+	case OPT_TEMPERATURE:
+		q->temperature = (float)read_number(r, "temperature", 0, false, 100);
+		break;
 	case OPT_TOP_K: q->top_k = (uint32_t)read_integer(r, "top-k", UINT32_MAX); break;
 	case OPT_TOP_P: q->top_p = (float)read_number(r, "top-p", 0, true, 1); break;
 	case OPT_MIN_P: q->min_p = (float)read_number(r, "min-p", 0, false, 1); break;
-	case OPT_REPEAT_PENALTY: q->repeat_penalty = (float)read_number(r, "repeat-penalty", 0, true, 100); break;
+	case OPT_REPEAT_PENALTY:
+		q->repeat_penalty = (float)read_number(r, "repeat-penalty", 0, true, 100);
+		break;
 	case OPT_SEED: q->seed = read_integer(r, "seed", UINT64_MAX); break;
 	case OPT_STOP: read_stop(r, o); break;
 	case OPT_SYSTEM: o->system_path = optarg; break;
 	case OPT_TENANT: o->tenant = optarg; break;
 	case OPT_RAW: o->raw = true; break;
-	case OPT_DEADLINE: q->deadline_ms = (uint32_t)read_integer(r, "deadline", UINT32_MAX); break;
+	case OPT_DEADLINE:
+		q->deadline_ms = (uint32_t)read_integer(r, "deadline", UINT32_MAX);
+		break;
 	case OPT_ENGINE: o->engine = optarg; break;
 	case OPT_SOCKET: o->socket = optarg; break;
 	case OPT_IGNORE_END: q->flags |= KVD_REQ_IGNORE_END; break;
 	case OPT_PRIVATE: q->flags |= KVD_REQ_PRIVATE; break;
-	case OPT_WAIT: o->wait_ms = (uint32_t)(read_number(r, "wait", 0, false, 86400) * 1000.0); break;
+	case OPT_WAIT:
+		o->wait_ms = (uint32_t)(read_number(r, "wait", 0, false, 86400) * 1000.0);
+		break;
 	case OPT_JSON: o->json = true; break;
 	case OPT_STATS: o->stats = true; break;
 	case OPT_VERSION: o->version = true; break;
@@ -159,7 +205,8 @@ int kvrun_arguments(int argc, char **argv, struct kvrun_options *o, char *error,
 	opterr = 0;
 	while (!r.wrong && (option = getopt_long(argc, argv, ":h", options, NULL)) != -1) {
 		if (option == ':' || option == '?') {
-			snprintf(error, error_bytes, option == ':' ? "%.100s needs a value" : "unknown option %.100s",
+			snprintf(error, error_bytes,
+				 option == ':' ? "%.100s needs a value" : "unknown option %.100s",
 				 argv[optind - 1]);
 			return 2;
 		}
@@ -171,13 +218,16 @@ int kvrun_arguments(int argc, char **argv, struct kvrun_options *o, char *error,
 		return 0;
 	for (; optind < argc; optind++) {
 		if (o->n_words == 2) {
-			snprintf(error, error_bytes, "\"%.60s\" is one word too many; put the prompt in quotes", argv[optind]);
+			snprintf(error, error_bytes,
+				 "\"%.60s\" is one word too many; put the prompt in quotes",
+				 argv[optind]);
 			return 2;
 		}
 		o->words[o->n_words++] = argv[optind];
 	}
 	if (o->raw && o->system_path) {
-		snprintf(error, error_bytes, "--system has no place in a --raw prompt; write it into the prompt");
+		snprintf(error, error_bytes,
+			 "--system has no place in a --raw prompt; write it into the prompt");
 		return 2;
 	}
 	o->request.raw = o->raw;

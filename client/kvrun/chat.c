@@ -1,8 +1,8 @@
 /* chat.c - a conversation on a terminal.
  *
  * Owns the list of messages: every turn sends all of it, and kvd has the pages of all but the last.
- * Lines come by read(), not stdio, so that poll() sees what is there and Ctrl-C at the prompt can be
- * answered.  An answer that was cut short stays in the conversation as far as it came. */
+ * Lines come by read(), not stdio, so that poll() sees what is there and Ctrl-C at the prompt can
+ * be answered.  An answer that was cut short stays in the conversation as far as it came. */
 #include "client/kvrun/kvrun.h"
 
 #include <errno.h>
@@ -42,7 +42,8 @@ static enum line_result next_line(struct lines *l, char **ret)
 			return LINE_TOO_LONG;
 		}
 		struct pollfd fds[2] = {
-			{ .fd = STDIN_FILENO, .events = POLLIN }, { .fd = kvrun_interrupt_fd(), .events = POLLIN },
+			{ .fd = STDIN_FILENO, .events = POLLIN },
+			{ .fd = kvrun_interrupt_fd(), .events = POLLIN },
 		};
 		(void)poll(fds, 2, -1);
 		if (kvrun_interrupt_take()) {
@@ -70,7 +71,8 @@ static void chat_help(void)
 
 enum command_result { COMMAND_NONE, COMMAND_DONE, COMMAND_QUIT };
 
-static enum command_result chat_command(const char *line, json_t *messages, size_t n_kept, bool *stats)
+static enum command_result chat_command(const char *line, json_t *messages, size_t n_kept,
+					bool *stats)
 {
 	if (line[0] != '/')
 		return COMMAND_NONE;
@@ -86,14 +88,15 @@ static enum command_result chat_command(const char *line, json_t *messages, size
 	} else if (!strcmp(line, "/help") || !strcmp(line, "/?")) {
 		chat_help();
 	} else {
-		printf("unknown command %s; /help lists them. A message may begin with a blank.\n", line);
+		printf("unknown command %s; /help lists them. A message may begin with a blank.\n",
+		       line);
 	}
 	return COMMAND_DONE;
 }
 
 /* One turn.  Returns 0, or an exit code where going on makes no sense. */
-static int chat_turn(struct kvd_connection *c, const struct kvrun_options *o, const char *model, json_t *messages,
-		     const char *line, bool stats)
+static int chat_turn(struct kvd_connection *c, const struct kvrun_options *o, const char *model,
+		     json_t *messages, const char *line, bool stats)
 {
 	struct kvrun_answer answer;
 	struct kvrun_text prompt;
@@ -113,7 +116,8 @@ static int chat_turn(struct kvd_connection *c, const struct kvrun_options *o, co
 	if (answer.error[0])
 		fprintf(stderr, "kvrun: %s\n", answer.error);
 	else if (answer.ended && answer.end.finish == KVD_FINISH_LENGTH)
-		printf("(stopped after %u tokens; say --max-tokens for more)\n", answer.end.completion_tokens);
+		printf("(stopped after %u tokens; say --max-tokens for more)\n",
+		       answer.end.completion_tokens);
 	if (stats && answer.ended)
 		kvrun_answer_stats(&answer);
 	if (answer.text.n > 0)
@@ -124,7 +128,8 @@ static int chat_turn(struct kvd_connection *c, const struct kvrun_options *o, co
 	return r == 3 ? r : 0;
 }
 
-int kvrun_chat(struct kvd_connection *c, const struct kvrun_options *o, const char *model, json_t *messages)
+int kvrun_chat(struct kvd_connection *c, const struct kvrun_options *o, const char *model,
+	       json_t *messages)
 {
 	struct lines lines = { .bytes = malloc(LINE_MAX_BYTES + 1) };
 	size_t n_kept = json_array_size(messages);
@@ -145,7 +150,8 @@ int kvrun_chat(struct kvd_connection *c, const struct kvrun_options *o, const ch
 		enum line_result got = next_line(&lines, &line);
 		kvrun_interrupt_disarm();
 		if (got == LINE_INTERRUPTED) {
-			printf("\n%s", warned ? "" : "Ctrl-D or /quit ends; Ctrl-C once more too.\n");
+			printf("\n%s",
+			       warned ? "" : "Ctrl-D or /quit ends; Ctrl-C once more too.\n");
 			if (warned)
 				r = KVRUN_INTERRUPTED;
 			warned = true;
@@ -157,7 +163,8 @@ int kvrun_chat(struct kvd_connection *c, const struct kvrun_options *o, const ch
 			break;
 		}
 		if (got == LINE_TOO_LONG) {
-			printf("that line is longer than %u bytes; put the text into a file: kvrun < FILE\n", LINE_MAX_BYTES);
+			printf("that line is longer than %u bytes; put the text into a file: kvrun < FILE\n",
+			       LINE_MAX_BYTES);
 			continue;
 		}
 		enum command_result command = chat_command(line, messages, n_kept, &stats);

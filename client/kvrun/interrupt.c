@@ -1,8 +1,9 @@
 /* interrupt.c - Ctrl-C.
  *
- * While nothing is to be cancelled Ctrl-C ends the process: kvd sees the hang-up and takes everything
- * back.  While an answer is coming the handler writes to a pipe that the stream's poll() watches, so
- * that none is lost between a look and a wait; a second one ends the process whatever it is doing. */
+ * While nothing is to be cancelled Ctrl-C ends the process: kvd sees the hang-up and takes
+ * everything back.  While an answer is coming the handler writes to a pipe that the stream's poll()
+ * watches, so that none is lost between a look and a wait; a second one ends the process whatever
+ * it is doing. */
 #include "client/kvrun/kvrun.h"
 
 #include <errno.h>

@@ -15,7 +15,8 @@
 #include "kvd/kvd.h"
 
 #define KVRUN_STOPS_MAX 32u
-#define KVRUN_TEXT_MAX (64u << 20) /* bytes of a prompt; engines have limits of their own, and say so */
+#define KVRUN_TEXT_MAX                                                                             \
+	(64u << 20) /* bytes of a prompt; engines have limits of their own, and say so */
 #define KVRUN_INTERRUPTED 130      /* exit code after Ctrl-C, as shells have it */
 
 struct kvrun_options {
@@ -29,7 +30,8 @@ struct kvrun_options {
 };
 
 /* Read the command line.  Returns 0, or 2 with one sentence in error (error_bytes long). */
-int kvrun_arguments(int argc, char **argv, struct kvrun_options *ret, char *error, size_t error_bytes);
+int kvrun_arguments(int argc, char **argv, struct kvrun_options *ret, char *error,
+		    size_t error_bytes);
 void kvrun_help(void);
 
 /* ---- prompt.c ---- */
@@ -40,7 +42,8 @@ struct kvrun_text {
 /* Read all of a descriptor; name for the error. 0, or 1 with one line on stderr. */
 int kvrun_read_all(int fd, const char *name, struct kvrun_text *ret);
 int kvrun_read_file(const char *path, struct kvrun_text *ret);
-/* Append {role, content} to an array of messages. 0, or 2 with one line on stderr if it is not UTF-8. */
+/* Append {role, content} to an array of messages. 0, or 2 with one line on stderr if it is not
+ * UTF-8. */
 int kvrun_message(json_t *messages, const char *role, const char *text, size_t n);
 
 /* ---- answer.c ---- */
@@ -66,11 +69,12 @@ json_t *kvrun_answer_json(const struct kvrun_answer *a);
 void kvrun_answer_stats(const struct kvrun_answer *a);
 
 /* ---- chat.c ---- */
-int kvrun_chat(struct kvd_connection *c, const struct kvrun_options *o, const char *model, json_t *messages);
+int kvrun_chat(struct kvd_connection *c, const struct kvrun_options *o, const char *model,
+	       json_t *messages);
 
 /* ---- interrupt.c ---- */
-/* From now on the first Ctrl-C is noted and the second within the same wait ends the process at once.
- * Before, Ctrl-C ends it with KVRUN_INTERRUPTED. */
+/* From now on the first Ctrl-C is noted and the second within the same wait ends the process at
+ * once. Before, Ctrl-C ends it with KVRUN_INTERRUPTED. */
 void kvrun_interrupt_arm(void);
 void kvrun_interrupt_disarm(void);
 /* Becomes readable with Ctrl-C; kvrun_interrupt_take() says whether there was one and forgets it. */

@@ -14,8 +14,8 @@ struct task {
 	const char *prompt;        /* NULL: from stdin, or a conversation */
 };
 
-/* Whether a word names a model that is served, or an engine; then the task is about it.  Whoever may
- * not list engines gets "no". */
+/* Whether a word names a model that is served, or an engine; then the task is about it.  Whoever
+ * may not list engines gets "no". */
 static bool take_served(struct kvd_connection *c, const char *word, struct task *task)
 {
 	const void *rows;
@@ -23,10 +23,12 @@ static bool take_served(struct kvd_connection *c, const char *word, struct task 
 	uint32_t row_bytes;
 	bool model = false, engine = false;
 
-	if (strlen(word) >= KVD_NAME_MAX || kvd_query(c, KVD_Q_ENGINES, NULL, &rows, &n, &row_bytes) != 0)
+	if (strlen(word) >= KVD_NAME_MAX ||
+	    kvd_query(c, KVD_Q_ENGINES, NULL, &rows, &n, &row_bytes) != 0)
 		return false;
 	for (uint64_t i = 0; i < n; i++) {
-		const struct kvd_row_engine *e = (const void *)((const uint8_t *)rows + i * row_bytes);
+		const struct kvd_row_engine *e =
+			(const void *)((const uint8_t *)rows + i * row_bytes);
 		model = model || !strncmp(e->model, word, KVD_NAME_MAX);
 		engine = engine || !strncmp(e->name, word, KVD_NAME_MAX);
 	}
@@ -45,7 +47,8 @@ static struct task take_words(struct kvd_connection *c, const struct kvrun_optio
 	if (o->n_words == 2) {
 		task.model = o->words[0];
 		task.prompt = o->words[1];
-	} else if (o->n_words == 1 && (!strcmp(o->words[0], "-") || !take_served(c, o->words[0], &task))) {
+	} else if (o->n_words == 1 &&
+		   (!strcmp(o->words[0], "-") || !take_served(c, o->words[0], &task))) {
 		task.prompt = o->words[0];
 	}
 	if (task.prompt && !strcmp(task.prompt, "-"))
@@ -72,7 +75,8 @@ static int make_prompt(const struct kvrun_options *o, json_t *messages, struct k
 static int print_json(const struct kvrun_answer *a)
 {
 	json_t *root = kvrun_answer_json(a);
-	if (!root || json_dumpf(root, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9)) != 0 || printf("\n") < 0 || fflush(stdout) != 0) {
+	if (!root || json_dumpf(root, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9)) != 0 ||
+	    printf("\n") < 0 || fflush(stdout) != 0) {
 		fprintf(stderr, "kvrun: cannot write the answer\n");
 		json_decref(root);
 		return 1;
@@ -81,7 +85,8 @@ static int print_json(const struct kvrun_answer *a)
 	return 0;
 }
 
-static int once(struct kvd_connection *c, const struct kvrun_options *o, const struct task *task, json_t *messages)
+static int once(struct kvd_connection *c, const struct kvrun_options *o, const struct task *task,
+		json_t *messages)
 {
 	struct kvrun_text prompt = { 0 };
 	struct kvrun_answer answer;
@@ -92,7 +97,8 @@ static int once(struct kvd_connection *c, const struct kvrun_options *o, const s
 		prompt.n = strlen(task->prompt);
 	} else {
 		r = kvrun_read_all(STDIN_FILENO, "stdin", &prompt);
-		/* The newline is the shell's, not the question's; a raw prompt is taken to the byte. */
+		/* The newline is the shell's, not the question's; a raw prompt is taken to the
+		 * byte. */
 		if (r == 0 && !o->raw && prompt.n > 0 && prompt.bytes[prompt.n - 1] == '\n')
 			prompt.n--;
 	}
@@ -104,7 +110,8 @@ static int once(struct kvd_connection *c, const struct kvrun_options *o, const s
 	}
 	r = kvrun_answer(c, o, task->model, &prompt, !o->json, &answer);
 	free(prompt.bytes);
-	if (!o->json && answer.text.n > 0 && answer.text.bytes[answer.text.n - 1] != '\n' && printf("\n") < 0)
+	if (!o->json && answer.text.n > 0 && answer.text.bytes[answer.text.n - 1] != '\n' &&
+	    printf("\n") < 0)
 		r = r ? r : 1;
 	fflush(stdout);
 	if (answer.error[0])
@@ -135,7 +142,8 @@ static int run(struct kvd_connection *c, struct kvrun_options *o)
 		}
 	}
 	if (r == 0 && chat && (o->json || o->raw)) {
-		fprintf(stderr, "kvrun: --json and --raw need a prompt; give it as an argument or on stdin\n");
+		fprintf(stderr,
+			"kvrun: --json and --raw need a prompt; give it as an argument or on stdin\n");
 		r = 2;
 	}
 	if (r == 0)

@@ -15,10 +15,13 @@ int kvrun_read_all(int fd, const char *name, struct kvrun_text *ret)
 
 	for (;;) {
 		if (text.n + 1 >= room) {
-			char *grown = room < KVRUN_TEXT_MAX ? realloc(text.bytes, room = room ? 2 * room : 65536) : NULL;
+			char *grown = room < KVRUN_TEXT_MAX
+					      ? realloc(text.bytes, room = room ? 2 * room : 65536)
+					      : NULL;
 			if (!grown) {
-				fprintf(stderr, "kvrun: %s is longer than the %u MiB that a prompt can have\n", name,
-					KVRUN_TEXT_MAX >> 20);
+				fprintf(stderr,
+					"kvrun: %s is longer than the %u MiB that a prompt can have\n",
+					name, KVRUN_TEXT_MAX >> 20);
 				free(text.bytes);
 				return 1;
 			}
@@ -56,8 +59,12 @@ int kvrun_message(json_t *messages, const char *role, const char *text, size_t n
 {
 	json_t *content = json_stringn(text, n);
 	if (!content) {
-		fprintf(stderr, "kvrun: the %s text is not UTF-8; convert it first (iconv)\n", role);
+		fprintf(stderr, "kvrun: the %s text is not UTF-8; convert it first (iconv)\n",
+			role);
 		return 2;
 	}
-	return json_array_append_new(messages, json_pack("{s:s, s:o}", "role", role, "content", content)) == 0 ? 0 : 1;
+	return json_array_append_new(messages,
+				     json_pack("{s:s, s:o}", "role", role, "content", content)) == 0
+		       ? 0
+		       : 1;
 }

@@ -1,4 +1,5 @@
-/* fuzz_kvrun_arguments.c - kvrun's command line: words separated by newlines; refused with a sentence or in range. */
+/* fuzz_kvrun_arguments.c - kvrun's command line: words separated by newlines; refused with a
+ * sentence or in range. */
 #include "client/kvrun/kvrun.h"
 
 #include <math.h>
@@ -33,8 +34,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		size_t stops = 0;
 		for (uint32_t i = 0; i < o.request.n_stop; i++)
 			stops += strlen(o.request.stop[i]) + 1;
-		if (o.n_words > 2 || stops > 256 || !isfinite(o.request.temperature) || o.request.temperature < 0 ||
-		    !(o.request.top_p > 0 && o.request.top_p <= 1) || !(o.request.repeat_penalty > 0))
+		if (o.n_words > 2 || stops > 256 || !isfinite(o.request.temperature) ||
+		    o.request.temperature < 0 || !(o.request.top_p > 0 && o.request.top_p <= 1) ||
+		    !(o.request.repeat_penalty > 0))
 			abort();
 	}
 	free(line);

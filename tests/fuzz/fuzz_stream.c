@@ -1,4 +1,5 @@
-/* fuzz_stream.c - libkvd's parser of what an engine sends: any packet, no crash, nothing outside it. */
+/* fuzz_stream.c - libkvd's parser of what an engine sends: any packet, no crash, nothing outside
+ * it. */
 #include "client/stream_message.h"
 
 #include <stdlib.h>
@@ -12,7 +13,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	const char *problem;
 	uint64_t sum = 0;
 
-	/* A copy of exactly this size, so that a read beyond it is caught; malloc aligns as the library does. */
+	/* A copy of exactly this size, so that a read beyond it is caught; malloc aligns as the
+	 * library does. */
 	uint8_t *packet = malloc(size ? size : 1);
 	if (!packet)
 		return 0;

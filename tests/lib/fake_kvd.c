@@ -19,7 +19,8 @@
 
 void fake_kvd_unexpected(const char *file, int line, const char *condition)
 {
-	fprintf(stderr, "fake kvd: %s:%d: not so: %s (errno %s)\n", file, line, condition, strerror(errno));
+	fprintf(stderr, "fake kvd: %s:%d: not so: %s (errno %s)\n", file, line, condition,
+		strerror(errno));
 	_exit(1);
 }
 
@@ -87,7 +88,8 @@ void fake_kvd_receive_type(int fd, uint16_t type, void *packet, size_t min_bytes
 
 void fake_kvd_send(int fd, const void *message, size_t bytes, const int *fds, uint32_t n_fds)
 {
-	FAKE_EXPECT(kvd_packet_send_until(fd, message, bytes, fds, n_fds, kvd_clock_usec() + 5000000u) == 0);
+	FAKE_EXPECT(kvd_packet_send_until(fd, message, bytes, fds, n_fds,
+					  kvd_clock_usec() + 5000000u) == 0);
 }
 
 int fake_kvd_accept(int listen_fd, enum kvd_role role)
@@ -96,9 +98,18 @@ int fake_kvd_accept(int listen_fd, enum kvd_role role)
 	const struct kvd_msg_hello *hello = (const struct kvd_msg_hello *)packet;
 	struct kvd_msg_welcome welcome = {
 		.m = { .type = KVD_M_WELCOME, .size = sizeof(welcome) },
-		.version = 1, .kvd_pid = 7, .pool_bytes = FAKE_POOL_BYTES, .extent_bytes = FAKE_EXTENT_BYTES,
-		.slot_bits = 7, .page_tokens = 16, .admin = 1, .uid = getuid(), .gid = getgid(),
-		.tenant = "acme", .domain = "acme", .kvd_version = "0.1.0",
+		.version = 1,
+		.kvd_pid = 7,
+		.pool_bytes = FAKE_POOL_BYTES,
+		.extent_bytes = FAKE_EXTENT_BYTES,
+		.slot_bits = 7,
+		.page_tokens = 16,
+		.admin = 1,
+		.uid = getuid(),
+		.gid = getgid(),
+		.tenant = "acme",
+		.domain = "acme",
+		.kvd_version = "0.1.0",
 	};
 
 	fake_wait(listen_fd);
@@ -114,7 +125,9 @@ int fake_kvd_accept(int listen_fd, enum kvd_role role)
 int fake_kvd_introduce(int control_fd, uint32_t seq, const char *model, const char *engine)
 {
 	struct kvd_msg_stream stream = {
-		.m = { .type = KVD_M_STREAM, .size = sizeof(stream), .seq = seq }, .client = 5, .tenant = "acme",
+		.m = { .type = KVD_M_STREAM, .size = sizeof(stream), .seq = seq },
+		.client = 5,
+		.tenant = "acme",
 	};
 	int pair[2];
 

@@ -1,7 +1,8 @@
-/* fake_kvd.h - the other side of libkvd for unit tests: a forked child that speaks the protocol by a script.
+/* fake_kvd.h - the other side of libkvd for unit tests: a forked child that speaks the protocol by
+ * a script.
  *
- * The child runs `serve` with a listening socket and ends with status 0, or with 1 after saying which
- * FAKE_EXPECT() failed.  Every wait in it has a deadline. */
+ * The child runs `serve` with a listening socket and ends with status 0, or with 1 after saying
+ * which FAKE_EXPECT() failed.  Every wait in it has a deadline. */
 #ifndef TESTS_FAKE_KVD_H
 #define TESTS_FAKE_KVD_H
 
@@ -23,7 +24,8 @@ int fake_kvd_finish(struct fake_kvd *f);
 /* ---- in the child ---- */
 #define FAKE_EXPECT(condition) \
 	do { if (!(condition)) fake_kvd_unexpected(__FILE__, __LINE__, #condition); } while (0)
-void fake_kvd_unexpected(const char *file, int line, const char *condition) __attribute__((noreturn));
+void fake_kvd_unexpected(const char *file, int line, const char *condition)
+	__attribute__((noreturn));
 
 #define FAKE_POOL_BYTES (16u << 20)
 #define FAKE_EXTENT_BYTES (1u << 20)

@@ -1,4 +1,5 @@
-/* test_client_engine.c - libkvd's engine side against a fake kvd: attach, window, rings, doorbells, clients. */
+/* test_client_engine.c - libkvd's engine side against a fake kvd: attach, window, rings, doorbells,
+ * clients. */
 #include "kvd/engine.h"
 
 #include <check.h>
@@ -42,9 +43,14 @@ static int attach_peer(int listen_fd, uint64_t lie_bytes)
 	FAKE_EXPECT(attach.max_seqs == MAX_SEQS && attach.page_tokens == 16);
 	struct kvd_msg_attached a = {
 		.m = { .type = KVD_M_ATTACHED, .size = sizeof(a), .seq = attach.m.seq },
-		.engine = 3, .sq_entries = attach.sq_entries, .cq_entries = CQ_ENTRIES, .n_frames = 64,
-		.plane_bytes = 64ull * attach.block_bytes, .sqe_offset = 64,
-		.tokens_offset = 64 + attach.sq_entries * 64ull, .cqe_offset = 64,
+		.engine = 3,
+		.sq_entries = attach.sq_entries,
+		.cq_entries = CQ_ENTRIES,
+		.n_frames = 64,
+		.plane_bytes = 64ull * attach.block_bytes,
+		.sqe_offset = 64,
+		.tokens_offset = 64 + attach.sq_entries * 64ull,
+		.cqe_offset = 64,
 		.tables_offset = 64 + CQ_ENTRIES * 64ull,
 	};
 	a.sub_bytes = a.tokens_offset + MAX_SEQS * MAX_PAGES * 64ull;
@@ -94,7 +100,9 @@ static void complete(int control, const struct kvd_cqe *cqe)
 
 static void send_extent(int control, uint16_t type, uint32_t extent, uint32_t writable, int fd)
 {
-	struct kvd_msg_extent m = { .m = { .type = type, .size = sizeof(m) }, .extent = extent, .writable = writable };
+	struct kvd_msg_extent m = { .m = { .type = type, .size = sizeof(m) },
+				    .extent = extent,
+				    .writable = writable };
 	fake_kvd_send(control, &m, sizeof(m), &fd, fd >= 0 ? 1 : 0);
 }
 
@@ -102,7 +110,8 @@ static void serve_life(int listen_fd)
 {
 	int control = attach_peer(listen_fd, 0);
 	int memory = fake_kvd_memory(FAKE_EXTENT_BYTES);
-	uint8_t *extent = mmap(NULL, FAKE_EXTENT_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, memory, 0);
+	uint8_t *extent =
+		mmap(NULL, FAKE_EXTENT_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, memory, 0);
 
 	send_extent(control, KVD_M_EXTENT_MAP, 2, 1, memory);
 	struct kvd_sqe sqe = take_sqe(control);
@@ -110,13 +119,16 @@ static void serve_life(int listen_fd)
 	complete(control, &(struct kvd_cqe){ .verb = KVD_EXTENT_ACK, .user_data = sqe.user_data });
 
 	sqe = take_sqe(control);
-	FAKE_EXPECT(sqe.verb == KVD_SEQ_OPEN && sqe.slot == 1 && sqe.n_tokens == 20 && sqe.user_data == 42);
+	FAKE_EXPECT(sqe.verb == KVD_SEQ_OPEN && sqe.slot == 1 && sqe.n_tokens == 20 &&
+		    sqe.user_data == 42);
 	FAKE_EXPECT(tokens[1 * MAX_PAGES * 16 + 19] == 1019);
 	tables[1 * MAX_PAGES] = KVD_ENTRY(2u << 7 | 5u, KVD_FORMAT_BF16);
-	complete(control, &(struct kvd_cqe){ .verb = KVD_SEQ_OPEN, .slot = 1, .user_data = 42, .pages = 1 });
+	complete(control,
+		 &(struct kvd_cqe){ .verb = KVD_SEQ_OPEN, .slot = 1, .user_data = 42, .pages = 1 });
 
 	sqe = take_sqe(control);
-	FAKE_EXPECT(sqe.verb == KVD_SEQ_SEAL && sqe.slot == 1 && sub->step_begun == 1 && sub->step_done == 1);
+	FAKE_EXPECT(sqe.verb == KVD_SEQ_SEAL && sqe.slot == 1 && sub->step_begun == 1 &&
+		    sub->step_done == 1);
 	FAKE_EXPECT(extent[64 * 1024 + 5 * 1024] == 0xab); /* plane 1, slot 5 */
 	complete(control, &(struct kvd_cqe){ .verb = KVD_SEQ_SEAL, .slot = 1, .user_data = 43 });
 
@@ -127,15 +139,18 @@ static void serve_life(int listen_fd)
 	static const struct { uint32_t extent, count; } acks[] = { { 3, 1 }, { 3, 0 }, { 2, 0 } };
 	for (int i = 0; i < 3; i++) {
 		sqe = take_sqe(control);
-		FAKE_EXPECT(sqe.verb == KVD_EXTENT_ACK && sqe.other == acks[i].extent && sqe.count == acks[i].count);
+		FAKE_EXPECT(sqe.verb == KVD_EXTENT_ACK && sqe.other == acks[i].extent &&
+			    sqe.count == acks[i].count);
 	}
 	FAKE_EXPECT(fake_kvd_receive(control, packet) == 0);
 }
 
 static void serve_clients(int listen_fd)
 {
-	struct kvd_msg_client_new new = { .m = { .type = KVD_M_CLIENT_NEW, .size = sizeof(new) }, .client = 9,
-					  .weight = 100, .tenant = "acme" };
+	struct kvd_msg_client_new new = { .m = { .type = KVD_M_CLIENT_NEW, .size = sizeof(new) },
+					  .client = 9,
+					  .weight = 100,
+					  .tenant = "acme" };
 	const struct kvd_msg_client_gone *gone = (const void *)packet;
 	const struct kvd_msg_weights *weights = (const void *)packet;
 	int control = attach_peer(listen_fd, 0), pair[2];
@@ -146,11 +161,15 @@ static void serve_clients(int listen_fd)
 	FAKE_EXPECT(fake_kvd_receive(pair[0], packet) == 2);
 	fake_kvd_receive_type(control, KVD_M_CLIENT_GONE, packet, sizeof(*gone));
 	FAKE_EXPECT(gone->client == 9 && gone->completion_tokens == 7);
-	fake_kvd_receive_type(control, KVD_M_ENGINE_STATS, packet, sizeof(struct kvd_msg_engine_stats));
+	fake_kvd_receive_type(control, KVD_M_ENGINE_STATS, packet,
+			      sizeof(struct kvd_msg_engine_stats));
 	/* Weights: nobody has any; then they are offered; then asked for again. */
 	fake_kvd_receive_type(control, KVD_M_WEIGHTS_ASK, packet, sizeof(*weights));
 	struct kvd_msg_error error = {
-		.m = { .type = KVD_M_ERROR, .size = sizeof(error), .seq = weights->m.seq, .status = KVD_S_NO_MODEL },
+		.m = { .type = KVD_M_ERROR,
+		       .size = sizeof(error),
+		       .seq = weights->m.seq,
+		       .status = KVD_S_NO_MODEL },
 	};
 	fake_kvd_send(control, &error, sizeof(error), NULL, 0);
 	fake_kvd_receive_type(control, KVD_M_WEIGHTS_OFFER, packet, sizeof(*weights));
@@ -168,10 +187,12 @@ static void serve_clients(int listen_fd)
 static void serve_full_ring(int listen_fd)
 {
 	int control = attach_peer(listen_fd, 0);
-	FAKE_EXPECT(fake_kvd_receive(control, packet) == 2);   /* a word of the test: the ring is full */
+	FAKE_EXPECT(fake_kvd_receive(control, packet) ==
+		    2); /* a word of the test: the ring is full */
 	for (uint32_t i = 0; i < 64; i++)
 		FAKE_EXPECT(take_sqe(control).user_data == i);
-	send_extent(control, KVD_M_EXTENT_MAP, 16, 1, fake_kvd_memory(FAKE_EXTENT_BYTES)); /* outside the pool */
+	send_extent(control, KVD_M_EXTENT_MAP, 16, 1,
+		    fake_kvd_memory(FAKE_EXTENT_BYTES)); /* outside the pool */
 	FAKE_EXPECT(fake_kvd_receive(control, packet) == 0);
 }
 
@@ -186,9 +207,18 @@ static void serve_lie(int listen_fd)
 static int attach(struct kvd_engine **ret)
 {
 	struct kvd_engine_options o = {
-		.socket = fake.path, .program = "test", .name = "e1", .model = "tiny", .numerics = "cpu/1/test",
-		.fingerprint = { 0x11 }, .layout = KVD_LAYOUT_PAIRS, .kv_format = KVD_FORMAT_BF16, .n_planes = 2,
-		.block_bytes = 1024, .max_seqs = MAX_SEQS, .max_pages = MAX_PAGES,
+		.socket = fake.path,
+		.program = "test",
+		.name = "e1",
+		.model = "tiny",
+		.numerics = "cpu/1/test",
+		.fingerprint = { 0x11 },
+		.layout = KVD_LAYOUT_PAIRS,
+		.kv_format = KVD_FORMAT_BF16,
+		.n_planes = 2,
+		.block_bytes = 1024,
+		.max_seqs = MAX_SEQS,
+		.max_pages = MAX_PAGES,
 	};
 	return kvd_engine_attach(&o, ret);
 }
@@ -261,10 +291,14 @@ START_TEST(life_of_a_sequence)
 	kvd_step_begin(e);
 	uint32_t entry = kvd_engine_table(e, 1)[0];
 	ck_assert_uint_eq(KVD_ENTRY_FORMAT(entry), KVD_FORMAT_BF16);
-	uint8_t *block = kvd_engine_window(e) + kvd_block_offset(kvd_engine_geometry(e), KVD_ENTRY_FRAME(entry), 1);
+	uint8_t *block = kvd_engine_window(e) +
+			 kvd_block_offset(kvd_engine_geometry(e), KVD_ENTRY_FRAME(entry), 1);
 	ck_assert(!faults(block));
 	kvd_step_end(e);
-	ck_assert_int_eq(kvd_engine_submit(e, &(struct kvd_sqe){ .verb = KVD_SEQ_SEAL, .slot = 1, .user_data = 43 }), 0);
+	ck_assert_int_eq(
+		kvd_engine_submit(
+			e, &(struct kvd_sqe){ .verb = KVD_SEQ_SEAL, .slot = 1, .user_data = 43 }),
+		0);
 	ck_assert_int_eq(kvd_engine_flush(e), 0);
 	ck_assert_uint_eq(completion(e).verb, KVD_SEQ_SEAL);
 
@@ -339,7 +373,10 @@ END_TEST
 START_TEST(refusals)
 {
 	struct kvd_engine *e;
-	struct kvd_engine_options o = { .socket = "/nowhere", .name = "e1", .model = "m", .numerics = "n" };
+	struct kvd_engine_options o = { .socket = "/nowhere",
+					.name = "e1",
+					.model = "m",
+					.numerics = "n" };
 	ck_assert_int_eq(kvd_engine_attach(&o, &e), KVD_S_BAD_REQUEST);
 	ck_assert_ptr_nonnull(strstr(kvd_engine_error(e), "max_seqs"));
 	kvd_engine_close(e);

@@ -1,4 +1,5 @@
-/* test_client_stream.c - libkvd's client side against a fake kvd: greeting, streams, failover, queries. */
+/* test_client_stream.c - libkvd's client side against a fake kvd: greeting, streams, failover,
+ * queries. */
 #include "kvd/kvd.h"
 
 #include <check.h>
@@ -22,7 +23,9 @@ static void send_tokens(int fd, const int32_t *ids, uint32_t n_ids, const char *
 	struct {
 		struct kvd_msg_tokens head;
 		uint32_t payload[64];
-	} tokens = { .head = { .m = { .type = KVD_M_TOKENS }, .n_ids = n_ids, .n_text = (uint32_t)strlen(text) } };
+	} tokens = { .head = { .m = { .type = KVD_M_TOKENS },
+			       .n_ids = n_ids,
+			       .n_text = (uint32_t)strlen(text) } };
 
 	tokens.head.m.size = (uint32_t)(sizeof(tokens.head) + n_ids * 4 + strlen(text));
 	memcpy(tokens.payload, ids, n_ids * 4);
@@ -42,15 +45,21 @@ static void send_started(int fd, uint32_t prompt, uint32_t cached)
 static void send_end(int fd, uint32_t status, uint32_t completion)
 {
 	struct kvd_msg_end end = {
-		.m = { .type = KVD_M_END, .size = sizeof(end), .status = status }, .finish = KVD_FINISH_STOP,
-		.prompt_tokens = 9, .cached_tokens = 8, .completion_tokens = completion, .logits_hash = 77,
+		.m = { .type = KVD_M_END, .size = sizeof(end), .status = status },
+		.finish = KVD_FINISH_STOP,
+		.prompt_tokens = 9,
+		.cached_tokens = 8,
+		.completion_tokens = completion,
+		.logits_hash = 77,
 	};
 	fake_kvd_send(fd, &end, sizeof(end), NULL, 0);
 }
 
 static void send_error(int fd, uint32_t seq, uint32_t status, const char *text)
 {
-	struct kvd_msg_error error = { .m = { .type = KVD_M_ERROR, .size = sizeof(error), .seq = seq, .status = status } };
+	struct kvd_msg_error error = {
+		.m = { .type = KVD_M_ERROR, .size = sizeof(error), .seq = seq, .status = status }
+	};
 	strncpy(error.text, text, sizeof(error.text) - 1);
 	fake_kvd_send(fd, &error, sizeof(error), NULL, 0);
 }
@@ -65,7 +74,8 @@ static int introduce(int control, const char *engine, const char *avoid)
 }
 
 /* Take a request with its data; text goes to ret (NUL added), returns the resumed ids' number. */
-static uint32_t take_request(int fd, struct kvd_msg_request *ret, char *text, size_t max, int32_t *ids)
+static uint32_t take_request(int fd, struct kvd_msg_request *ret, char *text, size_t max,
+			     int32_t *ids)
 {
 	fake_kvd_receive_type(fd, KVD_M_REQUEST, packet, sizeof(*ret));
 	memcpy(ret, packet, sizeof(*ret));
@@ -175,7 +185,8 @@ static void serve_two(int listen_fd)
 	send_tokens(b, (const int32_t[]){ 2 }, 1, "b");
 	take_request(a, &request, big, sizeof(big), big_ids);
 	send_tokens(a, (const int32_t[]){ 1 }, 1, "a");
-	FAKE_EXPECT(fake_kvd_receive(a, packet) >= sizeof(struct kvd_msg)); /* CANCEL of kvd_stream_close() */
+	FAKE_EXPECT(fake_kvd_receive(a, packet) >=
+		    sizeof(struct kvd_msg)); /* CANCEL of kvd_stream_close() */
 	FAKE_EXPECT(fake_kvd_receive(a, packet) == 0);
 }
 
@@ -198,8 +209,10 @@ static void serve_lost(int listen_fd)
 	int engine = introduce(control, "e1", "");
 	take_request(engine, &request, big, sizeof(big), big_ids);
 	close(engine);
-	fake_kvd_receive_type(control, KVD_M_STREAM_OPEN, packet, sizeof(struct kvd_msg_stream_open));
-	send_error(control, ((const struct kvd_msg *)packet)->seq, KVD_S_REFUSED, "the tenant is gone");
+	fake_kvd_receive_type(control, KVD_M_STREAM_OPEN, packet,
+			      sizeof(struct kvd_msg_stream_open));
+	send_error(control, ((const struct kvd_msg *)packet)->seq, KVD_S_REFUSED,
+		   "the tenant is gone");
 	FAKE_EXPECT(fake_kvd_receive(control, packet) == 0);
 }
 
@@ -222,10 +235,18 @@ static void serve_refuse(int listen_fd)
 	FAKE_EXPECT(fake_kvd_receive(fd, packet) == 0);
 }
 
+/* kvd is stopped: the connection is accepted by the kernel, and that is all. */
+static void serve_silence(int listen_fd)
+{
+	(void)listen_fd;
+	sleep(7);
+}
+
 static void serve_query(int listen_fd)
 {
 	const struct kvd_msg_query *query = (const void *)packet;
-	struct kvd_msg_rows rows = { .m = { .type = KVD_M_ROWS, .size = sizeof(rows) }, .what = KVD_Q_TENANTS };
+	struct kvd_msg_rows rows = { .m = { .type = KVD_M_ROWS, .size = sizeof(rows) },
+				     .what = KVD_Q_TENANTS };
 	int control = fake_kvd_accept(listen_fd, KVD_ROLE_CLIENT);
 	struct { struct kvd_row_tenant row; char newer[8]; } row[2] = { 0 };
 
@@ -354,7 +375,8 @@ START_TEST(failover)
 }
 END_TEST
 
-/* The same for a caller that polls: the descriptor always becomes ready, kvd_next(s, 0) never waits. */
+/* The same for a caller that polls: the descriptor always becomes ready, kvd_next(s, 0) never
+ * waits. */
 START_TEST(failover_polled)
 {
 	struct kvd_chunk chunk = { 0 };
@@ -403,7 +425,8 @@ START_TEST(two_streams_recover)
 	/* Both notice the death and ask; then a query crosses their answers. */
 	ck_assert_int_eq(kvd_next(a, 300, &chunk), -EAGAIN);
 	ck_assert_int_eq(kvd_next(b, 50, &chunk), -EAGAIN);
-	ck_assert_int_eq(kvd_query(c, KVD_Q_PAGES, NULL, &rows, &n_rows, &row_bytes), KVD_S_REFUSED);
+	ck_assert_int_eq(kvd_query(c, KVD_Q_PAGES, NULL, &rows, &n_rows, &row_bytes),
+			 KVD_S_REFUSED);
 	ck_assert_str_eq(kvd_error(c), "only admins may ask that");
 	next_text(b, "b", 2);
 	next_text(a, "a", 1);
@@ -473,6 +496,17 @@ START_TEST(refused_at_the_door)
 }
 END_TEST
 
+START_TEST(silent_kvd)
+{
+	struct kvd_connection *c;
+	fake_kvd_start(&fake, serve_silence);
+	ck_assert_int_eq(kvd_connect(fake.path, "test", NULL, &c), -ETIMEDOUT);
+	ck_assert_ptr_nonnull(strstr(kvd_error(c), "did not answer"));
+	kvd_close(c);
+	ck_assert_int_eq(fake_kvd_finish(&fake), 0);
+}
+END_TEST
+
 START_TEST(query_rows)
 {
 	const void *rows;
@@ -482,10 +516,13 @@ START_TEST(query_rows)
 	ck_assert_int_eq(kvd_query(c, KVD_Q_TENANTS, "x", &rows, &n_rows, &row_bytes), 0);
 	ck_assert_uint_eq(n_rows, 2);
 	ck_assert_str_eq(((const struct kvd_row_tenant *)rows)->name, "acme");
-	ck_assert_str_eq(((const struct kvd_row_tenant *)((const char *)rows + row_bytes))->name, "birch");
+	ck_assert_str_eq(((const struct kvd_row_tenant *)((const char *)rows + row_bytes))->name,
+			 "birch");
 	kvd_rows_free(rows, n_rows, row_bytes);
-	ck_assert_int_eq(kvd_query(c, KVD_Q_TENANTS, NULL, &rows, &n_rows, &row_bytes), KVD_S_PROTOCOL);
-	ck_assert_int_eq(kvd_query(c, KVD_Q_TENANTS, NULL, &rows, &n_rows, &row_bytes), KVD_S_VERSION);
+	ck_assert_int_eq(kvd_query(c, KVD_Q_TENANTS, NULL, &rows, &n_rows, &row_bytes),
+			 KVD_S_PROTOCOL);
+	ck_assert_int_eq(kvd_query(c, KVD_Q_TENANTS, NULL, &rows, &n_rows, &row_bytes),
+			 KVD_S_VERSION);
 	ck_assert_int_eq(kvd_query(c, KVD_Q_TENANTS, NULL, &rows, &n_rows, &row_bytes), 0);
 	ck_assert_uint_eq(n_rows, 0);
 	kvd_rows_free(rows, n_rows, row_bytes);
@@ -553,6 +590,7 @@ int main(void)
 	tcase_add_test(tests, engine_lost_keeps_kvds_sentence);
 	tcase_add_test(tests, engine_breaks_protocol);
 	tcase_add_test(tests, refused_at_the_door);
+	tcase_add_test(tests, silent_kvd);
 	tcase_add_test(tests, query_rows);
 	tcase_add_test(tests, long_prompt);
 	tcase_add_test(tests, names_and_codes);

@@ -13,7 +13,10 @@ static struct kvctl_view view_begin(bool json)
 	free(text);
 	text = NULL;
 	return (struct kvctl_view){
-		.out = open_memstream(&text, &text_bytes), .json = json, .headers = true, .width = 80,
+		.out = open_memstream(&text, &text_bytes),
+		.json = json,
+		.headers = true,
+		.width = 80,
 	};
 }
 
@@ -53,17 +56,38 @@ static struct kvctl_rows rows_of(const void *rows, uint64_t n, uint32_t row_byte
 }
 
 static const struct kvd_msg_welcome admin = {
-	.admin = 1, .uid = 1001, .gid = 100, .pid = 42, .page_tokens = 16, .pool_bytes = 4 << 20,
-	.extent_bytes = 1 << 20, .tenant = "acme", .domain = "group", .kvd_version = "0.1.0", .version = 1,
+	.admin = 1,
+	.uid = 1001,
+	.gid = 100,
+	.pid = 42,
+	.page_tokens = 16,
+	.pool_bytes = 4 << 20,
+	.extent_bytes = 1 << 20,
+	.tenant = "acme",
+	.domain = "group",
+	.kvd_version = "0.1.0",
+	.version = 1,
 };
 
 static struct kvd_row_status status_row(void)
 {
 	struct kvd_row_status s = {
-		.pool_bytes = 4 << 20, .extent_bytes = 1 << 20, .tail_bytes = 1000, .unassigned_bytes = 2 << 20,
-		.logical_bytes = 5000000, .physical_bytes = 1000000, .peak_logical_bytes = 8, .peak_physical_bytes = 2,
-		.uptime_usec = 61000000, .kvd_pid = 7, .engines = 2, .tenants = 3, .sequences = 4, .healthy = 1,
-		.device = "host", .version = "0.1.0",
+		.pool_bytes = 4 << 20,
+		.extent_bytes = 1 << 20,
+		.tail_bytes = 1000,
+		.unassigned_bytes = 2 << 20,
+		.logical_bytes = 5000000,
+		.physical_bytes = 1000000,
+		.peak_logical_bytes = 8,
+		.peak_physical_bytes = 2,
+		.uptime_usec = 61000000,
+		.kvd_pid = 7,
+		.engines = 2,
+		.tenants = 3,
+		.sequences = 4,
+		.healthy = 1,
+		.device = "host",
+		.version = "0.1.0",
 	};
 	s.frame_bytes[KVD_FRAME_FREE] = (2 << 20) - 1000 - 4096;
 	s.frame_bytes[KVD_FRAME_SEALED] = 4096;
@@ -73,12 +97,15 @@ static struct kvd_row_status status_row(void)
 
 START_TEST(status_fields_and_sum)
 {
-	static const char *const fields[] = {
-		"version", "pid", "device", "pool_bytes", "extent_bytes", "frame_states", "spilled_pages", "lost_pages",
-		"tail_bytes", "unassigned_bytes", "scrub_bytes", "logical_bytes", "physical_bytes", "saved_bytes", "engines",
-		"tenants", "sequences", "uptime_s", "adopted", "pressure", NULL
-	};
-	static const char *const states[] = { "free", "open", "sealed", "cool", "filling", "retiring", "quarantined", NULL };
+	static const char *const fields[] = { "version",	  "pid",	  "device",
+					      "pool_bytes",	  "extent_bytes", "frame_states",
+					      "spilled_pages",	  "lost_pages",	  "tail_bytes",
+					      "unassigned_bytes", "scrub_bytes",  "logical_bytes",
+					      "physical_bytes",	  "saved_bytes",  "engines",
+					      "tenants",	  "sequences",	  "uptime_s",
+					      "adopted",	  "pressure",	  NULL };
+	static const char *const states[] = { "free",	 "open",     "sealed",	    "cool",
+					      "filling", "retiring", "quarantined", NULL };
 	struct kvd_row_status s = status_row();
 	struct kvctl_rows rows = rows_of(&s, 1, sizeof(s));
 	struct kvctl_view v = view_begin(true);
@@ -87,7 +114,8 @@ START_TEST(status_fields_and_sum)
 	expect_fields(root, fields);
 	json_t *by_state = json_object_get(root, "frame_states");
 	expect_fields(by_state, states);
-	json_int_t sum = integer(root, "tail_bytes") + integer(root, "unassigned_bytes") + integer(root, "scrub_bytes");
+	json_int_t sum = integer(root, "tail_bytes") + integer(root, "unassigned_bytes") +
+			 integer(root, "scrub_bytes");
 	for (unsigned i = 0; states[i]; i++)
 		sum += integer(by_state, states[i]);
 	ck_assert_int_eq(sum, integer(root, "pool_bytes"));
@@ -97,7 +125,8 @@ START_TEST(status_fields_and_sum)
 
 	v = view_begin(false);
 	ck_assert_int_eq(kvctl_show_status(&v, &admin, &rows), 0);
-	expect_text(&v, (const char *const[]){ "healthy", "host", "up 1m01s", "sealed", "4.0K", "at most 4.0 times",
+	expect_text(&v, (const char *const[]){ "healthy", "host", "up 1m01s", "sealed", "4.0K",
+					       "at most 4.0 times",
 					       "2 engines, 3 tenants, 4 sequences", NULL });
 	ck_assert_ptr_null(strstr(text, "NOT ACCOUNTED"));
 	/* A byte that is nowhere is said aloud. */
@@ -132,7 +161,8 @@ END_TEST
 
 START_TEST(fsck_and_whoami)
 {
-	struct kvd_row_fsck bad[2] = { { "frame 3 is free and held", 90 }, { "sums differ", 90 } }, clean = { "", 91 };
+	struct kvd_row_fsck bad[2] = { { "frame 3 is free and held", 90 }, { "sums differ", 90 } },
+			    clean = { "", 91 };
 	struct kvctl_rows rows = rows_of(bad, 2, sizeof(bad[0]));
 	struct kvctl_view v = view_begin(true);
 	ck_assert_int_eq(kvctl_show_fsck(&v, &rows), 1);
@@ -169,25 +199,52 @@ END_TEST
 
 START_TEST(rows_of_every_kind)
 {
-	struct { struct kvd_row_engine row; char newer[24]; } engine[2] = {
-		{ .row = { .name = "e1", .model = "tiny", .engine = 0, .pid = 11, .kv_format = 1, .page_bytes = 4096 } },
-		{ .row = { .name = "e\033[31m2", .model = "tiny", .engine = 1, .pid = 12, .kv_format = 1, .state = 1 } },
+	struct { struct kvd_row_engine row; char newer[24];
+	} engine[2] = {
+		{ .row = { .name = "e1",
+			   .model = "tiny",
+			   .engine = 0,
+			   .pid = 11,
+			   .kv_format = 1,
+			   .page_bytes = 4096 } },
+		{ .row = { .name = "e\033[31m2",
+			   .model = "tiny",
+			   .engine = 1,
+			   .pid = 12,
+			   .kv_format = 1,
+			   .state = 1 } },
 	};
-	struct kvd_row_tenant tenant = { .name = "acme", .domain = "group", .rss_bytes = 1536, .max_bytes = 2 << 20, .sharing = 2 };
-	struct kvd_row_sequence sequence = { .engine = "e1", .tenant = "acme", .slot = 3, .state = 2, .n_tokens = 40, .pages = 3 };
+	struct kvd_row_tenant tenant = { .name = "acme",
+					 .domain = "group",
+					 .rss_bytes = 1536,
+					 .max_bytes = 2 << 20,
+					 .sharing = 2 };
+	struct kvd_row_sequence sequence = { .engine = "e1",
+					     .tenant = "acme",
+					     .slot = 3,
+					     .state = 2,
+					     .n_tokens = 40,
+					     .pages = 3 };
 	struct kvd_row_status s = status_row();
-	struct kvctl_rows engines = rows_of(engine, 2, sizeof(engine[0])), status = rows_of(&s, 1, sizeof(s));
-	struct kvctl_rows tenants = rows_of(&tenant, 1, sizeof(tenant)), sequences = rows_of(&sequence, 1, sizeof(sequence));
+	struct kvctl_rows engines = rows_of(engine, 2, sizeof(engine[0])),
+			  status = rows_of(&s, 1, sizeof(s));
+	struct kvctl_rows tenants = rows_of(&tenant, 1, sizeof(tenant)),
+			  sequences = rows_of(&sequence, 1, sizeof(sequence));
 
 	struct kvctl_view v = view_begin(true);
 	ck_assert_int_eq(kvctl_show_engines(&v, &engines, &status), 0);
 	json_t *root = view_json(&v);
 	ck_assert_uint_eq(json_array_size(root), 2);
-	expect_fields(json_array_get(root, 0), (const char *const[]){ "name", "pid", "model", "device", "kv_format", "sequences",
-		      "extents", "state", "tokens_per_s", NULL });
-	ck_assert_int_eq(integer(json_array_get(root, 1), "pid"), 12);   /* rows longer than ours are stepped over */
-	ck_assert_str_eq(json_string_value(json_object_get(json_array_get(root, 1), "state")), "draining");
-	ck_assert_str_eq(json_string_value(json_object_get(json_array_get(root, 0), "device")), "host");
+	expect_fields(json_array_get(root, 0),
+		      (const char *const[]){ "name", "pid", "model", "device", "kv_format",
+					     "sequences", "extents", "state", "tokens_per_s",
+					     NULL });
+	ck_assert_int_eq(integer(json_array_get(root, 1), "pid"),
+			 12); /* rows longer than ours are stepped over */
+	ck_assert_str_eq(json_string_value(json_object_get(json_array_get(root, 1), "state")),
+			 "draining");
+	ck_assert_str_eq(json_string_value(json_object_get(json_array_get(root, 0), "device")),
+			 "host");
 	json_decref(root);
 	v = view_begin(false);
 	ck_assert_int_eq(kvctl_show_engines(&v, &engines, &status), 0);
@@ -197,9 +254,12 @@ START_TEST(rows_of_every_kind)
 	v = view_begin(true);
 	ck_assert_int_eq(kvctl_show_tenants(&v, &tenants), 0);
 	root = view_json(&v);
-	expect_fields(json_array_get(root, 0), (const char *const[]){ "name", "domain", "rss_bytes", "pss_bytes", "uss_bytes",
-		      "spilled_bytes", "min_bytes", "max_bytes", "sequences", "prompt_tokens", "cached_tokens",
-		      "completion_tokens", "evicted_pages", "pressure", NULL });
+	expect_fields(json_array_get(root, 0),
+		      (const char *const[]){ "name", "domain", "rss_bytes", "pss_bytes",
+					     "uss_bytes", "spilled_bytes", "min_bytes", "max_bytes",
+					     "sequences", "prompt_tokens", "cached_tokens",
+					     "completion_tokens", "evicted_pages", "pressure",
+					     NULL });
 	ck_assert_int_eq(integer(json_array_get(root, 0), "rss_bytes"), 1536);
 	json_decref(root);
 	v = view_begin(false);
@@ -211,7 +271,8 @@ START_TEST(rows_of_every_kind)
 	v = view_begin(true);
 	ck_assert_int_eq(kvctl_show_sequences(&v, &sequences), 0);
 	root = view_json(&v);
-	ck_assert_str_eq(json_string_value(json_object_get(json_array_get(root, 0), "state")), "running");
+	ck_assert_str_eq(json_string_value(json_object_get(json_array_get(root, 0), "state")),
+			 "running");
 	ck_assert_int_eq(integer(json_array_get(root, 0), "tokens"), 40);
 	json_decref(root);
 	v = view_begin(true);
@@ -226,22 +287,93 @@ END_TEST
 /* Two extents of 8 frames: in the shared one a chain 10-11-12 that branches into 13 and 14, held by
  * three; in the engine's a private page, an open one and a cool one. */
 static struct kvd_row_page map_pages[] = {
-	{ .extent = 0, .slot = 0, .state = KVD_FRAME_SEALED, .page = 10, .parent = ~0u, .depth = 0, .holds = 3, .claims = 2, .tenant = "acme" },
-	{ .extent = 0, .slot = 1, .state = KVD_FRAME_SEALED, .page = 11, .parent = 10, .depth = 1, .holds = 3, .claims = 2, .tenant = "acme" },
-	{ .extent = 0, .slot = 2, .state = KVD_FRAME_SEALED, .page = 12, .parent = 11, .depth = 2, .holds = 2, .claims = 2, .tenant = "acme" },
-	{ .extent = 0, .slot = 3, .state = KVD_FRAME_SEALED, .page = 13, .parent = 12, .depth = 3, .holds = 2, .claims = 1, .tenant = "birch" },
-	{ .extent = 0, .slot = 4, .state = KVD_FRAME_SEALED, .page = 14, .parent = 12, .depth = 3, .holds = 2, .claims = 1, .tenant = "cedar" },
+	{ .extent = 0,
+	  .slot = 0,
+	  .state = KVD_FRAME_SEALED,
+	  .page = 10,
+	  .parent = ~0u,
+	  .depth = 0,
+	  .holds = 3,
+	  .claims = 2,
+	  .tenant = "acme" },
+	{ .extent = 0,
+	  .slot = 1,
+	  .state = KVD_FRAME_SEALED,
+	  .page = 11,
+	  .parent = 10,
+	  .depth = 1,
+	  .holds = 3,
+	  .claims = 2,
+	  .tenant = "acme" },
+	{ .extent = 0,
+	  .slot = 2,
+	  .state = KVD_FRAME_SEALED,
+	  .page = 12,
+	  .parent = 11,
+	  .depth = 2,
+	  .holds = 2,
+	  .claims = 2,
+	  .tenant = "acme" },
+	{ .extent = 0,
+	  .slot = 3,
+	  .state = KVD_FRAME_SEALED,
+	  .page = 13,
+	  .parent = 12,
+	  .depth = 3,
+	  .holds = 2,
+	  .claims = 1,
+	  .tenant = "birch" },
+	{ .extent = 0,
+	  .slot = 4,
+	  .state = KVD_FRAME_SEALED,
+	  .page = 14,
+	  .parent = 12,
+	  .depth = 3,
+	  .holds = 2,
+	  .claims = 1,
+	  .tenant = "cedar" },
 	{ .extent = 0, .slot = 5, .state = KVD_FRAME_FREE, .page = ~0u, .parent = ~0u },
-	{ .extent = 1, .slot = 0, .state = KVD_FRAME_SEALED, .page = 20, .parent = 11, .depth = 2, .holds = 1, .claims = 1, .colour = 1, .tenant = "acme" },
-	{ .extent = 1, .slot = 1, .state = KVD_FRAME_OPEN, .page = 21, .parent = 20, .depth = 3, .holds = 1, .colour = 1, .tenant = "acme" },
-	{ .extent = 1, .slot = 7, .state = KVD_FRAME_COOL, .page = 22, .parent = ~0u, .claims = 1, .colour = 1, .tenant = "birch" },
-	{ .extent = 99, .slot = 0, .state = KVD_FRAME_OPEN, .page = 23 },   /* of an extent that has gone */
-	{ .extent = 1, .slot = 8, .state = KVD_FRAME_OPEN, .page = 24 },    /* of a slot that is none */
+	{ .extent = 1,
+	  .slot = 0,
+	  .state = KVD_FRAME_SEALED,
+	  .page = 20,
+	  .parent = 11,
+	  .depth = 2,
+	  .holds = 1,
+	  .claims = 1,
+	  .colour = 1,
+	  .tenant = "acme" },
+	{ .extent = 1,
+	  .slot = 1,
+	  .state = KVD_FRAME_OPEN,
+	  .page = 21,
+	  .parent = 20,
+	  .depth = 3,
+	  .holds = 1,
+	  .colour = 1,
+	  .tenant = "acme" },
+	{ .extent = 1,
+	  .slot = 7,
+	  .state = KVD_FRAME_COOL,
+	  .page = 22,
+	  .parent = ~0u,
+	  .claims = 1,
+	  .colour = 1,
+	  .tenant = "birch" },
+	{ .extent = 99,
+	  .slot = 0,
+	  .state = KVD_FRAME_OPEN,
+	  .page = 23 }, /* of an extent that has gone */
+	{ .extent = 1,
+	  .slot = 8,
+	  .state = KVD_FRAME_OPEN,
+	  .page = 24 }, /* of a slot that is none */
 };
 
 START_TEST(shared_runs)
 {
-	struct kvctl_rows pages = rows_of(map_pages, sizeof(map_pages) / sizeof(map_pages[0]), sizeof(map_pages[0]));
+	struct kvctl_rows pages =
+		rows_of(map_pages, sizeof(map_pages) / sizeof(map_pages[0]), sizeof(map_pages[0]));
 	struct kvctl_run runs[8];
 	ck_assert_uint_eq(kvctl_map_runs(&pages, runs, 8), 3);
 	ck_assert_uint_eq(runs[0].first, 10);
@@ -265,8 +397,13 @@ START_TEST(map_drawn)
 {
 	struct kvd_row_extent extents[4] = {
 		{ .extent = 0, .state = KVD_EXTENT_ASSIGNED, .n_frames = 8 },
-		{ .extent = 1, .state = KVD_EXTENT_ASSIGNED, .n_frames = 8, .colour = 1, .engine = "e1" },
-		{ .extent = 2, .state = KVD_EXTENT_UNASSIGNED }, { .extent = 3, .state = KVD_EXTENT_UNASSIGNED },
+		{ .extent = 1,
+		  .state = KVD_EXTENT_ASSIGNED,
+		  .n_frames = 8,
+		  .colour = 1,
+		  .engine = "e1" },
+		{ .extent = 2, .state = KVD_EXTENT_UNASSIGNED },
+		{ .extent = 3, .state = KVD_EXTENT_UNASSIGNED },
 	};
 	struct kvd_row_sequence sequences[3] = {
 		{ .engine = "e1", .tenant = "acme", .pages = 4, .shared_pages = 3 },
@@ -274,13 +411,16 @@ START_TEST(map_drawn)
 		{ .engine = "e1", .tenant = "acme", .pages = 6, .shared_pages = 3 },
 	};
 	struct kvctl_map map = {
-		.welcome = &admin, .extents = rows_of(extents, 4, sizeof(extents[0])),
-		.pages = rows_of(map_pages, sizeof(map_pages) / sizeof(map_pages[0]), sizeof(map_pages[0])),
+		.welcome = &admin,
+		.extents = rows_of(extents, 4, sizeof(extents[0])),
+		.pages = rows_of(map_pages, sizeof(map_pages) / sizeof(map_pages[0]),
+				 sizeof(map_pages[0])),
 		.sequences = rows_of(sequences, 3, sizeof(sequences[0])),
 	};
 	struct kvctl_view v = view_begin(false);
 	ck_assert_int_eq(kvctl_show_map(&v, &map), 0);
-	expect_text(&v, (const char *const[]){ "SSSSS...\n", "sw.....c\n", "2  to 3 (unassigned)", "shared by 2 or more", "HOLDERS",
+	expect_text(&v, (const char *const[]){ "SSSSS...\n", "sw.....c\n", "2  to 3 (unassigned)",
+					       "shared by 2 or more", "HOLDERS",
 					       "who holds pages now", NULL });
 	ck_assert_ptr_null(strchr(text, '\033'));
 	ck_assert_ptr_nonnull(strstr(text, "acme    e1              2     10               6"));
@@ -294,7 +434,8 @@ START_TEST(map_drawn)
 	json_t *root = view_json(&v);
 	json_t *first = json_array_get(json_object_get(root, "extents"), 0);
 	ck_assert_str_eq(json_string_value(json_object_get(first, "cells")), "SSSSS...");
-	ck_assert_int_eq(integer(json_array_get(json_object_get(root, "shared_prefixes"), 0), "tokens"), 48);
+	ck_assert_int_eq(
+		integer(json_array_get(json_object_get(root, "shared_prefixes"), 0), "tokens"), 48);
 	json_decref(root);
 
 	struct kvctl_rows engines = { 0 };
@@ -305,7 +446,8 @@ START_TEST(map_drawn)
 	json_decref(root);
 	v = view_begin(false);
 	ck_assert_int_eq(kvctl_show_extents(&v, &map.extents), 0);
-	expect_text(&v, (const char *const[]){ "EXTENT", "assigned", "unassigned", "shared", "e1", NULL });
+	expect_text(&v, (const char *const[]){ "EXTENT", "assigned", "unassigned", "shared", "e1",
+					       NULL });
 }
 END_TEST
 
@@ -314,11 +456,19 @@ START_TEST(map_of_a_large_pool)
 {
 	enum { EXTENTS = 512, FRAMES = 128 };
 	struct kvd_row_extent *extents = calloc(EXTENTS, sizeof(*extents));
-	struct kvd_row_page page = { .extent = 100, .slot = 5, .state = KVD_FRAME_SEALED, .page = 1, .holds = 2, .tenant = "t" };
-	struct kvctl_map map = { .welcome = &admin, .extents = rows_of(extents, EXTENTS, sizeof(*extents)),
+	struct kvd_row_page page = { .extent = 100,
+				     .slot = 5,
+				     .state = KVD_FRAME_SEALED,
+				     .page = 1,
+				     .holds = 2,
+				     .tenant = "t" };
+	struct kvctl_map map = { .welcome = &admin,
+				 .extents = rows_of(extents, EXTENTS, sizeof(*extents)),
 				 .pages = rows_of(&page, 1, sizeof(page)) };
 	for (uint32_t i = 0; i < EXTENTS; i++)
-		extents[i] = (struct kvd_row_extent){ .extent = i, .state = KVD_EXTENT_ASSIGNED, .n_frames = FRAMES };
+		extents[i] = (struct kvd_row_extent){ .extent = i,
+						      .state = KVD_EXTENT_ASSIGNED,
+						      .n_frames = FRAMES };
 	struct kvctl_view v = view_begin(false);
 	ck_assert_int_eq(kvctl_show_map(&v, &map), 0);
 	expect_text(&v, (const char *const[]){ "S..", "one cell is 16 pages", NULL });
