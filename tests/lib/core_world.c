@@ -255,7 +255,7 @@ void world_quiet(struct world *w, uint32_t engine)
 void world_submit(struct world *w, uint32_t engine, struct kvd_sqe sqe)
 {
 	struct core_event ev = { .type = CORE_EV_SUBMIT, .engine = engine };
-	const struct world_engine *e = &w->engine[engine];
+	const struct world_engine *e = &w->engine[engine % WORLD_ENGINES];
 	ev.submit.sqe = sqe;
 	ev.submit.tenant = sqe.tenant;
 	if (sqe.slot < e->max_seqs) {

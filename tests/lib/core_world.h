@@ -31,7 +31,8 @@ struct world_slot {
 	uint32_t step_sealed, step_chunk, step_from;
 	bool step_valid;               /* nothing has happened to the slot since the step began */
 	uint32_t finished, last_status, last_cached, fork_of;
-	bool closing, looked;
+	bool hold;                     /* its program stands still */
+	bool looked;                   /* the index was asked for the page that comes next */
 };
 
 struct world_engine {

@@ -51,7 +51,7 @@ void world_advance(struct world *w, uint32_t engine, uint32_t slot)
 {
 	struct world_engine *e = &w->engine[engine];
 	struct world_slot *s = &e->slot[slot];
-	if (!e->attached || s->verb)
+	if (!e->attached || s->verb || s->hold)
 		return;
 	if (s->state == SLOT_PREEMPTED || s->state == SLOT_PARKED) {
 		submit_wait(w, engine, slot, (struct kvd_sqe){ .verb = KVD_SEQ_RESUME, .n_tokens = known_tokens(s) });
@@ -60,14 +60,13 @@ void world_advance(struct world *w, uint32_t engine, uint32_t slot)
 	}
 	if (s->state != SLOT_READY || s->chunk || s->step_chunk)
 		return;
-	if (s->n_done >= s->n_target) {
-		s->closing = true;
-		submit_wait(w, engine, slot, (struct kvd_sqe){ .verb = KVD_SEQ_CLOSE });
-		return;
-	}
 	if (s->n_done / 16 > s->n_sealed) {
 		submit_wait(w, engine, slot, (struct kvd_sqe){ .verb = KVD_SEQ_SEAL, .page = s->n_sealed,
 			.count = s->n_done / 16 - s->n_sealed });
+		return;
+	}
+	if (s->n_done >= s->n_target) {
+		submit_wait(w, engine, slot, (struct kvd_sqe){ .verb = KVD_SEQ_CLOSE });
 		return;
 	}
 	uint32_t chunk = s->n_done < s->n_prompt ? 1 + world_random(w, 48) : 1 + world_random(w, 8);
@@ -285,7 +284,7 @@ static bool settle_round(struct world *w, bool advance)
 			world_advance(w, e, s);
 		moved = moved || w->ops != before;
 		for (uint32_t s = 0; s < w->engine[e].max_seqs; s++)
-			moved = moved || w->engine[e].slot[s].chunk;
+			moved = moved || (advance && w->engine[e].slot[s].chunk);
 		if (advance) {
 			world_step_begin(w, e);
 			world_step_end(w, e);
@@ -304,6 +303,7 @@ void world_settle(struct world *w, bool advance)
 			world_fail(w, "the world does not come to rest", round, 0);
 		idle = settle_round(w, advance) ? 0 : idle + 1;
 		uint64_t at = core_next_tick_usec(w->core);
-		world_tick(w, at > w->now && at != UINT64_MAX ? at - w->now : 0);
+		/* time passes only when nothing else is left to happen */
+		world_tick(w, advance && idle && at > w->now && at != UINT64_MAX ? at - w->now : 0);
 	}
 }
