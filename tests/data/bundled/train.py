@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Trains the bundled model: tokenizer, then weights, then the held-out bits per byte.
 
-    train.py DIR [--seed N] [--steps N] [--resume]
+    train.py DIR [--seed N] [--steps N] [--stop N] [--resume]
 
 DIR        holds corpus.jsonl (corpus.py writes it); tokenizer.json, state.npz and log.txt go there
---steps    optimizer steps of 6,144 tokens; the last 9 % use windows of 2,048 tokens
---resume   go on from DIR/state.npz; --steps may be smaller than before as long as the rate has
-           not begun to fall (the first 60 % of the steps), and the result is the same as if it
-           had been so from the start
+--steps    optimizer steps of 6,144 tokens; the learning rate falls to 0 over the last 39 %, and
+           from there on every sixth step reads windows of 2,048 tokens instead of 256
+--stop     end after this many of them (default: all)
+--resume   go on from DIR/state.npz; --steps may differ from before as long as the rate has not
+           begun to fall, and the result is the same as if it had been so from the start
 
 Matrices learn by Muon (momentum, then the nearest orthogonal matrix by Newton-Schulz), the
 embedding and the norms by Adam.
@@ -26,7 +27,7 @@ import model
 
 SHORT = dict(n_rows=24, n_chat_rows=6, n_tokens=256)
 LONG = dict(n_rows=3, n_chat_rows=1, n_tokens=2048)
-LONG_SHARE, DECAY_SHARE, WARMUP_STEPS = 0.09, 0.40, 15
+LONG_EVERY_STEPS, DECAY_SHARE, WARMUP_STEPS = 6, 0.39, 15
 MUON_RATE, MUON_MOMENTUM, MUON_DECAY = 0.02, 0.95, 0.05
 ADAM_RATE, ADAM_BETA1, ADAM_BETA2 = 0.004, 0.9, 0.95
 SAVE_EVERY_SECONDS, REPORT_EVERY_STEPS, EVAL_EVERY_STEPS = 240, 10, 100
@@ -72,11 +73,19 @@ def make_step(config):
     return jax.jit(train_step, donate_argnums=0)
 
 
+def decay_from(n_steps):
+    return round(n_steps * (1 - DECAY_SHARE))
+
+
 def rate_at(step, n_steps):
-    decay_from = int(n_steps * (1 - DECAY_SHARE))
     if step < WARMUP_STEPS:
         return (step + 1) / WARMUP_STEPS
-    return 1.0 if step < decay_from else (n_steps - step) / (n_steps - decay_from)
+    return min(1.0, (n_steps - step) / (n_steps - decay_from(n_steps)))
+
+
+def shape_at(step, n_steps):
+    is_long = step >= decay_from(n_steps) and step % LONG_EVERY_STEPS == LONG_EVERY_STEPS - 1
+    return LONG if is_long else SHORT
 
 
 def bits_per_byte(loss_sum, tok, pages, n_pages_max=None):
@@ -124,7 +133,8 @@ def main():
     parser = argparse.ArgumentParser(usage=__doc__)
     parser.add_argument("dir", type=pathlib.Path)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=1300)
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--stop", type=int)
     parser.add_argument("--resume", action="store_true")
     args = parser.parse_args()
     here = pathlib.Path(__file__).parent
@@ -151,10 +161,9 @@ def main():
     say(f"{n_weights} weights, {len(samples.stream)} tokens of prose, {len(held_out)} pages held out")
     train_step, loss_sum = make_step(config), make_loss_sum(config)
     began, saved, mean = time.time() - seconds, time.time(), None
-    long_from = int(args.steps * (1 - LONG_SHARE))
-    for step in range(first_step, args.steps):
-        shape = SHORT if step < long_from else LONG
-        state, loss = train_step(state, samples.batch(step, **shape),
+    end = min(args.stop or args.steps, args.steps)
+    for step in range(first_step, end):
+        state, loss = train_step(state, samples.batch(step, **shape_at(step, args.steps)),
                                  rate_at(step, args.steps), step + 1)
         loss = float(loss)
         mean = loss if mean is None else 0.95 * mean + 0.05 * loss
@@ -163,7 +172,7 @@ def main():
         if step % EVAL_EVERY_STEPS == EVAL_EVERY_STEPS - 1:
             bits = bits_per_byte(lambda t, n: loss_sum(state["w"], t, n), tok, held_out, 12)
             say(f"step {step} held-out bits per byte (12 pages) {bits:.3f}")
-        if time.time() - saved > SAVE_EVERY_SECONDS or step + 1 == args.steps:
+        if time.time() - saved > SAVE_EVERY_SECONDS or step + 1 == end:
             save(args.dir / "state.npz", state, step + 1, time.time() - began)
             saved = time.time()
     bits = bits_per_byte(lambda t, n: loss_sum(state["w"], t, n), tok, held_out)
