@@ -53,7 +53,7 @@ def main():
     writer.add_name("kvd-bundled")
     writer.add_description(DESCRIPTION)
     writer.add_author("the kvd authors")
-    writer.add_license("apache-2.0")
+    writer.add_license("cc-by-sa-4.0")
     writer.add_languages(["en"])
     writer.add_vocab_size(c.n_vocab)
     writer.add_context_length(c.ctx_tokens)
