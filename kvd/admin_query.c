@@ -229,6 +229,23 @@ static void query_slice(struct peer *peer)
 		query_answer(peer);
 }
 
+/* A stranger's list may walk the whole pool for a few rows: twenty questions at once, then ten a second, for
+ * all connections of a user together. */
+static bool may_ask(struct peer *peer)
+{
+	uint64_t *busy_until_usec = &peer->daemon->asked_usec[(peer->uid ^ peer->uid >> 8) & 255];
+	uint64_t now_usec = clock_now_usec();
+
+	if (peer->admin)
+		return true;
+	if (*busy_until_usec < now_usec)
+		*busy_until_usec = now_usec;
+	if (*busy_until_usec - now_usec >= LIMIT_ASK_BURST * LIMIT_ASK_USEC)
+		return false;
+	*busy_until_usec += LIMIT_ASK_USEC;
+	return true;
+}
+
 void admin_query(struct peer *peer, const struct kvd_msg_query *m)
 {
 	struct peer_query *query = &peer->query;
@@ -241,6 +258,11 @@ void admin_query(struct peer *peer, const struct kvd_msg_query *m)
 	}
 	if (!peer->admin && (m->what == KVD_Q_EXTENTS || m->what == KVD_Q_FSCK)) {
 		peer_error(peer, m->m.seq, KVD_S_REFUSED, 0, 0, "only root, the user of kvd and group kvadm may ask that");
+		return;
+	}
+	if (!may_ask(peer)) {
+		peer_error(peer, m->m.seq, KVD_S_LIMIT, 0, 0, "uid %u asks too often; ten questions a second are answered",
+			   peer->uid);
 		return;
 	}
 	if (query->active) {

@@ -77,5 +77,7 @@
 
 /* Admin: bytes of rows written per round, so that a list of a million pages never stops the loop. */
 #define LIMIT_ROWS_BYTES_PER_ROUND 65536u
+#define LIMIT_ASK_USEC 100000u           /* of a user without rights: ten questions a second ... */
+#define LIMIT_ASK_BURST 20u              /* ... after twenty at once; a dashboard asks five */
 
 #endif

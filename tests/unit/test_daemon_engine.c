@@ -276,19 +276,43 @@ static void body_killed(void)
 	raise(SIGKILL);
 }
 
+/* KiB of anonymous memory of the daemon. */
+static unsigned rss_anon(void)
+{
+	char path[64], line[256];
+	unsigned kib = 0;
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/proc/%d/status", kvd_pid);
+	file = fopen(path, "r");
+	ck_assert_ptr_nonnull(file);
+	while (fgets(line, sizeof(line), file))
+		if (sscanf(line, "RssAnon: %u", &kib) == 1)
+			break;
+	fclose(file);
+	return kib;
+}
+
+/* KVD_TEST_KILLS=200 for the long run. */
 START_TEST(a_killed_engine_leaves_nothing)
 {
+	const char *wanted = getenv("KVD_TEST_KILLS");
+	unsigned n = wanted ? (unsigned)atoi(wanted) : 8, rss = 0;
+
 	setup(_i);
-	for (unsigned i = 0; i < 5; i++) {
+	for (unsigned i = 0; i < n; i++) {
 		struct kvd_row_status row;
 
 		ck_assert(WIFSIGNALED(ended(in_child(body_killed))));
-		ck_assert_uint_eq(frames_in_flight(200), 0);
+		ck_assert_uint_eq(frames_in_flight(100), 0);
 		row = status_now();
 		ck_assert_uint_eq(row.engines, 0);
 		ck_assert_uint_eq(row.sequences, 0);
 		expect_clean();
+		if (i == n / 2)
+			rss = rss_anon();
 	}
+	ck_assert_uint_le(rss_anon(), rss + 64);
 	teardown(0);
 }
 END_TEST
@@ -654,6 +678,17 @@ static void body_stranger(void)
 	ck_assert_str_eq(tenants->name, "uid-4242");
 	free(tenants);
 	close(fd);
+	/* Other connections do not give it more questions. */
+	for (unsigned i = 0, refused = 0; !refused; i++) {
+		ck_assert_uint_lt(i, 30);
+		fd = connect_as(KVD_ROLE_CLIENT, "");
+		send_query(fd, KVD_Q_PAGES, 1);
+		ck_assert_uint_gt(receive(fd), 0);
+		refused = ((const struct kvd_msg *)packet)->type == KVD_M_ERROR;
+		if (packet_n_fds)
+			close(packet_fds[0]);
+		close(fd);
+	}
 	fd = connect_as(KVD_ROLE_ENGINE, "");
 	ck_assert_int_eq(send(fd, &m, sizeof(m), MSG_NOSIGNAL), sizeof(m));
 	expect_error(fd, KVD_S_REFUSED);
