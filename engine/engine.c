@@ -366,11 +366,11 @@ static int engine_loop(struct engine *e)
 }
 
 /* The exit code that interface.md gives a failure to attach or to go on. */
-static int exit_code(int r, bool attached)
+static int exit_code(int r, bool attaching)
 {
 	if (r > 0)
 		return kvd_status_exit_code(r);
-	if (!attached && (r == -ENOENT || r == -ECONNREFUSED || r == -ENOTCONN || r == -EACCES))
+	if (attaching && (r == -ENOENT || r == -ECONNREFUSED || r == -ENOTCONN || r == -EACCES))
 		return 3;
 	return 1;
 }
@@ -397,7 +397,7 @@ int engine_run(const struct options *o)
 	}
 	r = engine_init(&e, o, err, sizeof(err));
 	if (r != 0) {
-		code = exit_code(r, e.forward != NULL);
+		code = exit_code(r, e.model && !e.forward);
 		log_error("cannot start: %s", err[0] ? err : strerror(r < 0 ? -r : EINVAL));
 	} else {
 		log_info("ready threads=%u chunk=%u loop=%s", o->n_threads, o->chunk_tokens,

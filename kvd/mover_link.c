@@ -43,7 +43,9 @@ static struct mover_entry *queue_first(const struct mover_queue *queue)
 static void queue_pop(struct mover_queue *queue)
 {
 	assert(queue->n);
-	queue->head = (queue->head + 1) % queue->size;
+	/* An empty queue begins again at the front: what it touches is what it once needed at a time, not
+	 * the whole of it bit by bit. */
+	queue->head = queue->n == 1 ? 0 : (queue->head + 1) % queue->size;
 	queue->n--;
 }
 

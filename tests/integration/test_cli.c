@@ -170,11 +170,11 @@ START_TEST(refused_at_start)
 	struct host h;
 	host_start(&h, "64M", NULL);
 	int status;
-	char *out = shell(&h, "kvd --device host --pool 900000G --socket /tmp/kvd-never.sock 2>&1", &status);
+	char *out = shell(&h, "kvd --device host --pool 120G --socket /tmp/kvd-never.sock 2>&1", &status);
 	ck_assert_msg(status == 1 && strstr(out, "pool") != NULL, "exit %d: %s", status, out);
 	free(out);
 	expect_exit(&h, "kvd --device host --pool potato --socket /tmp/kvd-never.sock 2>&1", 2);
-	expect_exit(&h, "kvd --device gpu9 --pool 64M --socket /tmp/kvd-never.sock 2>&1", 2);
+	expect_exit(&h, "kvd --device cuda --pool 64M --socket /tmp/kvd-never.sock 2>&1", 1);
 	expect_exit(&h, "kvengine --model /nonexistent.gguf 2>&1", 1);
 	expect_exit(&h, "kvengine --check /etc/passwd 2>&1", 1);
 	out = shell(&h, "kvengine --socket /nonexistent/kvd.sock --model tests/data/bundled/kvd-bundled.gguf 2>&1", &status);

@@ -3,11 +3,14 @@
 #include "tests/lib/scenario.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 #include "kvd/engine.h"
 
@@ -16,7 +19,7 @@ static const char *const engine_args[] = { "--threads", "1", "--max-seqs", "8", 
 static int connect_raw(const char *path)
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
-	snprintf(address.sun_path, sizeof(address.sun_path), "%s", path);
+	snprintf(address.sun_path, sizeof(address.sun_path), "%.107s", path);
 	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
 	for (unsigned i = 0; i < 200; i++) {
 		if (connect(fd, (struct sockaddr *)&address, sizeof(address)) == 0)
@@ -84,6 +87,7 @@ START_TEST(six_thousand_garbage_connections)
 	host_start(&h, "64M", NULL);
 	host_engine(&h, "a", host_model_bundled(), engine_args);
 	struct host_job before = scenario_alone(&h, "red", "a", "Once upon a time", 20);
+	host_populated(&h);
 	unsigned fds = host_proc_fds(h.kvd.pid), connected = 0;
 	int open_fds[16] = { 0 };
 	for (unsigned i = 0; i < 6000; i++) {
@@ -118,20 +122,68 @@ END_TEST
 #define N_TENANTS 1000
 #define SEQ_TOKENS 200
 
-/* A foreign engine through the engine side of libkvd: SmolLM2's geometry, 1,000 tenants with one sequence of
- * 200 tokens each.  The extents kvd assigns stay within 1.25 x the bytes of the pages. */
+#define N_PAGES ((SEQ_TOKENS + 15) / 16)
+
+/* Give every client that comes a sequence of 200 tokens, sealed as far as pages are full. */
+static void foreign_serve(struct kvd_engine *e, unsigned *n_clients)
+{
+	struct kvd_engine_client client;
+	struct kvd_cqe cqe;
+	ck_assert_int_eq(kvd_engine_poll(e), 0);
+	while (kvd_engine_next_client(e, &client)) {
+		int32_t *tokens = kvd_engine_tokens(e, *n_clients);
+		for (int32_t t = 0; t < SEQ_TOKENS; t++)
+			tokens[t] = (int32_t)*n_clients * 1000 + t;
+		struct kvd_sqe open = { .verb = KVD_SEQ_OPEN, .slot = *n_clients, .tenant = client.client,
+					.n_tokens = SEQ_TOKENS - 8 };
+		while (kvd_engine_submit(e, &open) == -EAGAIN)
+			kvd_engine_flush(e);
+		++*n_clients;
+	}
+	kvd_engine_flush(e);
+	while (kvd_engine_completion(e, &cqe)) {
+		struct kvd_sqe next = { .slot = cqe.slot };
+		ck_assert_uint_eq(cqe.status, KVD_S_OK);
+		if (cqe.verb == KVD_SEQ_SEAL)
+			continue;
+		next.verb = cqe.verb == KVD_SEQ_OPEN ? KVD_SEQ_GROW : KVD_SEQ_SEAL;
+		next.want = N_PAGES;
+		next.count = cqe.verb == KVD_SEQ_OPEN ? 0 : SEQ_TOKENS / 16;
+		while (kvd_engine_submit(e, &next) == -EAGAIN)
+			kvd_engine_flush(e);
+	}
+	kvd_engine_flush(e);
+}
+
+/* A foreign engine through the engine side of libkvd, with SmolLM2's geometry; serves until it is killed. */
+static void foreign_engine(struct host *h)
+{
+	struct kvd_engine_options o = {
+		.socket = h->socket, .program = "tests", .name = "foreign", .model = "m", .numerics = "test/1/none",
+		.layout = KVD_LAYOUT_PAIRS, .kv_format = KVD_FORMAT_BF16, .n_planes = 30, .block_bytes = 12288,
+		.max_seqs = N_TENANTS, .max_pages = 16,
+	};
+	struct kvd_engine *e = NULL;
+	unsigned n_clients = 0;
+	ck_assert_msg(kvd_engine_attach(&o, &e) == 0, "%s", e ? kvd_engine_error(e) : "no memory");
+	for (;;) {
+		foreign_serve(e, &n_clients);
+		usleep(200);
+	}
+}
+
+/* 1,000 tenants with one sequence of 200 tokens each: the extents kvd assigns stay within 1.25 x the bytes of the
+ * pages. */
 START_TEST(a_thousand_tenants_fit)
 {
 	struct host h;
 	const char *const extent[] = { "--extent", "4M", NULL };
 	host_start(&h, "6G", extent);
-	struct kvd_engine_options o = {
-		.socket = h.socket, .program = "tests", .name = "foreign", .model = "m", .numerics = "test/1/none",
-		.layout = KVD_LAYOUT_PAIRS, .kv_format = KVD_FORMAT_BF16, .n_planes = 30, .block_bytes = 12288,
-		.max_seqs = N_TENANTS, .max_pages = 16,
-	};
-	struct kvd_engine *e = NULL;
-	ck_assert_msg(kvd_engine_attach(&o, &e) == 0, "%s", e ? kvd_engine_error(e) : "no memory");
+	pid_t engine = fork();
+	if (engine == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		foreign_engine(&h);
+	}
 	struct kvd_connection *connections[N_TENANTS];
 	struct kvd_stream *streams[N_TENANTS];
 	for (unsigned i = 0; i < N_TENANTS; i++) {
@@ -142,70 +194,33 @@ START_TEST(a_thousand_tenants_fit)
 		request.text_bytes = 1;
 		request.raw = 1;
 		ck_assert_int_eq(kvd_connect(h.socket, "tests", tenant, &connections[i]), 0);
-		int rc = kvd_generate(connections[i], "m", NULL, 1000, &request, &streams[i]);
+		int rc = kvd_generate(connections[i], "m", NULL, 5000, &request, &streams[i]);
 		ck_assert_msg(rc == 0, "tenant %u: %s", i, kvd_error(connections[i]));
-	}
-	unsigned n_clients = 0, opened = 0, grown = 0;
-	int fds[N_TENANTS];
-	const uint32_t pages = (SEQ_TOKENS + 15) / 16;
-	for (uint64_t deadline = host_now_usec() + 60000000; grown < N_TENANTS; ) {
-		ck_assert_msg(host_now_usec() < deadline, "%u clients, %u opened, %u grown", n_clients, opened, grown);
-		ck_assert_int_eq(kvd_engine_poll(e), 0);
-		struct kvd_engine_client client;
-		while (kvd_engine_next_client(e, &client)) {
-			fds[n_clients] = client.fd;
-			int32_t *tokens = kvd_engine_tokens(e, n_clients);
-			for (int32_t t = 0; t < SEQ_TOKENS; t++)
-				tokens[t] = (int32_t)n_clients * 1000 + t;
-			struct kvd_sqe open = { .verb = KVD_SEQ_OPEN, .slot = n_clients, .tenant = client.client,
-						.n_tokens = SEQ_TOKENS - 8 };
-			while (kvd_engine_submit(e, &open) == -EAGAIN)
-				kvd_engine_flush(e);
-			n_clients++;
-		}
-		kvd_engine_flush(e);
-		struct kvd_cqe cqe;
-		while (kvd_engine_completion(e, &cqe)) {
-			ck_assert_uint_eq(cqe.status, KVD_S_OK);
-			struct kvd_sqe next = { .slot = cqe.slot };
-			if (cqe.verb == KVD_SEQ_OPEN) {
-				next.verb = KVD_SEQ_GROW;
-				next.want = pages;
-				opened++;
-			} else if (cqe.verb == KVD_SEQ_GROW) {
-				next.verb = KVD_SEQ_SEAL;
-				next.count = SEQ_TOKENS / 16;
-				ck_assert_uint_eq(cqe.pages, pages);
-			} else {
-				grown += cqe.verb == KVD_SEQ_SEAL;
-				continue;
-			}
-			while (kvd_engine_submit(e, &next) == -EAGAIN) {
-				kvd_engine_flush(e);
-				usleep(100);
-			}
-		}
-		kvd_engine_flush(e);
-		usleep(200);
 	}
 	struct kvd_row_extent *rows;
 	unsigned n_rows;
 	uint64_t extent_bytes = 0, page_bytes = 0;
 	struct kvd_row_status s;
-	host_status(&h, &s);
+	for (uint64_t deadline = host_now_usec() + 60000000; ; usleep(20000)) {
+		host_status(&h, &s);
+		if (s.frames[KVD_FRAME_OPEN] == N_TENANTS && s.frames[KVD_FRAME_SEALED] == N_TENANTS * (N_PAGES - 1))
+			break;
+		ck_assert_msg(host_now_usec() < deadline, "%u sequences, %u frames open, %u sealed", s.sequences,
+			      (unsigned)s.frames[KVD_FRAME_OPEN], (unsigned)s.frames[KVD_FRAME_SEALED]);
+	}
 	host_extents(&h, &rows, &n_rows);
 	for (unsigned i = 0; i < n_rows; i++)
 		extent_bytes += rows[i].state == KVD_EXTENT_ASSIGNED ? s.extent_bytes : 0;
 	page_bytes = s.frame_bytes[KVD_FRAME_OPEN] + s.frame_bytes[KVD_FRAME_SEALED] + s.frame_bytes[KVD_FRAME_COOL];
 	printf("1,000 tenants: %.1f MiB of extents for %.1f MiB of pages (%.3f x)\n", (double)extent_bytes / (1 << 20),
 	       (double)page_bytes / (1 << 20), (double)extent_bytes / (double)page_bytes);
-	ck_assert_uint_eq(page_bytes, (uint64_t)N_TENANTS * pages * 30 * 12288);
+	ck_assert_uint_eq(page_bytes, (uint64_t)N_TENANTS * N_PAGES * 30 * 12288);
 	ck_assert_uint_le(extent_bytes * 100, page_bytes * 125);
 	free(rows);
 	host_fsck(&h);
-	kvd_engine_close(e);
+	kill(engine, SIGKILL);
+	waitpid(engine, NULL, 0);
 	for (unsigned i = 0; i < N_TENANTS; i++) {
-		close(fds[i]);
 		kvd_stream_close(streams[i]);
 		kvd_close(connections[i]);
 	}

@@ -328,6 +328,22 @@ void host_extents(struct host *h, struct kvd_row_extent **ret_rows, unsigned *re
 	kvd_rows_free(rows, n, bytes);
 }
 
+void host_populated(struct host *h)
+{
+	uint64_t deadline = host_now_usec() + READY_USEC;
+	for (unsigned bare = 1; bare; sleep_usec(bare ? 20000 : 0)) {
+		struct kvd_row_extent *rows;
+		unsigned n;
+		host_extents(h, &rows, &n);
+		bare = 0;
+		for (unsigned i = 0; i < n; i++)
+			bare += rows[i].state == KVD_EXTENT_BARE;
+		free(rows);
+		if (host_now_usec() > deadline)
+			fail_child(&h->kvd, "%u extents have no memory yet", bare);
+	}
+}
+
 void host_fsck(struct host *h)
 {
 	const void *rows;

@@ -81,6 +81,8 @@ void host_status(struct host *h, struct kvd_row_status *ret);
 uint32_t host_sequences(struct host *h);
 void host_tenant(struct host *h, const char *name, struct kvd_row_tenant *ret); /* zeroed if unknown */
 void host_extents(struct host *h, struct kvd_row_extent **ret_rows, unsigned *ret_n);
+/* Wait until every extent has its memory (and kvd its two descriptors of each). */
+void host_populated(struct host *h);
 /* The accounting check: fsck clean, states sum to the pool. */
 void host_fsck(struct host *h);
 /* Wait until no sequence is left and no frame is open, retiring or quarantined; then fsck. */
