@@ -38,10 +38,19 @@ static void print_facts(const struct model *m, const struct tokenizer *t, bool j
 	const char *template_text;
 	size_t template_bytes;
 	bool template = tokenizer_chat_template(t, &template_text, &template_bytes);
-	const struct { const char *name; uint64_t value; } numbers[] = {
-		{ "layers", c->n_layers }, { "embedding", c->n_embd }, { "heads", c->n_heads },
-		{ "kv_heads", c->n_kv_heads }, { "head_dim", c->head_dim }, { "feed_forward", c->n_ff },
-		{ "vocabulary", c->n_vocab }, { "context", c->ctx_train }, { "rope_dims", c->rope_dims },
+	const struct {
+		const char *name;
+		uint64_t value;
+	} numbers[] = {
+		{ "layers", c->n_layers },
+		{ "embedding", c->n_embd },
+		{ "heads", c->n_heads },
+		{ "kv_heads", c->n_kv_heads },
+		{ "head_dim", c->head_dim },
+		{ "feed_forward", c->n_ff },
+		{ "vocabulary", c->n_vocab },
+		{ "context", c->ctx_train },
+		{ "rope_dims", c->rope_dims },
 		{ "page_bytes", (uint64_t)forward_block_bytes(c) * c->n_layers },
 		{ "chat_template", template },
 	};
@@ -61,7 +70,9 @@ static void print_facts(const struct model *m, const struct tokenizer *t, bool j
 	       "\nrope_base      %.9g\nrope_scale     %.9g\nrms_eps        %.9g\ntied_head      %s",
 	       (double)c->rope_base, (double)c->rope_scale, (double)c->rms_eps,
 	       m->output.data == m->tok_embd.data ? "true" : "false");
-	printf(json ? ",\"numerics\":\"%s\",\"fingerprint\":\"" : "\nnumerics       %s\nfingerprint    ", numerics);
+	printf(json ? ",\"numerics\":\"%s\",\"fingerprint\":\""
+		    : "\nnumerics       %s\nfingerprint    ",
+	       numerics);
 	print_hex(m->fingerprint, sizeof(m->fingerprint));
 	printf(json ? "\"}\n" : "\n");
 }

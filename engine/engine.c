@@ -93,9 +93,10 @@ static int attach(struct engine *e, const struct options *o, char *err, size_t e
 	}
 	e->kv.base = kvd_engine_window(e->kvd);
 	e->kv.geometry = *kvd_engine_geometry(e->kvd);
-	log_info("attached engine=%s number=%u model=%s numerics=%s slots=%u ctx=%u page_bytes=%llu", name,
-		 kvd_engine_number(e->kvd), served, numerics, e->n_slots, e->n_ctx,
-		 (unsigned long long)kvd_page_bytes(&e->kv.geometry));
+	log_info(
+		"attached engine=%s number=%u model=%s numerics=%s slots=%u ctx=%u page_bytes=%llu",
+		name, kvd_engine_number(e->kvd), served, numerics, e->n_slots, e->n_ctx,
+		(unsigned long long)kvd_page_bytes(&e->kv.geometry));
 	return 0;
 }
 
@@ -131,15 +132,18 @@ static int get_weights(struct engine *e, char *err, size_t errlen)
 		if (r < 0)
 			return r;
 		if (weights_fd(e->weights) >= 0) {
-			r = kvd_engine_weights_offer(e->kvd, WEIGHTS_LAYOUT, weights_fd(e->weights));
+			r = kvd_engine_weights_offer(e->kvd, WEIGHTS_LAYOUT,
+						     weights_fd(e->weights));
 			if (r != 0)
-				log_warning("weights not offered reason=\"%s\"", kvd_engine_error(e->kvd));
+				log_warning("weights not offered reason=\"%s\"",
+					    kvd_engine_error(e->kvd));
 			else
 				(void)adopt_weights(e);
 		}
 	}
-	log_info("weights bytes=%llu shared=%d adopted=%d usec=%llu", (unsigned long long)e->weights->bytes,
-		 weights_fd(e->weights) >= 0, adopted, (unsigned long long)(engine_now_usec() - start_usec));
+	log_info("weights bytes=%llu shared=%d adopted=%d usec=%llu",
+		 (unsigned long long)e->weights->bytes, weights_fd(e->weights) >= 0, adopted,
+		 (unsigned long long)(engine_now_usec() - start_usec));
 	return 0;
 }
 
@@ -155,8 +159,8 @@ static int open_model(struct engine *e, const struct options *o, char *err, size
 		return r;
 	trained = e->model->config.ctx_train;
 	if (o->n_ctx > trained) {
-		snprintf(err, errlen, "--ctx %u: %s was trained for %u tokens; give at most that", o->n_ctx, o->model,
-			 trained);
+		snprintf(err, errlen, "--ctx %u: %s was trained for %u tokens; give at most that",
+			 o->n_ctx, o->model, trained);
 		return -EINVAL;
 	}
 	e->n_ctx = o->n_ctx ? o->n_ctx : trained < OPTIONS_CTX_USUAL ? trained : OPTIONS_CTX_USUAL;
@@ -188,7 +192,9 @@ static int make_loop(struct engine *e, char *err, size_t errlen)
 
 static int engine_init(struct engine *e, const struct options *o, char *err, size_t errlen)
 {
-	struct forward_options f = { .n_threads = o->n_threads, .spin_usec = o->spin_usec, .isa = o->isa };
+	struct forward_options f = { .n_threads = o->n_threads,
+				     .spin_usec = o->spin_usec,
+				     .isa = o->isa };
 	uint32_t n_vocab;
 	int r = open_model(e, o, err, errlen);
 
@@ -217,11 +223,13 @@ static int engine_init(struct engine *e, const struct options *o, char *err, siz
 	if (r == 0)
 		r = kvlink_init(&e->link, e->kvd, e->n_slots, e->max_pages, o->chunk_tokens);
 	if (r == 0)
-		r = serve_init(&e->serve, e->wait, &e->sched, &e->link, &e->prompts, e->n_ctx, n_vocab);
+		r = serve_init(&e->serve, e->wait, &e->sched, &e->link, &e->prompts, e->n_ctx,
+			       n_vocab);
 	if (r == 0)
 		r = step_room_init(&e->room, e->n_slots, e->max_pages, e->sched.rows_max, n_vocab);
 	if (r < 0)
-		snprintf(err, errlen, "no memory for %u sequences of %u tokens; lower --max-seqs or --ctx",
+		snprintf(err, errlen,
+			 "no memory for %u sequences of %u tokens; lower --max-seqs or --ctx",
 			 e->n_slots, e->n_ctx);
 	return r;
 }
@@ -260,7 +268,8 @@ static void take_signals(struct engine *e, uint64_t now_usec)
 static int send_stats(struct engine *e, uint64_t now_usec)
 {
 	const struct serve_counters *c = &e->serve.counters;
-	struct kvd_msg_engine_stats m = { .prompt_tokens = c->prompt_tokens, .cached_tokens = c->cached_tokens,
+	struct kvd_msg_engine_stats m = { .prompt_tokens = c->prompt_tokens,
+					  .cached_tokens = c->cached_tokens,
 					  .completion_tokens = c->completion_tokens };
 	uint64_t since_usec = now_usec - e->stats_usec;
 	int r;
@@ -268,7 +277,8 @@ static int send_stats(struct engine *e, uint64_t now_usec)
 	if (since_usec < STATS_USEC)
 		return 0;
 	serve_count(&e->serve, &m.running, &m.waiting);
-	m.tokens_per_s = (uint32_t)((c->completion_tokens - e->stats_sent.completion_tokens) * 1000000u / since_usec);
+	m.tokens_per_s = (uint32_t)((c->completion_tokens - e->stats_sent.completion_tokens) *
+				    1000000u / since_usec);
 	if (memcmp(c, &e->stats_sent, sizeof(*c)) == 0 && m.running == e->running_sent &&
 	    m.waiting == e->waiting_sent && !e->rate_sent)
 		return 0;
@@ -282,7 +292,8 @@ static int send_stats(struct engine *e, uint64_t now_usec)
 }
 
 /* Serve everything that is there; block on nothing. */
-static int serve_all(struct engine *e, const struct wait_event *events, int n_events, bool *ret_more)
+static int serve_all(struct engine *e, const struct wait_event *events, int n_events,
+		     bool *ret_more)
 {
 	struct kvd_engine_client client;
 	uint64_t now_usec = engine_now_usec();
@@ -358,7 +369,8 @@ static int engine_loop(struct engine *e)
 		if (r == 0)
 			r = step_run(e, &ran);
 		if (r == 0) {
-			n = ran || more ? wait_for(e->wait, 0, events, EVENTS_A_TURN) : engine_sleep(e, events);
+			n = ran || more ? wait_for(e->wait, 0, events, EVENTS_A_TURN)
+					: engine_sleep(e, events);
 			r = n < 0 ? n : 0;
 		}
 	}
@@ -404,13 +416,15 @@ int engine_run(const struct options *o)
 			 wait_is_uring(e.wait) ? "io_uring" : "epoll");
 		r = engine_loop(&e);
 		if (r != 0 && e.drain_usec)
-			r = 0;             /* told to end, and kvd ended before us: nothing is lost */
+			r = 0; /* told to end, and kvd ended before us: nothing is lost */
 		if (r != 0) {
 			code = 1;
-			log_error("cannot go on: %s", kvd_engine_error(e.kvd)[0] ? kvd_engine_error(e.kvd) :
-				  strerror(r < 0 ? -r : EINVAL));
+			log_error("cannot go on: %s", kvd_engine_error(e.kvd)[0]
+							      ? kvd_engine_error(e.kvd)
+							      : strerror(r < 0 ? -r : EINVAL));
 		} else {
-			log_info("ended tokens=%llu", (unsigned long long)e.serve.counters.completion_tokens);
+			log_info("ended tokens=%llu",
+				 (unsigned long long)e.serve.counters.completion_tokens);
 		}
 	}
 	engine_deinit(&e);

@@ -47,7 +47,7 @@ struct engine {
 	uint32_t n_ctx, n_slots, max_pages;
 	int signal_fd;
 	bool draining;                 /* SIGTERM came, or kvd wants no new sequence */
-	uint64_t drain_usec;           /* by then running answers are handed to other engines; 0: not ending */
+	uint64_t drain_usec;           /* then running answers go to other engines; 0: never */
 	/* statistics */
 	uint64_t stats_usec;           /* when the last were sent */
 	struct serve_counters stats_sent;

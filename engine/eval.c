@@ -59,19 +59,21 @@ static void eval_deinit(struct eval *e)
 	free(e->logits);
 }
 
-static int load_tokens(struct eval *e, const struct options *o, uint32_t n_ctx, char *err, size_t errlen)
+static int load_tokens(struct eval *e, const struct options *o, uint32_t n_ctx, char *err,
+		       size_t errlen)
 {
 	int r;
 
 	if (o->tokens)
-		r = text_file_tokens(o->tokens, e->model->config.n_vocab, &e->tokens, &e->n_tokens, err, errlen);
+		r = text_file_tokens(o->tokens, e->model->config.n_vocab, &e->tokens, &e->n_tokens,
+				     err, errlen);
 	else
 		r = text_file_encode(o->text, e->tokenizer, &e->tokens, &e->n_tokens, err, errlen);
 	if (r < 0)
 		return r;
 	if (e->n_tokens < 1 || e->n_tokens > n_ctx) {
-		snprintf(err, errlen, "%s: %zu tokens; give 1 to %u (see --ctx)", o->tokens ? o->tokens : o->text,
-			 e->n_tokens, n_ctx);
+		snprintf(err, errlen, "%s: %zu tokens; give 1 to %u (see --ctx)",
+			 o->tokens ? o->tokens : o->text, e->n_tokens, n_ctx);
 		return -EINVAL;
 	}
 	return 0;
@@ -91,7 +93,8 @@ static int make_room(struct eval *e, uint32_t chunk, char *err, size_t errlen)
 	g->extent_bytes = g->plane_bytes * g->n_planes;
 	g->slot_bits = KVD_ENTRY_FRAME_BITS;
 	e->kv_bytes = g->extent_bytes;
-	e->kv.base = mmap(NULL, e->kv_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	e->kv.base =
+		mmap(NULL, e->kv_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (e->kv.base == MAP_FAILED)
 		e->kv.base = NULL;
 	e->top = calloc(e->n_tokens, sizeof(*e->top));
@@ -99,7 +102,8 @@ static int make_room(struct eval *e, uint32_t chunk, char *err, size_t errlen)
 	e->rows = calloc(chunk, sizeof(*e->rows));
 	e->logits = calloc((size_t)chunk * c->n_vocab, sizeof(*e->logits));
 	if (!e->kv.base || !e->top || !e->table || !e->rows || !e->logits) {
-		snprintf(err, errlen, "no memory for K and V of %zu tokens (%zu MiB); give a shorter text",
+		snprintf(err, errlen,
+			 "no memory for K and V of %zu tokens (%zu MiB); give a shorter text",
 			 e->n_tokens, e->kv_bytes >> 20);
 		return -ENOMEM;
 	}
@@ -164,14 +168,16 @@ static int score(struct eval *e, uint32_t chunk, char *err, size_t errlen)
 		uint32_t n = e->n_tokens - at < chunk ? (uint32_t)(e->n_tokens - at) : chunk;
 		int r;
 		for (uint32_t i = 0; i < n; i++)
-			e->rows[i] = (struct step_row){ e->tokens[at + i], (uint32_t)(at + i), 0, 1 };
+			e->rows[i] =
+				(struct step_row){ e->tokens[at + i], (uint32_t)(at + i), 0, 1 };
 		r = forward_step(e->forward, &e->kv, &seq, 1, e->rows, n, e->logits);
 		if (r < 0) {
 			snprintf(err, errlen, "the forward pass failed: %s", strerror(-r));
 			return r;
 		}
 		for (uint32_t i = 0; i < n; i++) {
-			r = take_logits(e, at + i, e->logits + (size_t)i * e->model->config.n_vocab, err, errlen);
+			r = take_logits(e, at + i, e->logits + (size_t)i * e->model->config.n_vocab,
+					err, errlen);
 			if (r < 0)
 				return r;
 		}
@@ -186,9 +192,9 @@ static double perplexity(const struct eval *e)
 
 static void print_json(const struct eval *e)
 {
-	printf("{\"n_tokens\":%zu,\"nll\":%.9g,\"ppl\":%.9g,\"numerics\":\"%s\",\"logits_hash\":\"%016" PRIx64
-	       "\",\n\"tokens\":[", e->n_tokens, e->nll, perplexity(e), forward_numerics_id(e->forward),
-	       e->logits_hash);
+	printf("{\"n_tokens\":%zu,\"nll\":%.9g,\"ppl\":%.9g,\"numerics\":\"%s\",\"logits_hash\":\"%"
+	       "016" PRIx64 "\",\n\"tokens\":[",
+	       e->n_tokens, e->nll, perplexity(e), forward_numerics_id(e->forward), e->logits_hash);
 	for (size_t i = 0; i < e->n_tokens; i++)
 		printf("%s%d", i ? "," : "", e->tokens[i]);
 	printf("],\n\"argmax\":[");
@@ -198,7 +204,8 @@ static void print_json(const struct eval *e)
 	for (size_t i = 0; i < e->n_tokens; i++) {
 		printf("%s[", i ? ",\n" : "");
 		for (int k = 0; k < TOP && e->top[i].id[k] >= 0; k++)
-			printf("%s[%d,%.9g]", k ? "," : "", e->top[i].id[k], (double)e->top[i].logit[k]);
+			printf("%s[%d,%.9g]", k ? "," : "", e->top[i].id[k],
+			       (double)e->top[i].logit[k]);
 		printf("]");
 	}
 	printf("]}\n");
@@ -223,7 +230,8 @@ static int eval_in(struct eval *e, const struct options *o, char *err, size_t er
 	if (o->logits_out) {
 		e->logits_out = fopen(o->logits_out, "we");
 		if (!e->logits_out) {
-			snprintf(err, errlen, "--logits-out %s: %s", o->logits_out, strerror(errno));
+			snprintf(err, errlen, "--logits-out %s: %s", o->logits_out,
+				 strerror(errno));
 			return -EIO;
 		}
 	}
@@ -243,7 +251,8 @@ int eval_run(const struct options *o)
 		r = fclose(e.logits_out) == 0 ? 0 : -EIO;
 		e.logits_out = NULL;
 		if (r < 0)
-			snprintf(err, sizeof(err), "--logits-out %s: %s", o->logits_out, strerror(errno));
+			snprintf(err, sizeof(err), "--logits-out %s: %s", o->logits_out,
+				 strerror(errno));
 	}
 	if (r < 0)
 		fprintf(stderr, "kvengine: %s\n", err);

@@ -3,7 +3,7 @@
  *   EMPTY    -> OPENING   [kvlink_open]     token row written; OPEN goes out with the next pump
  *   OPENING  -> RUNNING   [on_opened]       admitted; cached pages are in the table
  *   OPENING  -> REFUSED   [on_opened]       can never be served: the caller tells the client
- *   RUNNING  -> RESUMING  [on_preempt]      kvd took the pages; RESUME with all known tokens goes out
+ *   RUNNING  -> RESUMING  [on_preempt]      kvd took the pages; RESUME goes out with all tokens
  *   RESUMING -> RUNNING   [on_opened]       what was sealed and is still cached needs no computing
  *   RESUMING -> REFUSED   [on_opened]
  *   RUNNING  -> REFUSED   [on_grown]        grew past what it may ever have
@@ -28,7 +28,7 @@
 #include <sys/mman.h>
 #include "engine/log.h"
 
-#define HELD_MAX_USEC 10000000u    /* kvd's event follows its answer at once; after this it is lost */
+#define HELD_MAX_USEC 10000000u /* kvd's event follows its answer at once; after this it is lost */
 
 int kvlink_init(struct kvlink *l, struct kvd_engine *engine, uint32_t n_slots, uint32_t max_pages,
 		uint32_t chunk_tokens)
@@ -40,9 +40,10 @@ int kvlink_init(struct kvlink *l, struct kvd_engine *engine, uint32_t n_slots, u
 	l->slots = calloc(n_slots, sizeof(*l->slots));
 	if (!l->slots)
 		return -ENOMEM;
-	/* prompts do not belong into core dumps; whole pages of the rows only, the ring may share one */
+	/* prompts do not belong into core dumps; whole pages only, the ring may share one */
 	first = ((uintptr_t)kvd_engine_tokens(engine, 0) + 4095) & ~(uintptr_t)4095;
-	end = (uintptr_t)(kvd_engine_tokens(engine, n_slots - 1) + (size_t)max_pages * KVD_PAGE_TOKENS);
+	end = (uintptr_t)(kvd_engine_tokens(engine, n_slots - 1) +
+			  (size_t)max_pages * KVD_PAGE_TOKENS);
 	end &= ~(uintptr_t)4095;
 	if (end > first)
 		(void)madvise((void *)first, end - first, MADV_DONTDUMP);
@@ -107,7 +108,8 @@ uint32_t kvlink_limit(const struct kvlink *l, uint32_t slot)
 {
 	const struct kvlink_slot *s = &l->slots[slot];
 
-	if (s->state != KVLINK_RUNNING || s->held || wants_lookup(s) || (s->grow_out && s->grow_lookup))
+	if (s->state != KVLINK_RUNNING || s->held || wants_lookup(s) ||
+	    (s->grow_out && s->grow_lookup))
 		return 0;
 	return s->n_pages * KVD_PAGE_TOKENS;
 }
@@ -196,7 +198,9 @@ static int pump_slot(struct kvlink *l, uint32_t slot)
 		sqe.verb = KVD_SEQ_RESUME;
 		break;
 	case KVLINK_CLOSING:
-		sqe = (struct kvd_sqe){ .verb = KVD_SEQ_CLOSE, .slot = slot, .user_data = user_data(s) };
+		sqe = (struct kvd_sqe){ .verb = KVD_SEQ_CLOSE,
+					.slot = slot,
+					.user_data = user_data(s) };
 		break;
 	case KVLINK_EMPTY:
 	case KVLINK_REFUSED:
@@ -216,7 +220,7 @@ int kvlink_pump(struct kvlink *l)
 {
 	int r = 0;
 
-	/* A full ring (-EAGAIN) is not an error: what did not fit is still wanted at the next pump. */
+	/* A full ring (-EAGAIN) is no error: what did not fit is wanted again at the next pump. */
 	for (uint32_t i = 0; i < l->n_slots && r == 0; i++)
 		r = pump_slot(l, i);
 	if (r < 0 && r != -EAGAIN)
@@ -235,7 +239,8 @@ static void refuse(struct kvlink_slot *s, const struct kvd_cqe *cqe)
 static void on_opened(struct kvlink *l, struct kvlink_slot *s, const struct kvd_cqe *cqe)
 {
 	if (cqe->status != KVD_S_OK) {
-		s->at_kvd = s->state == KVLINK_RESUMING;   /* a refused OPEN leaves nothing in the slot */
+		s->at_kvd =
+			s->state == KVLINK_RESUMING; /* a refused OPEN leaves nothing in the slot */
 		refuse(s, cqe);
 		return;
 	}
@@ -254,13 +259,14 @@ static void on_opened(struct kvlink *l, struct kvlink_slot *s, const struct kvd_
 	s->held = false;
 }
 
-static void on_grown(struct kvlink *l, struct kvlink_slot *s, const struct kvd_cqe *cqe, uint64_t now_usec)
+static void on_grown(struct kvlink *l, struct kvlink_slot *s, const struct kvd_cqe *cqe,
+		     uint64_t now_usec)
 {
 	uint32_t cached;
 
 	s->grow_out = false;
 	if (cqe->status == KVD_S_PREEMPTED || cqe->status == KVD_S_STALE) {
-		s->held = true;            /* its pages are gone; KVD_EV_PREEMPT tells when to resume */
+		s->held = true; /* its pages are gone; KVD_EV_PREEMPT tells when to resume */
 		s->held_usec = now_usec;
 		return;
 	}
@@ -309,7 +315,8 @@ static void on_completion(struct kvlink *l, const struct kvd_cqe *cqe, uint64_t 
 		return;
 	s = &l->slots[cqe->slot];
 	if (cqe->verb == KVD_EV_PREEMPT) {
-		log_debug("preempted slot=%u tokens=%u computed=%u", cqe->slot, s->n_tokens, s->n_computed);
+		log_debug("preempted slot=%u tokens=%u computed=%u", cqe->slot, s->n_tokens,
+			  s->n_computed);
 		on_preempt(s);
 		return;
 	}
@@ -327,7 +334,8 @@ static void on_completion(struct kvlink *l, const struct kvd_cqe *cqe, uint64_t 
 		break;
 	case KVD_SEQ_SEAL:
 		/* the pages were lost while the seal was under way: the event comes, too */
-		if (cqe->status != KVD_S_OK && cqe->status != KVD_S_STALE && cqe->status != KVD_S_PREEMPTED)
+		if (cqe->status != KVD_S_OK && cqe->status != KVD_S_STALE &&
+		    cqe->status != KVD_S_PREEMPTED)
 			log_warning("seal refused slot=%u status=%u", cqe->slot, cqe->status);
 		break;
 	case KVD_SEQ_CLOSE:
@@ -349,8 +357,10 @@ void kvlink_collect(struct kvlink *l, uint64_t now_usec)
 		on_completion(l, &cqe, now_usec);
 	for (uint32_t i = 0; i < l->n_slots; i++) {
 		struct kvlink_slot *s = &l->slots[i];
-		if (s->state == KVLINK_RUNNING && s->held && now_usec - s->held_usec > HELD_MAX_USEC) {
-			log_error("kvd refused pages and sent no event slot=%u tokens=%u", i, s->n_tokens);
+		if (s->state == KVLINK_RUNNING && s->held &&
+		    now_usec - s->held_usec > HELD_MAX_USEC) {
+			log_error("kvd refused pages and sent no event slot=%u tokens=%u", i,
+				  s->n_tokens);
 			refuse(s, &(struct kvd_cqe){ .status = KVD_S_INTERNAL });
 		}
 	}

@@ -22,22 +22,22 @@ enum kvlink_state {
 
 struct kvlink_slot {
 	enum kvlink_state state;
-	uint32_t epoch;            /* counts lives and preemptions: completions of an older one are stale */
+	uint32_t epoch;            /* counts lives and preemptions: older answers are stale */
 	uint32_t client, flags;    /* of OPEN and RESUME */
 	uint32_t n_tokens;         /* known tokens, all in the token row */
 	uint32_t n_max;            /* tokens this sequence can ever have */
 	uint32_t n_computed;       /* tokens whose K and V are in pages */
 	uint32_t n_pages;          /* entries valid in the table row */
-	uint32_t n_sealed;         /* pages at the front that are sealed (by us or taken from the index) */
-	uint32_t n_cached;         /* tokens whose computation was skipped before the first preemption */
+	uint32_t n_sealed;         /* pages at the front that are sealed, by us or by others */
+	uint32_t n_cached;         /* tokens not computed because cached, before a preemption */
 	uint32_t n_preempted;      /* times kvd took the pages */
-	uint32_t looked;           /* 1 + page index from which the index was last searched; 0: never */
+	uint32_t looked;           /* 1 + page from which the index was last searched; 0: never */
 	uint32_t grow_page;        /* page of the outstanding GROW */
-	bool sent;                 /* the state's own submission (OPEN, RESUME, CLOSE) is on the ring */
+	bool sent;                 /* the state's own OPEN, RESUME or CLOSE is on the ring */
 	bool at_kvd;               /* kvd has, or may come to have, a sequence in this slot */
 	bool admitted;             /* has been RUNNING once: n_cached is final */
 	bool grow_out, grow_lookup;/* a GROW is outstanding; it is a lookup */
-	bool held;                 /* kvd said PREEMPTED or STALE: no submission until its event comes */
+	bool held;                 /* kvd said PREEMPTED or STALE: nothing until its event comes */
 	uint64_t held_usec;        /* since when */
 	uint32_t failure;          /* REFUSED: KVD_S_* */
 	uint32_t need_pages, have_pages;
@@ -73,7 +73,8 @@ uint32_t kvlink_limit(const struct kvlink *l, uint32_t slot);
 
 /* Inside a step: copy the first n_pages of a table row.
  * Returns false if an entry is missing: the sequence sits this step out. */
-bool kvlink_copy_table(const struct kvlink *l, uint32_t slot, uint32_t n_pages, uint32_t *ret_table);
+bool kvlink_copy_table(const struct kvlink *l, uint32_t slot, uint32_t n_pages,
+		       uint32_t *ret_table);
 
 /* Take all completions and events that are there.  now_usec: monotonic. */
 void kvlink_collect(struct kvlink *l, uint64_t now_usec);

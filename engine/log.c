@@ -1,6 +1,6 @@
 /* log.c - one write() a line, so that lines of two engines on one terminal never mix.
  *
- * Holds the level and nothing else.  Any thread may log; log_init() runs before there are others. */
+ * Holds the level and nothing else.  Any thread may log; log_init() runs before others start. */
 #include "engine/log.h"
 
 #include <stdarg.h>

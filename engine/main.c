@@ -1,4 +1,4 @@
-/* main.c - kvengine: the command line chooses between serving, checking a file and scoring a text. */
+/* main.c - kvengine: the command line chooses: serve, check a file, or score a text. */
 #include <stdio.h>
 #include "engine/engine.h"
 #include "engine/eval.h"

@@ -1,4 +1,4 @@
-/* options.c - the command line.  Every option has a value, none is guessed, unknown ones are refused.
+/* options.c - the command line.  Nothing is guessed, unknown options are refused.
  *
  * One table drives the parsing; the help text below is what a person reads. */
 #include "engine/options.h"
@@ -14,31 +14,32 @@ const char options_help[] =
 "kvengine - run a language model whose KV cache lives in kvd\n"
 "\n"
 "  kvengine --model FILE [options]      serve the model through kvd\n"
-"  kvengine --check FILE [--json]       validate a model file and print its facts; needs no daemon\n"
+"  kvengine --check FILE [--json]       validate a model file, print its facts; needs no daemon\n"
 "  kvengine --eval FILE --tokens FILE|--text FILE [--json] [--logits-out FILE]\n"
 "                                       score a text; needs no daemon\n"
 "\n"
 "  --model FILE       GGUF file\n"
 "  --name NAME        engine name, unique on the host (default: model name and process id)\n"
-"  --served-as NAME   model name clients ask for (default: general.name of the file, else its file name)\n"
-"  --ctx N            tokens a sequence can have, prompt and answer (default: the model's, at most 8192)\n"
+"  --served-as NAME   model name clients ask for (default: the name in the file, or of the file)\n"
+"  --ctx N            tokens of prompt and answer together (default: the model's, at most 8192)\n"
 "  --threads N        compute threads, 1 to 64 (default: the CPUs this process may use)\n"
 "  --max-seqs N       sequences at one time, 1 to 1024 (default 16)\n"
 "  --chunk N          tokens of prefill in one step, 1 to 4096 (default 128)\n"
 "  --kv-format F      bf16\n"
 "  --device D         host\n"
-"  --socket PATH      kvd's socket (default: $KVD_SOCKET, /run/kvd/kvd.sock, $XDG_RUNTIME_DIR/kvd/kvd.sock)\n"
+"  --socket PATH      kvd's socket (default: $KVD_SOCKET, else /run/kvd/kvd.sock where there is\n"
+"                     one, else $XDG_RUNTIME_DIR/kvd/kvd.sock)\n"
 "  --isa NAME         avx512, avx2 or portable (default: the best this machine has)\n"
-"  --spin USEC        how long an idle compute thread spins before it sleeps, 0 to 1000 (default 50)\n"
+"  --spin USEC        an idle compute thread spins so long before it sleeps, to 1000 (default 50)\n"
 "  --log-level L      error, warning, info or debug (default info)\n"
 "  --help, --version\n"
 "\n"
 "With --eval: n_tokens ids were read; nll is the sum of -ln p(token | tokens before it) over the\n"
-"n_tokens - 1 tokens that have one before them, ppl = exp(nll / (n_tokens - 1)); argmax, logits_hash\n"
-"and top have an entry for each position.  --tokens reads decimal ids; --text is tokenised, with the\n"
-"BOS token first where the file asks for it.  --logits-out writes f32 (n_tokens, n_vocab).\n"
+"n_tokens - 1 tokens that have one before them, ppl = exp(nll / (n_tokens - 1)); argmax and top\n"
+"have an entry for each position, logits_hash covers them all.  --tokens reads decimal ids; --text is\n"
+"tokenised, BOS first where the file asks for it.  --logits-out writes f32 (n_tokens, n_vocab).\n"
 "\n"
-"On SIGTERM running answers get 5 seconds to end; the others go on in another engine, if there is one.\n";
+"On SIGTERM running answers get 5 seconds to end; the others go on in another engine.\n";
 
 enum kind { ACTION, STRING, NUMBER, FLAG, CHOICE, LEVEL };
 
@@ -99,24 +100,26 @@ static int take_number(const struct option_spec *spec, const char *value, uint32
 
 	errno = 0;
 	number = strtoull(value, &end, 10);
-	if (*value < '0' || *value > '9' || *end || errno || number < spec->min || number > spec->max) {
-		snprintf(err, errlen, "%s %s: give a number from %u to %u", spec->name, value, spec->min,
-			 spec->max);
+	if (*value < '0' || *value > '9' || *end || errno || number < spec->min ||
+	    number > spec->max) {
+		snprintf(err, errlen, "%s %s: give a number from %u to %u", spec->name, value,
+			 spec->min, spec->max);
 		return -EINVAL;
 	}
 	*ret = (uint32_t)number;
 	return 0;
 }
 
-static int take_value(const struct option_spec *spec, const char *value, struct options *o, char *err,
-		      size_t errlen)
+static int take_value(const struct option_spec *spec, const char *value, struct options *o,
+		      char *err, size_t errlen)
 {
 	void *field = (char *)o + (spec->offset == SIZE_MAX ? 0 : spec->offset);
 
 	switch (spec->kind) {
 	case ACTION:
 		if (o->action) {
-			snprintf(err, errlen, "%s: give one of --model, --check and --eval", spec->name);
+			snprintf(err, errlen, "%s: give one of --model, --check and --eval",
+				 spec->name);
 			return -EINVAL;
 		}
 		o->action = (enum options_action)spec->min;
@@ -124,7 +127,8 @@ static int take_value(const struct option_spec *spec, const char *value, struct 
 		return 0;
 	case CHOICE:
 		if (!choice_has(spec->choices, value)) {
-			snprintf(err, errlen, "%s %s: give one of %s", spec->name, value, spec->choices);
+			snprintf(err, errlen, "%s %s: give one of %s", spec->name, value,
+				 spec->choices);
 			return -EINVAL;
 		}
 		if (spec->offset != SIZE_MAX)
@@ -135,7 +139,8 @@ static int take_value(const struct option_spec *spec, const char *value, struct 
 	case LEVEL:
 		if (log_parse_level(value, field))
 			return 0;
-		snprintf(err, errlen, "%s %s: give one of error, warning, info, debug", spec->name, value);
+		snprintf(err, errlen, "%s %s: give one of error, warning, info, debug", spec->name,
+			 value);
 		return -EINVAL;
 	case STRING:
 		if (!*value) {

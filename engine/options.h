@@ -7,7 +7,9 @@
 #include <stdint.h>
 #include "engine/log.h"
 
-enum options_action { OPTIONS_SERVE = 1, OPTIONS_CHECK, OPTIONS_EVAL, OPTIONS_HELP, OPTIONS_VERSION };
+enum options_action {
+	OPTIONS_SERVE = 1, OPTIONS_CHECK, OPTIONS_EVAL, OPTIONS_HELP, OPTIONS_VERSION
+};
 
 struct options {
 	enum options_action action;

@@ -45,7 +45,8 @@ int prompt_init(struct prompt_maker *p, const struct tokenizer *t)
 	if (!p->controls)
 		return -ENOMEM;
 	for (uint32_t id = 0; id < tokenizer_n_vocab(t); id++) {
-		char *text = tokenizer_is_control(t, (int32_t)id) ? token_text(t, (int32_t)id) : NULL;
+		char *text =
+			tokenizer_is_control(t, (int32_t)id) ? token_text(t, (int32_t)id) : NULL;
 		if (text)
 			p->controls[p->n_controls++] = text;
 	}
@@ -95,12 +96,14 @@ static char *mark_text(const struct prompt_maker *p, const char *text, size_t n,
 
 	first_bytes(p, first);
 	for (size_t i = 0; i < n; i++)
-		n_found += first[(uint8_t)text[i]] && control_at(p, text + i, n - i) < p->n_controls;
+		n_found +=
+			first[(uint8_t)text[i]] && control_at(p, text + i, n - i) < p->n_controls;
 	marked = malloc(n + n_found * MARK_MAX + 1);
 	if (!marked)
 		return NULL;
 	for (size_t i = 0; i < n;) {
-		uint32_t control = first[(uint8_t)text[i]] ? control_at(p, text + i, n - i) : p->n_controls;
+		uint32_t control =
+			first[(uint8_t)text[i]] ? control_at(p, text + i, n - i) : p->n_controls;
 		if (control == p->n_controls) {
 			marked[out++] = text[i++];
 			continue;
@@ -156,15 +159,15 @@ fail:
 }
 
 /* The messages as marked JSON text; malloc'ed. */
-static int read_messages(const struct prompt_maker *p, const char *text, size_t n_text, char **ret_json,
-			 char *err, size_t errlen)
+static int read_messages(const struct prompt_maker *p, const char *text, size_t n_text,
+			 char **ret_json, char *err, size_t errlen)
 {
 	json_error_t error;
 	json_t *messages = json_loadb(text, n_text, JSON_REJECT_DUPLICATES, &error), *marked;
 
 	if (!messages) {
-		snprintf(err, errlen, "messages: not valid JSON at line %d column %d: %.120s", error.line,
-			 error.column, error.text);
+		snprintf(err, errlen, "messages: not valid JSON at line %d column %d: %.120s",
+			 error.line, error.column, error.text);
 		return KVD_S_BAD_REQUEST;
 	}
 	if (!json_is_array(messages) || json_array_size(messages) < 1) {
@@ -183,7 +186,8 @@ static int read_messages(const struct prompt_maker *p, const char *text, size_t 
 }
 
 /* A well-formed mark at this place?  Its bytes, or 0. */
-static size_t mark_at(const struct prompt_maker *p, const char *at, size_t left, uint32_t *ret_control)
+static size_t mark_at(const struct prompt_maker *p, const char *at, size_t left,
+		      uint32_t *ret_control)
 {
 	size_t i = MARK_BYTES;
 	uint64_t number = 0;
@@ -204,20 +208,23 @@ struct ids {
 	size_t n, max;
 };
 
-static int append(const struct prompt_maker *p, const char *text, size_t n_text, unsigned flags, struct ids *out)
+static int append(const struct prompt_maker *p, const char *text, size_t n_text, unsigned flags,
+		  struct ids *out)
 {
 	size_t used = out->n < out->max ? out->n : out->max, n = 0;
 	int r;
 
 	if (!n_text && !(flags & TOKENIZER_ADD_BOS))
 		return 0;
-	r = tokenizer_encode(p->tokenizer, text, n_text, flags, out->ids + used, out->max - used, &n);
+	r = tokenizer_encode(p->tokenizer, text, n_text, flags, out->ids + used, out->max - used,
+			     &n);
 	out->n += n;
 	return r == -ENOBUFS ? 0 : r;
 }
 
 /* Tokenise with control tokens recognised; marked: marks turn back into plain text. */
-static int encode_text(const struct prompt_maker *p, const char *text, size_t n, bool marked, struct ids *out)
+static int encode_text(const struct prompt_maker *p, const char *text, size_t n, bool marked,
+		       struct ids *out)
 {
 	unsigned flags = TOKENIZER_PARSE_SPECIAL;
 	size_t begin = 0, length;
@@ -229,7 +236,8 @@ static int encode_text(const struct prompt_maker *p, const char *text, size_t n,
 						  memcmp(text, p->bos, strlen(p->bos)) == 0))
 		flags |= TOKENIZER_ADD_BOS;
 	for (size_t i = 0; i < n && r == 0; i++) {
-		length = marked && text[i] == MARK_BEGIN[0] ? mark_at(p, text + i, n - i, &control) : 0;
+		length = marked && text[i] == MARK_BEGIN[0] ? mark_at(p, text + i, n - i, &control)
+							    : 0;
 		if (!length)
 			continue;
 		r = append(p, text + begin, i - begin, flags, out);
@@ -242,8 +250,8 @@ static int encode_text(const struct prompt_maker *p, const char *text, size_t n,
 	return r == 0 ? append(p, text + begin, n - begin, flags, out) : r;
 }
 
-static int render(const struct prompt_maker *p, const char *text, size_t n_text, char **ret_text, size_t *ret_n,
-		  char *err, size_t errlen)
+static int render(const struct prompt_maker *p, const char *text, size_t n_text, char **ret_text,
+		  size_t *ret_n, char *err, size_t errlen)
 {
 	struct chat_options options = { .add_generation_prompt = true, .bos_token = p->bos,
 					.eos_token = p->eos, .now = time(NULL) };
@@ -251,14 +259,16 @@ static int render(const struct prompt_maker *p, const char *text, size_t n_text,
 	int r;
 
 	if (!p->template_text) {
-		snprintf(err, errlen, "messages: the model has no chat template; send the prompt itself (kvrun --raw)");
+		snprintf(err, errlen,
+			 "messages: the model has no chat template; send the prompt itself (kvrun "
+			 "--raw)");
 		return KVD_S_BAD_REQUEST;
 	}
 	r = read_messages(p, text, n_text, &messages, err, errlen);
 	if (r != 0)
 		return r;
-	r = chat_render(p->template_text, p->template_bytes, messages, &options, ret_text, ret_n, sentence,
-			sizeof(sentence));
+	r = chat_render(p->template_text, p->template_bytes, messages, &options, ret_text, ret_n,
+			sentence, sizeof(sentence));
 	free(messages);
 	if (r == 0)
 		return 0;
@@ -266,8 +276,8 @@ static int render(const struct prompt_maker *p, const char *text, size_t n_text,
 	return r == -ENOMEM ? KVD_S_LIMIT : KVD_S_BAD_REQUEST;
 }
 
-int prompt_encode(const struct prompt_maker *p, const char *text, size_t n_text, bool raw, int32_t *ids,
-		  size_t max, size_t *ret_n, char *err, size_t errlen)
+int prompt_encode(const struct prompt_maker *p, const char *text, size_t n_text, bool raw,
+		  int32_t *ids, size_t max, size_t *ret_n, char *err, size_t errlen)
 {
 	struct ids out = { ids, 0, max };
 	char *rendered = NULL;

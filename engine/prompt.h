@@ -29,7 +29,7 @@ void prompt_deinit(struct prompt_maker *p);
  * ids      (max)
  * ret_n    ids of the whole prompt; where it is above max, only the first max were stored
  * Returns  0, or KVD_S_* with a sentence in err */
-int prompt_encode(const struct prompt_maker *p, const char *text, size_t n_text, bool raw, int32_t *ids,
-		  size_t max, size_t *ret_n, char *err, size_t errlen);
+int prompt_encode(const struct prompt_maker *p, const char *text, size_t n_text, bool raw,
+		  int32_t *ids, size_t max, size_t *ret_n, char *err, size_t errlen);
 
 #endif

@@ -53,8 +53,12 @@ static bool stops_valid(const struct request *r)
 void request_sample_options(const struct request *r, struct sample_options *ret)
 {
 	*ret = (struct sample_options){
-		.temperature = r->head.temperature, .top_p = r->head.top_p, .min_p = r->head.min_p,
-		.repeat_penalty = r->head.repeat_penalty, .top_k = r->head.top_k, .seed = r->head.seed,
+		.temperature = r->head.temperature,
+		.top_p = r->head.top_p,
+		.min_p = r->head.min_p,
+		.repeat_penalty = r->head.repeat_penalty,
+		.top_k = r->head.top_k,
+		.seed = r->head.seed,
 	};
 }
 
@@ -70,20 +74,21 @@ static enum request_result take_head(struct request *r, const void *packet, size
 			      "a second REQUEST on one stream; open a stream for each request");
 	if (size < sizeof(r->head))
 		return refuse(KVD_S_PROTOCOL, ret_status, err, errlen,
-			      "REQUEST has %zu bytes, at least %zu are needed", size, sizeof(r->head));
+			      "REQUEST has %zu bytes, at least %zu are needed", size,
+			      sizeof(r->head));
 	memcpy(&r->head, packet, sizeof(r->head));
 	r->begun = true;
 	if (r->head.n_bytes > REQUEST_TEXT_MAX)
 		return refuse(KVD_S_BAD_REQUEST, ret_status, err, errlen,
-			      "n_bytes is %u; a request's text has at most %u bytes", r->head.n_bytes,
-			      REQUEST_TEXT_MAX);
+			      "n_bytes is %u; a request's text has at most %u bytes",
+			      r->head.n_bytes, REQUEST_TEXT_MAX);
 	if (r->head.n_resume > REQUEST_RESUME_MAX)
 		return refuse(KVD_S_BAD_REQUEST, ret_status, err, errlen,
 			      "n_resume is %u; at most %u tokens can be resumed", r->head.n_resume,
 			      REQUEST_RESUME_MAX);
 	if (r->head.raw > 1)
 		return refuse(KVD_S_BAD_REQUEST, ret_status, err, errlen,
-			      "raw is %u; it is 0 (chat messages) or 1 (the prompt itself)", r->head.raw);
+			      "raw is %u; it is 0 (chat messages) or 1 (the prompt)", r->head.raw);
 	if (r->head.flags & ~known)
 		return refuse(KVD_S_BAD_REQUEST, ret_status, err, errlen,
 			      "flags has unknown bits 0x%x; this engine knows 0x%x",
@@ -91,11 +96,12 @@ static enum request_result take_head(struct request *r, const void *packet, size
 	request_sample_options(r, &sample);
 	field = sample_options_invalid(&sample);
 	if (field)
-		return refuse(KVD_S_BAD_REQUEST, ret_status, err, errlen, "%s is out of range", field);
+		return refuse(KVD_S_BAD_REQUEST, ret_status, err, errlen, "%s is out of range",
+			      field);
 	if (!stops_valid(r))
 		return refuse(KVD_S_BAD_REQUEST, ret_status, err, errlen,
-			      "stop does not hold %u NUL-terminated strings that are not empty, in %zu bytes",
-			      r->head.n_stop, sizeof(r->head.stop));
+			      "stop does not hold %u NUL-terminated strings of 1 byte or more",
+			      r->head.n_stop);
 	r->n_expected = (size_t)r->head.n_bytes + (size_t)r->head.n_resume * sizeof(uint32_t);
 	return r->n_expected ? REQUEST_MORE : REQUEST_COMPLETE;
 }
@@ -107,21 +113,23 @@ static enum request_result take_data(struct request *r, const void *packet, size
 	size_t n = size - sizeof(struct kvd_msg_bytes);
 
 	if (!r->begun)
-		return refuse(KVD_S_PROTOCOL, ret_status, err, errlen, "REQUEST_DATA before REQUEST");
+		return refuse(KVD_S_PROTOCOL, ret_status, err, errlen,
+			      "REQUEST_DATA before REQUEST");
 	if (n < 1 || n > r->n_expected - r->n_bytes)
 		return refuse(KVD_S_PROTOCOL, ret_status, err, errlen,
 			      "REQUEST_DATA brings %zu bytes where 1 to %zu are due", n,
 			      r->n_expected - r->n_bytes);
 	if (r->n_bytes + n > r->capacity) {
 		/* grow by doubling what came, never by what was promised */
-		size_t capacity = r->capacity * 2 > r->n_bytes + n ? r->capacity * 2 : r->n_bytes + n;
+		size_t capacity =
+			r->capacity * 2 > r->n_bytes + n ? r->capacity * 2 : r->n_bytes + n;
 		uint8_t *bytes;
 		if (capacity > r->n_expected)
 			capacity = r->n_expected;
 		bytes = realloc(r->bytes, capacity);
 		if (!bytes)
 			return refuse(KVD_S_LIMIT, ret_status, err, errlen,
-				      "the engine has no memory for a request of %zu bytes", r->n_expected);
+				      "no memory for a request of %zu bytes", r->n_expected);
 		r->bytes = bytes;
 		r->capacity = capacity;
 	}

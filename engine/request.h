@@ -11,7 +11,7 @@
 #include "engine/sample.h"
 #include "kvd/proto.h"
 
-/* Text of one request: half a million tokens of English; tokenising it takes well under a second. */
+/* Text of one request: half a million tokens of English. */
 #define REQUEST_TEXT_MAX (2u << 20)
 #define REQUEST_RESUME_MAX (1u << 20)      /* token ids of n_resume */
 

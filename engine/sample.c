@@ -69,7 +69,7 @@ double sample_uniform(uint64_t seed, uint64_t position)
 
 int32_t sample_argmax(const float *logits, uint32_t n)
 {
-	/* 16 running maxima first, which the compiler keeps in vectors; then the first that equals */
+	/* 16 running maxima, which the compiler keeps in vectors; then the first that equals */
 	float lanes[16], best = -INFINITY;
 	uint32_t i = 0;
 
@@ -88,7 +88,8 @@ int32_t sample_argmax(const float *logits, uint32_t n)
 	return 0;                  /* nothing but NaN */
 }
 
-static float penalise(const struct sample_options *o, const uint64_t *seen, float logit, uint32_t id)
+static float penalise(const struct sample_options *o, const uint64_t *seen, float logit,
+		      uint32_t id)
 {
 	if (!seen || !(seen[id / 64] >> (id % 64) & 1))
 		return logit;
@@ -240,7 +241,8 @@ int32_t sample_token(struct sampler *s, const struct sample_options *o, const fl
 			/* Weights below the floor cannot matter where those above it already
 			 * reach top_p; sorting 50,000 candidates a token would cost milliseconds.
 			 * The total above was summed over all, in order of id. */
-			uint32_t few = collect(s, o, logits, seen, (float)(best - 12.0 * temperature));
+			uint32_t few =
+				collect(s, o, logits, seen, (float)(best - 12.0 * temperature));
 			qsort(c, few, sizeof(*c), by_logit);
 			sum = weigh(c, few, best, temperature);
 			if (sum >= o->top_p * total) {

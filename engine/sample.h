@@ -11,9 +11,9 @@
 
 struct sample_options {
 	float temperature;         /* 0 = greedy */
-	float top_p;               /* 1 = off: keep the fewest tokens whose probabilities reach it */
-	float min_p;               /* 0 = off: drop tokens below min_p x the likeliest one's probability */
-	float repeat_penalty;      /* 1 = off: logits of seen tokens are divided (negative: multiplied) by it */
+	float top_p;               /* 1 = off: keep the fewest tokens that together reach it */
+	float min_p;               /* 0 = off: drop what is below min_p x the likeliest */
+	float repeat_penalty;      /* 1 = off: divides logits of seen tokens (multiplies if < 0) */
 	uint32_t top_k;            /* 0 = off: keep the k likeliest */
 	uint64_t seed;
 };

@@ -27,12 +27,12 @@
 #include <unistd.h>
 #include "engine/log.h"
 
-#define READ_USEC 30000000u        /* a request must be complete this long after its stream opened */
+#define READ_USEC 30000000u /* a request must be complete this long after its stream opened */
 #define LINGER_USEC 10000000u
 #define SLOW_USEC 30000000u        /* design: a client that reads nothing for 30 s is closed */
 #define PACKETS_A_TURN 64u         /* of one stream before others get their turn */
 /* Longer texts cannot fit the context and are not tokenised to learn by how much: that would cost
- * everybody up to a second a request.  English has 4 to 5 bytes a token, runs of spaces up to 64. */
+ * everybody up to a second a request.  English has 4 to 5 bytes a token, spaces up to 64. */
 #define BYTES_A_TOKEN_MAX 64u
 /* STARTED, two packets of tokens (one kept, one that was under way), END, and their lengths */
 #define PENDING_MAX (2 * (sizeof(struct kvd_msg_tokens) + SESSION_TEXT_MAX + 64) + \
@@ -79,7 +79,8 @@ static void account(struct serve *v, struct stream *s)
 	s->totals.prompt_tokens = q->n_prompt;
 	s->totals.cached_tokens = slot && slot->admitted ? slot->n_cached : 0;
 	if (s->totals.cached_tokens > q->n_prompt)
-		s->totals.cached_tokens = q->n_prompt;     /* resumed: pages of the answer were cached too */
+		s->totals.cached_tokens =
+			q->n_prompt; /* resumed: pages of the answer were cached too */
 	s->totals.completion_tokens = session_n_generated(q) - q->n_resumed;
 	v->counters.prompt_tokens += s->totals.prompt_tokens;
 	v->counters.cached_tokens += s->totals.cached_tokens;
@@ -119,7 +120,8 @@ static int send_packet(struct stream *s, const void *packet, uint32_t size)
 	return errno == EAGAIN || errno == ENOBUFS ? -EAGAIN : -errno;
 }
 
-static void keep_packet(struct serve *v, struct stream *s, const void *packet, uint32_t size, uint64_t now_usec)
+static void keep_packet(struct serve *v, struct stream *s, const void *packet, uint32_t size,
+			uint64_t now_usec)
 {
 	if (!s->pending)
 		s->pending = malloc(PENDING_MAX);
@@ -138,7 +140,8 @@ static void keep_packet(struct serve *v, struct stream *s, const void *packet, u
 }
 
 /* Send, or keep for later; packets stay in order. */
-static void put(struct serve *v, struct stream *s, const void *packet, uint32_t size, uint64_t now_usec)
+static void put(struct serve *v, struct stream *s, const void *packet, uint32_t size,
+		uint64_t now_usec)
 {
 	int r = s->n_pending ? -EAGAIN : send_packet(s, packet, size);
 
@@ -186,8 +189,8 @@ void serve_started(struct serve *v, struct stream *s, uint32_t n_cached, uint64_
 	put(v, s, &m, sizeof(m), now_usec);
 }
 
-void serve_tokens(struct serve *v, struct stream *s, const int32_t *ids, uint32_t n_ids, const char *text,
-		  uint32_t n_text, uint64_t now_usec)
+void serve_tokens(struct serve *v, struct stream *s, const int32_t *ids, uint32_t n_ids,
+		  const char *text, uint32_t n_text, uint64_t now_usec)
 {
 	struct kvd_msg_tokens m = {
 		.m = { .type = KVD_M_TOKENS, .seq = s->request.head.m.seq,
@@ -202,11 +205,14 @@ void serve_tokens(struct serve *v, struct stream *s, const int32_t *ids, uint32_
 	put(v, s, v->packet, m.m.size, now_usec);
 }
 
-void serve_end(struct serve *v, struct stream *s, uint32_t status, uint32_t finish, const char *text,
-	       uint64_t now_usec)
+void serve_end(struct serve *v, struct stream *s, uint32_t status, uint32_t finish,
+	       const char *text, uint64_t now_usec)
 {
 	struct kvd_msg_end m = {
-		.m = { .type = KVD_M_END, .size = sizeof(m), .seq = s->request.head.m.seq, .status = status },
+		.m = { .type = KVD_M_END,
+		       .size = sizeof(m),
+		       .seq = s->request.head.m.seq,
+		       .status = status },
 		.finish = finish,
 	};
 	const struct session *q = s->session;
@@ -224,8 +230,8 @@ void serve_end(struct serve *v, struct stream *s, uint32_t status, uint32_t fini
 	m.prompt_tokens = s->totals.prompt_tokens;
 	m.cached_tokens = s->totals.cached_tokens;
 	snprintf(m.text, sizeof(m.text), "%s", text ? text : "");
-	log_debug("end client=%u status=%u finish=%u prompt=%u cached=%u completion=%u usec=%llu", s->client,
-		  status, finish, m.prompt_tokens, m.cached_tokens, m.completion_tokens,
+	log_debug("end client=%u status=%u finish=%u prompt=%u cached=%u completion=%u usec=%llu",
+		  s->client, status, finish, m.prompt_tokens, m.cached_tokens, m.completion_tokens,
 		  (unsigned long long)m.total_usec);
 	if (s->slot != SERVE_NO_SLOT)
 		kvlink_close(v->link, s->slot);
@@ -258,8 +264,8 @@ void serve_accept(struct serve *v, const struct kvd_engine_client *client, uint6
 	if (v->n_active == SERVE_STREAMS_MAX || tenant == SCHED_NONE || v->draining) {
 		/* closed without a word: libkvd asks another engine */
 		struct kvd_msg_client_gone gone = { .client = client->client };
-		log_warning("stream refused client=%u streams=%u draining=%d", client->client, v->n_active,
-			    v->draining);
+		log_warning("stream refused client=%u streams=%u draining=%d", client->client,
+			    v->n_active, v->draining);
 		if (tenant != SCHED_NONE)
 			sched_tenant_put(v->sched, tenant);
 		close(client->fd);
@@ -288,7 +294,8 @@ static void replay(struct serve *v, struct stream *s)
 	for (uint32_t i = 0; i < s->request.head.n_resume && !s->session->finish; i++) {
 		int32_t id = (int32_t)request_resume_id(&s->request, i);
 		int n = tokenizer_piece(v->prompts->tokenizer, id, piece, sizeof(piece), false);
-		session_accept(s->session, id, piece, n > 0 ? (uint32_t)n : 0, false, text, &n_text);
+		session_accept(s->session, id, piece, n > 0 ? (uint32_t)n : 0, false, text,
+			       &n_text);
 	}
 }
 
@@ -301,16 +308,19 @@ static void on_complete(struct serve *v, struct stream *s, uint64_t now_usec)
 
 	text = request_text(&s->request, &n_text);
 	if (n_text / BYTES_A_TOKEN_MAX > v->n_ctx) {
-		snprintf(err, sizeof(err), "the prompt has %zu bytes, far more than the context of %u tokens; "
-			 "shorten it", n_text, v->n_ctx);
+		snprintf(err, sizeof(err),
+			 "the prompt has %zu bytes, far more than the context of %u tokens; "
+			 "shorten it",
+			 n_text, v->n_ctx);
 		serve_end(v, s, KVD_S_CONTEXT, KVD_FINISH_ERROR, err, now_usec);
 		return;
 	}
-	r = prompt_encode(v->prompts, text, n_text, s->request.head.raw, v->prompt_ids, v->n_ctx, &n_ids, err,
-			  sizeof(err));
+	r = prompt_encode(v->prompts, text, n_text, s->request.head.raw, v->prompt_ids, v->n_ctx,
+			  &n_ids, err, sizeof(err));
 	if (r == 0)
-		r = session_new(&s->request, v->prompt_ids, n_ids > UINT32_MAX ? UINT32_MAX : (uint32_t)n_ids,
-				v->n_ctx, v->n_vocab, &s->session, err, sizeof(err));
+		r = session_new(&s->request, v->prompt_ids,
+				n_ids > UINT32_MAX ? UINT32_MAX : (uint32_t)n_ids, v->n_ctx,
+				v->n_vocab, &s->session, err, sizeof(err));
 	if (r != 0) {
 		serve_end(v, s, (uint32_t)r, KVD_FINISH_ERROR, err, now_usec);
 		return;
@@ -343,11 +353,13 @@ static void on_packet(struct serve *v, struct stream *s, size_t size, uint64_t n
 		break;
 	case REQUEST_COMPLETE:
 		if (s->request.head.deadline_ms)
-			s->deadline_usec = s->received_usec + s->request.head.deadline_ms * UINT64_C(1000);
+			s->deadline_usec =
+				s->received_usec + s->request.head.deadline_ms * UINT64_C(1000);
 		on_complete(v, s, now_usec);
 		break;
 	case REQUEST_CANCEL:
-		serve_end(v, s, KVD_S_CANCELLED, KVD_FINISH_CANCEL, "cancelled by the client", now_usec);
+		serve_end(v, s, KVD_S_CANCELLED, KVD_FINISH_CANCEL, "cancelled by the client",
+			  now_usec);
 		break;
 	case REQUEST_REFUSED:
 		log_info("request refused client=%u status=%u", s->client, status);
@@ -373,7 +385,8 @@ static void read_stream(struct serve *v, struct stream *s, uint64_t now_usec)
 		if (n <= 0) {
 			drop(v, s, n == 0 ? "client hung up" : strerror(errno));
 		} else if (n > KVD_MSG_MAX) {
-			serve_end(v, s, KVD_S_PROTOCOL, KVD_FINISH_ERROR, "a packet above 65536 bytes", now_usec);
+			serve_end(v, s, KVD_S_PROTOCOL, KVD_FINISH_ERROR,
+				  "a packet above 65536 bytes", now_usec);
 		} else {
 			on_packet(v, s, (size_t)n, now_usec);
 		}
@@ -405,12 +418,15 @@ static void check_time(struct serve *v, struct stream *s, uint64_t now_usec)
 				  "the client read nothing for 30 seconds", now_usec);
 		log_info("slow reader closed client=%u", s->client);
 		drop(v, s, "slow reader");
-	} else if (s->deadline_usec && s->state != STREAM_LINGERING && now_usec >= s->deadline_usec) {
-		serve_end(v, s, KVD_S_DEADLINE, KVD_FINISH_ERROR, "the request's deadline passed", now_usec);
+	} else if (s->deadline_usec && s->state != STREAM_LINGERING &&
+		   now_usec >= s->deadline_usec) {
+		serve_end(v, s, KVD_S_DEADLINE, KVD_FINISH_ERROR, "the request's deadline passed",
+			  now_usec);
 	} else if (s->state == STREAM_READING && now_usec >= s->patience_usec) {
 		serve_end(v, s, KVD_S_DEADLINE, KVD_FINISH_ERROR,
 			  "the request was not complete within 30 seconds", now_usec);
-	} else if (s->state == STREAM_LINGERING && !s->blocked_usec && now_usec >= s->patience_usec) {
+	} else if (s->state == STREAM_LINGERING && !s->blocked_usec &&
+		   now_usec >= s->patience_usec) {
 		drop(v, s, "client stayed after END");
 	}
 }
@@ -450,7 +466,8 @@ uint64_t serve_next_usec(const struct serve *v)
 			mine = s->blocked_usec + SLOW_USEC + 1;
 		if (s->deadline_usec && s->state != STREAM_LINGERING && s->deadline_usec < mine)
 			mine = s->deadline_usec;
-		if ((s->state == STREAM_READING || (s->state == STREAM_LINGERING && !s->blocked_usec)) &&
+		if ((s->state == STREAM_READING ||
+		     (s->state == STREAM_LINGERING && !s->blocked_usec)) &&
 		    s->patience_usec < mine)
 			mine = s->patience_usec;
 		if (mine < next)
@@ -466,7 +483,8 @@ struct stream *serve_next_waiting(struct serve *v)
 	for (uint32_t i = 0; i < v->n_active; i++) {
 		struct stream *s = &v->streams[v->active[i]];
 		if (s->state == STREAM_WAITING &&
-		    (!best || sched_before(v->sched, s->tenant, s->ticket, best->tenant, best->ticket)))
+		    (!best ||
+		     sched_before(v->sched, s->tenant, s->ticket, best->tenant, best->ticket)))
 			best = s;
 	}
 	return best;

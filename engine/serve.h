@@ -42,11 +42,11 @@ struct stream {
 	struct session *session;   /* WAITING, RUNNING */
 	uint64_t received_usec;    /* the request's first packet */
 	uint64_t deadline_usec;    /* of the request; 0: none */
-	uint64_t patience_usec;    /* READING: request complete by then; LINGERING: client gone by then */
+	uint64_t patience_usec;    /* READING: complete by then; LINGERING: client gone by then */
 	uint64_t blocked_usec;     /* since when the client's socket is full; 0: it is not */
 	bool started;              /* STARTED was sent */
 	bool more;                 /* not read to its end in the last turn */
-	uint8_t *pending;          /* (n_pending) packets the socket would not take, each after a u32 length */
+	uint8_t *pending;          /* (n_pending) packets not yet taken, each after a u32 length */
 	uint32_t n_pending;
 	struct kvd_msg_client_gone totals;
 };
@@ -105,10 +105,10 @@ void serve_count(const struct serve *v, uint32_t *ret_running, uint32_t *ret_wai
 
 /* Tell the client.  A stream that ends here is LINGERING afterwards and has no session. */
 void serve_started(struct serve *v, struct stream *s, uint32_t n_cached, uint64_t now_usec);
-void serve_tokens(struct serve *v, struct stream *s, const int32_t *ids, uint32_t n_ids, const char *text,
-		  uint32_t n_text, uint64_t now_usec);
+void serve_tokens(struct serve *v, struct stream *s, const int32_t *ids, uint32_t n_ids,
+		  const char *text, uint32_t n_text, uint64_t now_usec);
 /* status  KVD_S_*; finish KVD_FINISH_*; text: the sentence where status is not OK */
-void serve_end(struct serve *v, struct stream *s, uint32_t status, uint32_t finish, const char *text,
-	       uint64_t now_usec);
+void serve_end(struct serve *v, struct stream *s, uint32_t status, uint32_t finish,
+	       const char *text, uint64_t now_usec);
 
 #endif

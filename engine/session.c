@@ -22,17 +22,23 @@ static uint32_t room_for(const struct request *r, uint32_t n_prompt, uint32_t n_
 {
 	uint32_t room = n_ctx - n_prompt;
 
-	return r->head.max_tokens && r->head.max_tokens < room ? n_prompt + r->head.max_tokens : n_ctx;
+	return r->head.max_tokens && r->head.max_tokens < room ? n_prompt + r->head.max_tokens
+							       : n_ctx;
 }
 
-static int refuse_context(uint32_t n_prompt, uint32_t n_resume, uint32_t n_ctx, char *err, size_t errlen)
+static int refuse_context(uint32_t n_prompt, uint32_t n_resume, uint32_t n_ctx, char *err,
+			  size_t errlen)
 {
 	if (n_resume)
-		snprintf(err, errlen, "the prompt has %u tokens and %u were generated, the context holds %u; "
-			 "see kvengine --ctx", n_prompt, n_resume, n_ctx);
+		snprintf(err, errlen,
+			 "the prompt has %u tokens and %u were generated, the context holds %u; "
+			 "see kvengine --ctx",
+			 n_prompt, n_resume, n_ctx);
 	else
-		snprintf(err, errlen, "the prompt has %u tokens, the context holds %u and the answer needs at "
-			 "least one; shorten the prompt or see kvengine --ctx", n_prompt, n_ctx);
+		snprintf(err, errlen,
+			 "the prompt has %u tokens, the context holds %u and the answer needs at "
+			 "least one; shorten the prompt or see kvengine --ctx",
+			 n_prompt, n_ctx);
 	return KVD_S_CONTEXT;
 }
 
@@ -51,14 +57,15 @@ int session_new(const struct request *r, const int32_t *prompt, uint32_t n_promp
 		return refuse_context(n_prompt, n_resume, n_ctx, err, errlen);
 	for (uint32_t i = 0; i < n_resume; i++)
 		if (request_resume_id(r, i) >= n_vocab) {
-			snprintf(err, errlen, "resumed token %u is %u; the model's ids end at %u", i,
-				 request_resume_id(r, i), n_vocab - 1);
+			snprintf(err, errlen, "resumed token %u is %u; the model's ids end at %u",
+				 i, request_resume_id(r, i), n_vocab - 1);
 			return KVD_S_BAD_REQUEST;
 		}
 	n_max = room_for(r, n_prompt, n_ctx);
 	if (n_max < n_prompt + n_resume)
 		n_max = n_prompt + n_resume;
-	s = calloc(1, sizeof(*s) + (penalty ? n_words * sizeof(uint64_t) : 0) + n_max * sizeof(int32_t));
+	s = calloc(1, sizeof(*s) + (penalty ? n_words * sizeof(uint64_t) : 0) +
+			      n_max * sizeof(int32_t));
 	if (!s) {
 		snprintf(err, errlen, "the engine has no memory for %u tokens", n_max);
 		return KVD_S_LIMIT;
@@ -134,7 +141,8 @@ static uint32_t maybe_stop(const struct session *s, const char *text, uint32_t n
 }
 
 /* Pass text through the stop strings.  last: nothing more comes, hold nothing back. */
-static uint32_t release(struct session *s, const char *text, uint32_t n_text, bool last, char *ret_text)
+static uint32_t release(struct session *s, const char *text, uint32_t n_text, bool last,
+			char *ret_text)
 {
 	uint32_t n = s->n_held + n_text, stop_at, keep;
 

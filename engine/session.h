@@ -36,7 +36,7 @@ struct session {
 	uint64_t received_usec, first_usec, last_usec;
 	uint32_t intervals[SESSION_INTERVALS];
 	uint32_t n_intervals;          /* all so far; the newest SESSION_INTERVALS are kept */
-	uint64_t *seen;                /* (ceil(n_vocab / 64)) bit set of ids; NULL: no penalty asked */
+	uint64_t *seen;                /* (n_vocab / 64, rounded up) bit set of ids, or NULL */
 	int32_t *tokens;               /* (n_max) */
 };
 

@@ -35,7 +35,8 @@ int step_room_init(struct step_room *r, uint32_t n_slots, uint32_t max_pages, ui
 	for (size_t i = 0; i < sizeof(bytes) / sizeof(bytes[0]); i++)
 		r->memory_bytes += bytes[i];
 	/* touched now: the engine's own memory does not grow while it serves */
-	at = mmap(NULL, r->memory_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+	at = mmap(NULL, r->memory_bytes, PROT_READ | PROT_WRITE,
+		  MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
 	if (at == MAP_FAILED)
 		return -errno;
 	r->memory = at;
@@ -56,7 +57,8 @@ void step_room_deinit(struct step_room *r)
 }
 
 /* kvd said no for good.  Where it only wants no more from us, another engine may serve. */
-static void tell_refusal(struct engine *e, struct stream *s, const struct kvlink_slot *slot, uint64_t now_usec)
+static void tell_refusal(struct engine *e, struct stream *s, const struct kvlink_slot *slot,
+			 uint64_t now_usec)
 {
 	char text[240];
 
@@ -65,16 +67,20 @@ static void tell_refusal(struct engine *e, struct stream *s, const struct kvlink
 		serve_drop(&e->serve, s, "kvd is draining this engine");
 		return;
 	case KVD_S_TOO_LARGE:
-		snprintf(text, sizeof(text), "%u tokens need %u pages, this pool can give at most %u; shorten the "
-			 "prompt or enlarge kvd's --pool", slot->n_tokens, slot->need_pages, slot->have_pages);
+		snprintf(text, sizeof(text),
+			 "%u tokens need %u pages, this pool can give at most %u; shorten the "
+			 "prompt or enlarge kvd's --pool",
+			 slot->n_tokens, slot->need_pages, slot->have_pages);
 		break;
 	case KVD_S_TENANT_MAX:
-		snprintf(text, sizeof(text), "%u tokens need %u pages, the tenant's max leaves it %u; shorten the "
-			 "prompt or raise max", slot->n_tokens, slot->need_pages, slot->have_pages);
+		snprintf(text, sizeof(text),
+			 "%u tokens need %u pages, the tenant's max leaves it %u; shorten the "
+			 "prompt or raise max",
+			 slot->n_tokens, slot->need_pages, slot->have_pages);
 		break;
 	default:
-		snprintf(text, sizeof(text), "kvd refused the sequence of %u tokens: status %u", slot->n_tokens,
-			 slot->failure);
+		snprintf(text, sizeof(text), "kvd refused the sequence of %u tokens: status %u",
+			 slot->n_tokens, slot->failure);
 	}
 	serve_end(&e->serve, s, slot->failure, KVD_FINISH_ERROR, text, now_usec);
 }
@@ -88,7 +94,8 @@ static void start_waiting(struct engine *e)
 		s = serve_next_waiting(&e->serve);
 		if (!s)
 			return;
-		kvlink_open(&e->link, i, s->client, s->session->flags & KVD_REQ_PRIVATE ? KVD_OPEN_PRIVATE : 0,
+		kvlink_open(&e->link, i, s->client,
+			    s->session->flags & KVD_REQ_PRIVATE ? KVD_OPEN_PRIVATE : 0,
 			    s->session->tokens, s->session->n_known, s->session->n_max);
 		s->slot = i;
 		s->state = STREAM_RUNNING;
@@ -146,7 +153,8 @@ static uint32_t lay_out(struct engine *e, uint32_t n_runs, uint32_t *ret_n_rows)
 		uint32_t end = run.start + run.count;
 		uint32_t *table = r->tables + (size_t)kept * e->max_pages;
 		const int32_t *tokens = kvd_engine_tokens(e->kvd, run.slot);
-		if (!kvlink_copy_table(&e->link, run.slot, (end + KVD_PAGE_TOKENS - 1) / KVD_PAGE_TOKENS, table))
+		if (!kvlink_copy_table(&e->link, run.slot,
+				       (end + KVD_PAGE_TOKENS - 1) / KVD_PAGE_TOKENS, table))
 			continue;
 		for (uint32_t pos = run.start; pos < end; pos++)
 			r->rows[n_rows++] = (struct step_row){ tokens[pos], pos, (uint16_t)kept,
@@ -187,8 +195,9 @@ static void fail_runs(struct engine *e, uint32_t n_runs, int error)
 {
 	log_error("forward pass failed error=%s", strerror(-error));
 	for (uint32_t i = 0; i < n_runs; i++)
-		serve_end(&e->serve, e->owners[e->room.runs[i].slot], KVD_S_INTERNAL, KVD_FINISH_ERROR,
-			  "the engine's forward pass failed; see its log", engine_now_usec());
+		serve_end(&e->serve, e->owners[e->room.runs[i].slot], KVD_S_INTERNAL,
+			  KVD_FINISH_ERROR, "the engine's forward pass failed; see its log",
+			  engine_now_usec());
 }
 
 int step_run(struct engine *e, bool *ret_ran)
@@ -202,7 +211,9 @@ int step_run(struct engine *e, bool *ret_ran)
 		return 0;
 	kvd_step_begin(e->kvd);
 	n_runs = lay_out(e, n_runs, &n_rows);
-	r = n_runs ? forward_step(e->forward, &e->kv, room->step_seqs, n_runs, room->rows, n_rows, room->logits) : 0;
+	r = n_runs ? forward_step(e->forward, &e->kv, room->step_seqs, n_runs, room->rows, n_rows,
+				  room->logits)
+		   : 0;
 	kvd_step_end(e->kvd);
 	if (r < 0) {
 		fail_runs(e, n_runs, r);
@@ -211,7 +222,8 @@ int step_run(struct engine *e, bool *ret_ran)
 	*ret_ran = n_runs > 0;
 	sched_charge(&e->sched, room->seqs, room->runs, n_runs);
 	for (uint32_t i = 0; i < n_runs; i++)
-		kvlink_computed(&e->link, room->runs[i].slot, room->runs[i].start + room->runs[i].count);
+		kvlink_computed(&e->link, room->runs[i].slot,
+				room->runs[i].start + room->runs[i].count);
 	pumped = kvlink_pump(&e->link);
 	for (uint32_t i = 0; i < n_runs; i++)
 		if (room->runs[i].want_logits)

@@ -63,12 +63,13 @@ static int parse_ids(const char *path, const char *text, size_t n, uint32_t n_vo
 		while (at < n && text[at] >= '0' && text[at] <= '9' && at - start < 10)
 			id = id * 10 + (uint64_t)(text[at++] - '0');
 		if (at == start) {
-			snprintf(err, errlen, "%s: byte %zu is not part of a list of token ids", path, at);
+			snprintf(err, errlen, "%s: byte %zu is not part of a list of token ids",
+				 path, at);
 			return -EINVAL;
 		}
 		if (id >= n_vocab) {
-			snprintf(err, errlen, "%s: token %zu is %llu; the model's ids end at %u", path, n_ids,
-				 (unsigned long long)id, n_vocab - 1);
+			snprintf(err, errlen, "%s: token %zu is %llu; the model's ids end at %u",
+				 path, n_ids, (unsigned long long)id, n_vocab - 1);
 			return -EINVAL;
 		}
 		ids[n_ids++] = (int32_t)id;
@@ -77,8 +78,8 @@ static int parse_ids(const char *path, const char *text, size_t n, uint32_t n_vo
 	return 0;
 }
 
-int text_file_tokens(const char *path, uint32_t n_vocab, int32_t **ret_tokens, size_t *ret_n, char *err,
-		     size_t errlen)
+int text_file_tokens(const char *path, uint32_t n_vocab, int32_t **ret_tokens, size_t *ret_n,
+		     char *err, size_t errlen)
 {
 	char *text;
 	size_t n;
@@ -102,8 +103,8 @@ int text_file_tokens(const char *path, uint32_t n_vocab, int32_t **ret_tokens, s
 	return r;
 }
 
-int text_file_encode(const char *path, const struct tokenizer *t, int32_t **ret_tokens, size_t *ret_n,
-		     char *err, size_t errlen)
+int text_file_encode(const char *path, const struct tokenizer *t, int32_t **ret_tokens,
+		     size_t *ret_n, char *err, size_t errlen)
 {
 	char *text;
 	size_t n, room;
@@ -114,7 +115,8 @@ int text_file_encode(const char *path, const struct tokenizer *t, int32_t **ret_
 		return r;
 	room = TOKENIZER_IDS_ROOM(n);
 	ids = malloc(room * sizeof(*ids));
-	r = ids ? tokenizer_encode(t, text, n, tokenizer_adds_bos(t) ? TOKENIZER_ADD_BOS : 0, ids, room, ret_n)
+	r = ids ? tokenizer_encode(t, text, n, tokenizer_adds_bos(t) ? TOKENIZER_ADD_BOS : 0, ids,
+				   room, ret_n)
 		: -ENOMEM;
 	free(text);
 	if (r < 0) {

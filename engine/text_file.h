@@ -11,11 +11,11 @@
  * ret_tokens  (*ret_n) owned by the caller, free() it; untouched on failure
  * err         one sentence naming the file and the place
  * Returns     0 or -errno; -EINVAL for an id of n_vocab or more, or anything that is no number */
-int text_file_tokens(const char *path, uint32_t n_vocab, int32_t **ret_tokens, size_t *ret_n, char *err,
-		     size_t errlen);
+int text_file_tokens(const char *path, uint32_t n_vocab, int32_t **ret_tokens, size_t *ret_n,
+		     char *err, size_t errlen);
 
 /* A text, tokenised whole; the BOS token first where the vocabulary asks for it. */
-int text_file_encode(const char *path, const struct tokenizer *t, int32_t **ret_tokens, size_t *ret_n,
-		     char *err, size_t errlen);
+int text_file_encode(const char *path, const struct tokenizer *t, int32_t **ret_tokens,
+		     size_t *ret_n, char *err, size_t errlen);
 
 #endif

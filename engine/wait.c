@@ -2,8 +2,8 @@
  *
  * io_uring: one multishot POLL_ADD a descriptor (user_data = tag), one single-shot POLLOUT when
  * asked for (user_data = tag | WRITE_BIT).  A multishot poll that the kernel ends (no F_MORE) is
- * armed again at once.  Cancelled polls answer with user_data 0, which nobody owns; completions of a
- * tag that was removed find no watch and are dropped (tags are never used twice).
+ * armed again at once.  Cancelled polls answer with user_data 0, which nobody owns; completions of
+ * a tag that was removed find no watch and are dropped (tags are never used twice).
  * epoll: edge-triggered; POLLOUT is armed for one event by EPOLL_CTL_MOD. */
 #include "engine/wait.h"
 
@@ -35,8 +35,8 @@ struct wait {
 int wait_new(struct wait **ret)
 {
 	struct io_uring_params params = {
-		.flags = IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_SINGLE_ISSUER |
-			 IORING_SETUP_CQSIZE,
+		.flags = IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG |
+			 IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_CQSIZE,
 		.cq_entries = 4096,
 	};
 	struct wait *w = calloc(1, sizeof(*w));
@@ -135,7 +135,8 @@ int wait_add(struct wait *w, int fd, uint64_t tag)
 	int r;
 
 	if (!w->uring) {
-		struct epoll_event event = { .events = EPOLLIN | EPOLLRDHUP | EPOLLET, .data.u64 = tag };
+		struct epoll_event event = { .events = EPOLLIN | EPOLLRDHUP | EPOLLET,
+					     .data.u64 = tag };
 		return epoll_ctl(w->epoll_fd, EPOLL_CTL_ADD, fd, &event) == 0 ? 0 : -errno;
 	}
 	r = remember(w, fd, tag);
@@ -173,7 +174,7 @@ void wait_remove(struct wait *w, int fd, uint64_t tag)
 	for (int i = 0; i < 2; i++) {
 		struct io_uring_sqe *sqe = get_sqe(w);
 		if (!sqe)
-			return;    /* the poll ends with the descriptor's last close; its tag is unknown now */
+			return; /* the poll ends with the descriptor; its tag is unknown now */
 		io_uring_prep_poll_remove(sqe, i ? tag | WRITE_BIT : tag);
 		io_uring_sqe_set_data64(sqe, 0);
 	}
@@ -181,7 +182,8 @@ void wait_remove(struct wait *w, int fd, uint64_t tag)
 	io_uring_submit(&w->ring);
 }
 
-static int wait_epoll(struct wait *w, uint64_t timeout_usec, struct wait_event *ret_events, uint32_t max)
+static int wait_epoll(struct wait *w, uint64_t timeout_usec, struct wait_event *ret_events,
+		      uint32_t max)
 {
 	struct epoll_event events[64];
 	int timeout_ms = timeout_usec == UINT64_MAX ? -1 : timeout_usec > 3600000000u ? 3600000 :
@@ -210,8 +212,8 @@ static bool take_cqe(struct wait *w, const struct io_uring_cqe *cqe, struct wait
 	if (!watch)
 		return false;
 	*ret = (struct wait_event){ tag, cqe->user_data & WRITE_BIT ? WAIT_WRITE : WAIT_READ };
-	if (!(cqe->user_data & WRITE_BIT) && !(cqe->flags & IORING_CQE_F_MORE) && cqe->res != -ECANCELED &&
-	    arm(w, watch->fd, tag) != 0)
+	if (!(cqe->user_data & WRITE_BIT) && !(cqe->flags & IORING_CQE_F_MORE) &&
+	    cqe->res != -ECANCELED && arm(w, watch->fd, tag) != 0)
 		return true;       /* the reader finds the hang-up itself */
 	return true;
 }
@@ -228,8 +230,10 @@ int wait_for(struct wait *w, uint64_t timeout_usec, struct wait_event *ret_event
 		io_uring_submit(&w->ring);
 	if (io_uring_peek_cqe(&w->ring, &cqe) != 0 && timeout_usec) {
 		struct __kernel_timespec time = { .tv_sec = (long long)(timeout_usec / 1000000),
-						  .tv_nsec = (long long)(timeout_usec % 1000000) * 1000 };
-		r = io_uring_wait_cqe_timeout(&w->ring, &cqe, timeout_usec == UINT64_MAX ? NULL : &time);
+						  .tv_nsec = (long long)(timeout_usec % 1000000) *
+							     1000 };
+		r = io_uring_wait_cqe_timeout(&w->ring, &cqe,
+					      timeout_usec == UINT64_MAX ? NULL : &time);
 		if (r < 0 && r != -ETIME && r != -EINTR)
 			return r;
 	}

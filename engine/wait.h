@@ -19,7 +19,7 @@ struct wait_event {
 
 struct wait;
 
-/* Returns 0 or -errno.  Without io_uring (refused, or KVD_NO_IO_URING in the environment) it is epoll. */
+/* Returns 0 or -errno.  It is epoll where io_uring is refused or KVD_NO_IO_URING is set. */
 int wait_new(struct wait **ret);
 void wait_free(struct wait *w);
 bool wait_is_uring(const struct wait *w);

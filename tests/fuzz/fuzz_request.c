@@ -40,10 +40,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 			if (session_new(&r, prompt, 2, 64, 300, &s, err, sizeof(err)) != 0)
 				break;
 			for (uint32_t i = 0; i < r.head.n_resume && !s->finish; i++)
-				session_accept(s, (int32_t)request_resume_id(&r, i), "r\xc3", 2, false, text, &n_text);
+				session_accept(s, (int32_t)request_resume_id(&r, i), "r\xc3", 2,
+					       false, text, &n_text);
 			while (!s->finish) {
 				char piece = (char)s->n_known;
-				session_accept(s, piece & 0x7f, &piece, 1, s->n_known == 50, text, &n_text);
+				session_accept(s, piece & 0x7f, &piece, 1, s->n_known == 50, text,
+					       &n_text);
 				assert(n_text <= SESSION_TEXT_MAX);
 			}
 			session_free(s);

@@ -266,7 +266,8 @@ START_TEST(a_full_ring_only_delays)
 	open_with_four_cached();
 	kvlink_computed(&link_, 1, 96);
 	for (int i = 0; i < RING; i++)
-		ck_assert_int_eq(kvd_engine_submit(&engine, &(struct kvd_sqe){ .verb = KVD_SEQ_PARK }), 0);
+		ck_assert_int_eq(
+			kvd_engine_submit(&engine, &(struct kvd_sqe){ .verb = KVD_SEQ_PARK }), 0);
 	ck_assert_int_eq(kvlink_pump(&link_), 0);
 	ck_assert_uint_eq(link_.slots[1].n_sealed, 4);
 	comp.sq_head += RING;

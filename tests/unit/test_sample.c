@@ -95,7 +95,8 @@ static int descending(const void *a, const void *b)
 	return x[0] != y[0] ? (x[0] < y[0] ? 1 : -1) : x[1] < y[1] ? -1 : 1;
 }
 
-static void allowed_by_definition(const struct sample_options *o, const float *logits, double *ret_p)
+static void allowed_by_definition(const struct sample_options *o, const float *logits,
+				  double *ret_p)
 {
 	static double sorted[N][2];
 	double sum = 0, reached = 0, best;
@@ -135,7 +136,11 @@ START_TEST(filters_follow_their_definitions)
 		{ .temperature = 0.3f, .top_p = 0.5f, .repeat_penalty = 1 },
 		{ .temperature = 30, .top_p = 0.999f, .repeat_penalty = 1 },
 		{ .temperature = 1, .top_p = 1, .min_p = 0.1f, .repeat_penalty = 1 },
-		{ .temperature = 2, .top_p = 0.8f, .min_p = 0.05f, .top_k = 100, .repeat_penalty = 1 },
+		{ .temperature = 2,
+		  .top_p = 0.8f,
+		  .min_p = 0.05f,
+		  .top_k = 100,
+		  .repeat_penalty = 1 },
 		{ .temperature = 1, .top_p = 1, .top_k = 1, .repeat_penalty = 1 },
 	};
 	static float logits[N];

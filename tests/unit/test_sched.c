@@ -42,9 +42,11 @@ START_TEST(decode_goes_first_and_prefill_fills_the_budget)
 	put(9, 0, 40, 41);
 	n = sched_plan(&sched, seqs, SLOTS, runs);
 	ck_assert_uint_eq(n, 3);
-	ck_assert(runs[0].slot == 5 && runs[0].start == 99 && runs[0].count == 1 && runs[0].want_logits);
+	ck_assert(runs[0].slot == 5 && runs[0].start == 99 && runs[0].count == 1 &&
+		  runs[0].want_logits);
 	ck_assert(runs[1].slot == 9 && runs[1].want_logits);
-	ck_assert(runs[2].slot == 0 && runs[2].start == 0 && runs[2].count == 112 && !runs[2].want_logits);
+	ck_assert(runs[2].slot == 0 && runs[2].start == 0 && runs[2].count == 112 &&
+		  !runs[2].want_logits);
 	ck_assert_uint_le(rows(n), sched.rows_max);
 }
 END_TEST

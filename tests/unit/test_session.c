@@ -145,7 +145,8 @@ static int make(const struct byte_request *b, uint32_t n_ctx, struct session **r
 	ck_assert_int_eq(send_data(&r, "x", 1), n ? REQUEST_MORE : REQUEST_COMPLETE);
 	for (size_t i = 0; i < n; i++) {
 		uint32_t id = (uint8_t)b->resume[i];
-		ck_assert_int_eq(send_data(&r, &id, 4), i + 1 < n ? REQUEST_MORE : REQUEST_COMPLETE);
+		ck_assert_int_eq(send_data(&r, &id, 4),
+				 i + 1 < n ? REQUEST_MORE : REQUEST_COMPLETE);
 	}
 	result = session_new(&r, prompt, 3, n_ctx, 257, ret, err, sizeof(err));
 	request_reset(&r);
