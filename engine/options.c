@@ -36,7 +36,7 @@ const char options_help[] =
 "\n"
 "With --eval: n_tokens ids were read; nll is the sum of -ln p(token | tokens before it) over the\n"
 "n_tokens - 1 tokens that have one before them, ppl = exp(nll / (n_tokens - 1)); argmax and top\n"
-"have an entry for each position, logits_hash covers them all.  --tokens reads decimal ids; --text is\n"
+"have an entry for each position, logits_hash covers all.  --tokens reads decimal ids; --text is\n"
 "tokenised, BOS first where the file asks for it.  --logits-out writes f32 (n_tokens, n_vocab).\n"
 "\n"
 "On SIGTERM running answers get 5 seconds to end; the others go on in another engine.\n";

@@ -26,8 +26,8 @@ START_TEST(all_options_are_taken)
 {
 	ck_assert_int_eq(
 		parse("--model m.gguf --name a --ctx 512 --threads=2 --max-seqs 8 --kv-format bf16 "
-		      "--device host --socket /s --served-as m --chunk 7 --log-level debug --isa avx2 "
-		      "--spin 0"),
+		      "--device host --socket /s --served-as m --chunk 7 --log-level debug "
+		      "--isa avx2 --spin 0"),
 		0);
 	ck_assert_int_eq(o.action, OPTIONS_SERVE);
 	ck_assert_str_eq(o.model, "m.gguf");
