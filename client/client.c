@@ -106,8 +106,10 @@ int kvd_query(struct kvd_connection *c, enum kvd_query what, const char *argumen
 				sizeof(query.argument) - 1);
 	if (argument)
 		memcpy(query.argument, argument, strlen(argument));
-	int r = kvd_connection_call(c, &query.m, NULL, 0, &waiter,
-				    kvd_clock_usec() + KVD_CALL_USEC);
+	int r = kvd_connection_ready(c);
+	if (r == 0)
+		r = kvd_connection_call(c, &query.m, NULL, 0, &waiter,
+					kvd_clock_usec() + KVD_CALL_USEC);
 	if (r != 0)
 		return r;
 	r = query_map(c, rows, waiter.fds[0], row_bytes_min, ret_rows);

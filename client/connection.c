@@ -287,3 +287,12 @@ int kvd_connection_open(struct kvd_connection *c)
 		kvd_connection_down(c, r);
 	return r;
 }
+
+int kvd_connection_ready(struct kvd_connection *c)
+{
+	if (c->state == KVD_CONNECTION_READY)
+		(void)kvd_connection_dispatch(c);
+	if (c->state == KVD_CONNECTION_GREETING)
+		kvd_connection_down(c, -ENOTCONN);
+	return c->state == KVD_CONNECTION_READY ? 0 : kvd_connection_open(c);
+}

@@ -65,7 +65,9 @@ int kvd_connection_new(enum kvd_role role, const char *path, const char *program
 		       const char *tenant, struct kvd_connection **ret);
 /* Connect and greet, waiting 5 s at most. */
 int kvd_connection_open(struct kvd_connection *c);
-/* The same without waiting: connect and send HELLO; kvd_connection_dispatch() does the rest.
+/* Be READY: look whether kvd is still there and connect again if it was restarted meanwhile. */
+int kvd_connection_ready(struct kvd_connection *c);
+/* kvd_connection_open() without waiting: connect and send HELLO; kvd_connection_dispatch() does the rest.
  * Only when DOWN.  -EAGAIN: kvd's backlog is full, try again. */
 int kvd_connection_start(struct kvd_connection *c);
 

@@ -83,15 +83,8 @@ static int generate_open(struct kvd_stream *s, const char *model, const char *en
 {
 	struct kvd_connection *c = s->connection;
 	uint64_t deadline_usec = kvd_clock_usec() + wait_ms * 1000ull + KVD_CALL_USEC;
-	int r = 0;
+	int r = kvd_connection_ready(c);
 
-	/* kvd may have been restarted since the last stream. */
-	if (c->state == KVD_CONNECTION_READY)
-		(void)kvd_connection_dispatch(c);
-	if (c->state == KVD_CONNECTION_GREETING)
-		kvd_connection_down(c, -ENOTCONN);
-	if (c->state == KVD_CONNECTION_DOWN)
-		r = kvd_connection_open(c);
 	if (r == 0)
 		r = kvd_stream_open_post(s, model, engine, "", wait_ms);
 	if (r == 0)
@@ -137,6 +130,9 @@ int kvd_cancel(struct kvd_stream *s)
 	if (s->state == KVD_STREAM_ENDED || s->state == KVD_STREAM_FAILED)
 		return 0;
 	s->cancelled = true;
+	/* Half a request can only be taken back whole; the hang-up says it, kvd_next() makes the END. */
+	if (s->state == KVD_STREAM_SENDING)
+		kvd_stream_lose(s);
 	if (s->state == KVD_STREAM_LOST)
 		return 0;
 	int r = kvd_packet_send(s->fd, &cancel, sizeof(cancel), NULL, 0);

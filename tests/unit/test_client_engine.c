@@ -196,6 +196,21 @@ static void serve_full_ring(int listen_fd)
 	FAKE_EXPECT(fake_kvd_receive(control, packet) == 0);
 }
 
+#define ROUNDS 20000u
+
+/* Both sides sleep whenever there is nothing; a wake-up that is lost is a wait that times out. */
+static void serve_rounds(int listen_fd)
+{
+	int control = attach_peer(listen_fd, 0);
+	for (uint32_t i = 0; i < ROUNDS; i++) {
+		struct kvd_sqe sqe = take_sqe(control);
+		FAKE_EXPECT(sqe.verb == KVD_SEQ_GROW && sqe.user_data == i);
+		complete(control, &(struct kvd_cqe){ .verb = KVD_SEQ_GROW, .user_data = i });
+	}
+	while (fake_kvd_receive(control, packet) == 1)
+		;   /* the last doorbells */
+}
+
 static void serve_lie(int listen_fd)
 {
 	int control = attach_peer(listen_fd, 1 << 20);
@@ -370,6 +385,22 @@ START_TEST(full_ring_and_wrong_extent)
 }
 END_TEST
 
+START_TEST(no_wake_up_is_lost)
+{
+	struct kvd_engine *e;
+	fake_kvd_start(&fake, serve_rounds);
+	ck_assert_int_eq(attach(&e), 0);
+	for (uint32_t i = 0; i < ROUNDS; i++) {
+		struct kvd_sqe sqe = { .verb = KVD_SEQ_GROW, .user_data = i };
+		ck_assert_int_eq(kvd_engine_submit(e, &sqe), 0);
+		ck_assert_int_eq(kvd_engine_flush(e), 0);
+		ck_assert_uint_eq(completion(e).user_data, i);
+	}
+	kvd_engine_close(e);
+	ck_assert_int_eq(fake_kvd_finish(&fake), 0);
+}
+END_TEST
+
 START_TEST(refusals)
 {
 	struct kvd_engine *e;
@@ -395,6 +426,7 @@ int main(void)
 	tcase_add_test(tests, life_of_a_sequence);
 	tcase_add_test(tests, clients_and_weights);
 	tcase_add_test(tests, full_ring_and_wrong_extent);
+	tcase_add_test(tests, no_wake_up_is_lost);
 	tcase_add_test(tests, refusals);
 	suite_add_tcase(suite, tests);
 	SRunner *runner = srunner_create(suite);
