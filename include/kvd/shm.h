@@ -105,9 +105,11 @@ struct kvd_cqe {
 	uint32_t pad[8];
 };
 
+#ifndef __cplusplus
 _Static_assert(sizeof(struct kvd_sub_header) == 64, "layout");
 _Static_assert(sizeof(struct kvd_comp_header) == 64, "layout");
 _Static_assert(sizeof(struct kvd_sqe) == 64, "layout");
 _Static_assert(sizeof(struct kvd_cqe) == 64, "layout");
+#endif
 
 #endif
