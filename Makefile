@@ -15,7 +15,7 @@
 
 SAN ?=
 O := build$(if $(SAN),/$(SAN))
-CC := gcc
+CC := $(if $(filter fuzz,$(SAN)),clang,gcc)
 PKGS := liburing jansson libpcre2-8 libutf8proc inih libxxhash libsystemd
 WARN := -Wall -Wextra -Wshadow -Wvla -Wpointer-arith -Wstrict-prototypes -Wmissing-prototypes \
 	-Wno-unused-parameter -Wno-missing-field-initializers -Werror
@@ -25,7 +25,8 @@ BASE_CFLAGS := -std=gnu17 -g -O2 -fno-strict-aliasing -ffp-contract=off -fstack-
 SAN_asan := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -U_FORTIFY_SOURCE
 SAN_ubsan := -fsanitize=undefined -fno-sanitize-recover=undefined
 SAN_tsan := -fsanitize=thread
-SANFLAGS := $(if $(SAN),$(or $(SAN_$(SAN)),$(error SAN must be asan, ubsan or tsan)))
+SAN_fuzz := -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined -U_FORTIFY_SOURCE
+SANFLAGS := $(if $(SAN),$(or $(SAN_$(SAN)),$(error SAN must be asan, ubsan, tsan or fuzz)))
 # Asked once; where packages are still missing, `make demo` and `make check` install them and call make again.
 PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
 PKG_LIBS := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
@@ -103,6 +104,10 @@ $(UNITS): $(O)/tests/%: $(O)/obj/tests/unit/%.o $(ALL_LIBS); $(link)
 $(INTEGS): $(O)/tests/%: $(O)/obj/tests/integration/%.o $(ALL_LIBS); $(link)
 $(TOOLS): $(O)/tests/%: $(O)/obj/tests/tools/%.o $(ALL_LIBS); $(link)
 $(O)/fuzz/replay_%: $(O)/obj/tests/fuzz/fuzz_%.o $(O)/obj/tests/fuzz/replay.o $(ALL_LIBS); $(link)
+FUZZERS := $(patsubst tests/fuzz/fuzz_%.c,$(O)/fuzz/%,$(FUZZ_SRC))
+$(FUZZERS): $(O)/fuzz/%: $(O)/obj/tests/fuzz/fuzz_%.o $(ALL_LIBS)
+	$(call say,LD,$@)mkdir -p $(@D) && $(CC) -fsanitize=fuzzer,address,undefined $(LDFLAGS) -o $@ $(filter %.o,$^) \
+		-Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LDLIBS_ALL)
 .SECONDARY:
 
 .PHONY: units tools check check-run demo serve model bench
@@ -111,10 +116,11 @@ tools: $(TOOLS)
 
 check: ## install what is missing, build, run all tests
 	@tests/setup.sh
+	@tests/fetch_model.sh >/dev/null || echo "tests of the real model will be skipped"
 	@$(MAKE) --no-print-directory check-run
 
 check-run: $(BINS) $(SHARED) $(EXAMPLES) $(TOOLS) $(UNITS) $(INTEGS) $(REPLAYS)
-	@tests/run $(O) $(UNITS) $(INTEGS)
+	@tests/run $(O) $(UNITS) $(REPLAYS) $(INTEGS) --no-uring $(INTEGS)
 
 demo: ## install what is missing, build, run the main job on a real model
 	@tests/setup.sh
@@ -128,6 +134,17 @@ serve: ## the demo's host, left running until Ctrl-C
 
 model: ## fetch the real model once; prints its path
 	@tests/fetch_model.sh
+
+# Each target runs for FUZZ_SECONDS from its corpus; a finding stays in build/fuzz/X.
+FUZZ_SECONDS ?= 20
+.PHONY: fuzz fuzz-run
+fuzz: ## run each fuzz target for FUZZ_SECONDS (clang)
+	@tests/setup.sh clang libclang-rt-14-dev
+	@$(MAKE) --no-print-directory SAN=fuzz fuzz-run
+fuzz-run: $(FUZZERS)
+	@for f in $(FUZZERS); do n=$$(basename $$f); mkdir -p build/fuzz/$$n; echo "fuzz $$n"; \
+		$$f -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=2048 -artifact_prefix=build/fuzz/$$n/ \
+		build/fuzz/$$n tests/fuzz/corpus/$$n >build/fuzz/$$n.log 2>&1 || { tail -20 build/fuzz/$$n.log; exit 1; }; done
 
 # ---- installation: DESTDIR and PREFIX as everywhere ----
 PREFIX ?= /usr/local
