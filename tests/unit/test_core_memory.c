@@ -343,7 +343,7 @@ START_TEST(empty_extents_go_back)
 	world_tenant(w, "a", "", CORE_MERGE, 0);
 	uint32_t e = attach(w, "e0");
 	for (uint32_t i = 0; i < 4; i++)
-		world_open(w, e, i, 0, tokens + 1, 400, 450, KVD_OPEN_PRIVATE);
+		world_open(w, e, i, 0, tokens, 400, 450, KVD_OPEN_PRIVATE);
 	world_settle(w, true);
 	ck_assert_uint_eq(w->finished, 4);
 	/* one spare is kept for the engine */

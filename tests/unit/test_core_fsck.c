@@ -1,0 +1,267 @@
+/* test_core_fsck.c - the checker is checked: one field of a healthy book is changed at a time, and fsck
+ * must say so in the sentence meant for it; changed back, it must be silent again. */
+#include <stdio.h>
+#include "tests/lib/core_case.h"
+#include "kvd/core/parts.h"
+
+static char said[1 << 16];
+
+static void collect(void *arg, const char *problem)
+{
+	(void)arg;
+	if (strlen(said) + strlen(problem) + 2 < sizeof(said)) {
+		strcat(said, problem);
+		strcat(said, "\n");
+	}
+}
+
+static uint32_t fsck_run(const struct core *c)
+{
+	said[0] = 0;
+	return core_fsck(c, collect, NULL, NULL);
+}
+
+/* Change a field to a value, expect a sentence, change it back. */
+#define MUTATE(field, value, sentence) do { \
+	__typeof__(field) *field_ = (__typeof__(field) *)(uintptr_t)&(field); \
+	unsigned char old_[sizeof(*field_)]; \
+	__auto_type value_ = (value); \
+	memcpy(old_, field_, sizeof(old_)); \
+	memcpy((void *)(uintptr_t)field_, &value_, sizeof(old_)); \
+	uint32_t found_ = fsck_run(c); \
+	if (!found_ || !strstr(said, sentence)) \
+		ck_abort_msg("%s: fsck says %u problems:\n%s\nexpected: %s", #field, found_, said, sentence); \
+	memcpy((void *)(uintptr_t)field_, old_, sizeof(old_)); \
+	ck_assert_msg(!fsck_run(c), "after %s is restored: %s", #field, said); \
+	n_mutations++; \
+} while (0)
+
+static uint32_t n_mutations;
+
+/* A book with something of everything: two engines and a dead one, tenants that merged, an open page,
+ * cool pages, quarantined and retiring frames, a promise and its waiter, a queue. */
+static struct world *world_rich(void)
+{
+	int32_t tokens[WORLD_TOKENS];
+	struct world *w = world_new(12 * EXTENT, EXTENT, 1);
+	world_tenant(w, "a", "team", CORE_REUSE, 0);
+	world_tenant(w, "b", "team", CORE_REUSE, 0);
+	world_tenant(w, "m", "", CORE_MERGE, 0);
+	uint32_t e0 = attach(w, "e0"), e1 = attach(w, "e1"), e2 = attach(w, "e2");
+	tokens_fill(tokens, 1);
+	run_prompt(w, e0, 0, 0, tokens, 100, 0);
+	run_prompt(w, e0, 1, 2, tokens, 100, 0);
+	run_one(w, e0, 2, 1, tokens, 120);
+	tokens_fill(tokens, 2);
+	run_one(w, e1, 0, 1, tokens, 80);
+	tokens_fill(tokens, 3);
+	run_prompt(w, e2, 0, 1, tokens, 50, 0);
+	tokens_fill(tokens, 4);
+	run_prompt(w, e0, 3, 2, tokens, 40, 0);
+	run_prompt(w, e1, 3, 0, tokens, 40, KVD_OPEN_PRIVATE);
+	tokens_fill(tokens, 5);
+	world_open(w, e0, 4, 0, tokens, 90, 100, 0);
+	world_settle(w, false);
+	world_open(w, e0, 5, 1, tokens, 90, 100, 0);       /* waits for slot 4's promise */
+	world_settle(w, false);
+	world_step_begin(w, e0);
+	submit(w, e0, (struct kvd_sqe){ .verb = KVD_SEQ_CLOSE, .slot = 3 }); /* its open frame waits for the step */
+	world_hangup(w, e2);
+	return w;
+}
+
+static uint32_t frame_in(const struct core *c, enum kvd_frame_state state, uint32_t skip)
+{
+	for (uint32_t f = 0; f < c->layout.frames_max; f++) {
+		const struct extent *e = extent_at(c, extent_of(c, f));
+		if (e->state == KVD_EXTENT_ASSIGNED && (f & ((1u << c->slot_bits) - 1u)) < e->n_frames &&
+		    frame_state(c, f) == state && !skip--)
+			return f;
+	}
+	ck_abort_msg("no frame in state %d", (int)state);
+	return CORE_NONE;
+}
+
+static uint32_t claim_where(const struct core *c, bool held, bool complete)
+{
+	for (uint32_t k = 1; k <= c->claims.high; k++)
+		if (!claim_at(c, k)->next_free && claim_at(c, k)->node && !claim_at(c, k)->complete == !complete &&
+		    !claim_at(c, k)->holds == !held)
+			return k;
+	ck_abort_msg("no such claim");
+	return 0;
+}
+
+static uint64_t with_state(uint64_t word, enum kvd_frame_state state)
+{
+	return (word & ~15ull) | (uint64_t)state;
+}
+
+START_TEST(frames_and_pages)
+{
+	struct world *w = world_rich();
+	const struct core *c = w->core;
+	ck_assert_msg(!fsck_run(c), "%s", said);
+	uint32_t open = frame_in(c, KVD_FRAME_OPEN, 0), sealed = frame_in(c, KVD_FRAME_SEALED, 0);
+	uint32_t cool = frame_in(c, KVD_FRAME_COOL, 0), retiring = frame_in(c, KVD_FRAME_RETIRING, 0);
+	uint32_t free = frame_in(c, KVD_FRAME_FREE, 0), quarantined = frame_in(c, KVD_FRAME_QUARANTINED, 0);
+	const struct page *page = page_at(c, frame_at(c, sealed)->page), *cold = page_at(c, frame_at(c, cool)->page);
+	MUTATE(frame_at(c, sealed)->word, with_state(frame_at(c, sealed)->word, KVD_FRAME_OPEN), "an open frame");
+	MUTATE(frame_at(c, sealed)->word, with_state(frame_at(c, sealed)->word, KVD_FRAME_COOL), "a cool frame has a holder");
+	MUTATE(frame_at(c, cool)->word, with_state(frame_at(c, cool)->word, KVD_FRAME_SEALED), "a sealed frame has no holder");
+	MUTATE(frame_at(c, open)->word, with_state(frame_at(c, open)->word, KVD_FRAME_SEALED), "neither sealed in front nor open");
+	MUTATE(frame_at(c, open)->word, with_state(frame_at(c, open)->word, KVD_FRAME_FREE), "a frame without content has a page");
+	MUTATE(frame_at(c, free)->word, with_state(frame_at(c, free)->word, KVD_FRAME_SEALED), "a frame in use has no page");
+	MUTATE(frame_at(c, free)->word, with_state(frame_at(c, free)->word, 9), "in no known state");
+	MUTATE(frame_at(c, retiring)->word, with_state(frame_at(c, retiring)->word, KVD_FRAME_FREE), "in a retire list is in another state");
+	MUTATE(frame_at(c, quarantined)->word, with_state(frame_at(c, quarantined)->word, KVD_FRAME_FREE), "in a retire list is in another state");
+	MUTATE(frame_at(c, sealed)->word, frame_at(c, sealed)->word ^ 0x30, "colour is not its extent's");
+	MUTATE(frame_at(c, sealed)->word, frame_at(c, sealed)->word | 0xffffull << 28, "owner is no tenant");
+	MUTATE(frame_at(c, free)->pins, 1u, "a free frame is pinned");
+	MUTATE(frame_at(c, sealed)->pins, FRAME_READY, "marked ready to scrub");
+	MUTATE(frame_at(c, free)->page, frame_at(c, sealed)->page, "a frame without content has a page");
+	MUTATE(frame_at(c, sealed)->page, 0u, "a frame in use has no page");
+	MUTATE(frame_at(c, sealed)->page, 0x7fffffffu, "does not exist");
+	MUTATE(page->frame, cool, "names another frame");
+	MUTATE(page->state, 7u, "page is not resident");
+	MUTATE(cold->cool_listed, (uint8_t)0, "in no reclaim list");
+	MUTATE(page->holders.count, page->holders.count + 1, "list of holders is broken");
+	MUTATE(page->node, cold->node, "a copy does not name its node");
+	MUTATE(c->pages.count, c->pages.count + 1, "pages exist without a frame");
+	world_free(w);
+}
+END_TEST
+
+START_TEST(extents_and_sums)
+{
+	struct world *w = world_rich();
+	const struct core *c = w->core;
+	uint32_t x = extent_of(c, frame_in(c, KVD_FRAME_OPEN, 0));
+	const struct extent *e = extent_at(c, x);
+	const struct group *g = &c->groups[e->group];
+	ck_assert_msg(!fsck_run(c), "%s", said);
+	MUTATE(e->frames[KVD_FRAME_FREE], e->frames[KVD_FRAME_FREE] - 1, "count of a frame state is wrong");
+	MUTATE(e->high, e->high - 1, "free frames are not all listed");
+	MUTATE(e->free.count, e->free.count + 1, "free list is broken");
+	MUTATE(e->n_frames, e->n_frames - 1, "not cut as its space says");
+	MUTATE(e->acked, e->acked | 1ull << 40, "acknowledged an extent that it was not sent");
+	MUTATE(e->acked, (uint64_t)0, "has not mapped");
+	MUTATE(e->mapped, e->mapped | 1ull << 1, "maps another engine's extent");
+	MUTATE(e->mapped, e->mapped | 1ull << 50, "mapped by an engine that is gone");
+	MUTATE(e->idle_listed, (uint8_t)1, "idle and not listed so");
+	MUTATE(e->state, (uint32_t)KVD_EXTENT_UNASSIGNED, "number of extents in a state");
+	MUTATE(e->state, 17u, "in no known state");
+	MUTATE(e->group, 1000u, "belongs to no group");
+	MUTATE(c->extents_in[KVD_EXTENT_ASSIGNED], 0u, "number of extents in a state");
+	MUTATE(c->frames[KVD_FRAME_SEALED], (uint64_t)0, "number of frames in a state");
+	MUTATE(c->frame_bytes[KVD_FRAME_FREE], c->frame_bytes[KVD_FRAME_FREE] + PAGE, "do not add up to the pool");
+	MUTATE(c->tail_bytes, c->tail_bytes + 1, "do not add up to the pool");
+	MUTATE(c->physical_bytes, c->physical_bytes + 1, "physical bytes");
+	MUTATE(c->unassigned.count, c->unassigned.count + 1, "unassigned extents");
+	MUTATE(c->leaving.count, 1u, "leaving extents");
+	MUTATE(g->busy_extents, g->busy_extents + 1, "count of busy extents");
+	MUTATE(g->busy_frames, g->busy_frames + 1, "count of busy frames");
+	MUTATE(g->retiring, g->retiring + 1, "count of retiring frames");
+	MUTATE(g->n_unacked, g->n_unacked + 1, "count of unacknowledged");
+	MUTATE(g->n_draining, g->n_draining + 1, "count of draining");
+	MUTATE(g->extents.count, 0u, "extents are not all listed");
+	MUTATE(g->idle.count, g->idle.count + 1, "idle extents is broken");
+	MUTATE(e->bucket, e->bucket + 1, "wrong list of partly free");
+	MUTATE(c->wanted, c->wanted + 1, "sum of wanted");
+	MUTATE(c->busy_extents, c->busy_extents + 1, "number of busy extents");
+	MUTATE(c->n_batches, c->n_batches + 1, "number of retire batches");
+	MUTATE(c->jobs.count, c->jobs.count + 1, "number of mover jobs");
+	const struct batch *b = c->batches;
+	ck_assert(b->live && b->frames.count);
+	MUTATE(b->mask, (uint64_t)0, "waits for nobody");
+	MUTATE(b->live, 0u, "a retiring frame is lost");
+	MUTATE(c->groups[2].quarantined.count, 0u, "list of retiring frames is broken");
+	world_free(w);
+}
+END_TEST
+
+START_TEST(index_and_charges)
+{
+	struct world *w = world_rich();
+	const struct core *c = w->core;
+	ck_assert_msg(!fsck_run(c), "%s", said);
+	uint32_t held = claim_where(c, true, true), cold = claim_where(c, false, true), promise = claim_where(c, false, false);
+	const struct claim *k = claim_at(c, held);
+	const struct node *n = node_at(c, k->node);
+	uint32_t deep = 0;
+	for (uint32_t i = 1; i <= c->nodes.high && !deep; i++)
+		if (node_at(c, i)->live && node_at(c, i)->depth == 2 && node_at(c, i)->shared)
+			deep = i;
+	const struct node *d = node_at(c, deep);
+	ck_assert(deep);
+	MUTATE(n->tokens[3], n->tokens[3] + 1, "not found by its hash");
+	MUTATE(n->hash, n->hash ^ 1, "not found by its hash");
+	MUTATE(d->depth, 9u, "a node's parent is gone");
+	MUTATE(d->parent, 0u, "not found by its hash");
+	MUTATE(n->n_complete, n->n_complete + 1, "a node's count of claims");
+	MUTATE(d->shared, 0u, "does not know its shared copy");
+	MUTATE(n->copies.count, 0u, "list of copies is broken");
+	MUTATE(n->claims.count, 0u, "list of claims is broken");
+	MUTATE(n->children.count, n->children.count + 1, "list of children is broken");
+	MUTATE(n->refs, n->refs + 1, "references differ");
+	MUTATE(n->job, 1u, "job is not its own");
+	MUTATE(c->nodes.count, c->nodes.count + 1, "number of nodes");
+	MUTATE(c->claims.count, c->claims.count + 1, "number of claims");
+	MUTATE(k->holds, k->holds + 1, "holds are not its table slots");
+	MUTATE(k->children, k->children + 1, "count of children");
+	MUTATE(k->domain, k->domain + 1, "a claim is not found by its hash");
+	MUTATE(k->node, 3u + !(k->node - 3u), "a claim does not name its node");
+	MUTATE(k->complete, 0u, "used as a claim");
+	MUTATE(k->promiser, 1u, "still promised");
+	MUTATE(claim_at(c, cold)->group, 0u, "reclaim candidate");
+	MUTATE(claim_at(c, promise)->promiser, 0u, "");
+	MUTATE(tenant_at(c, 0)->rss_bytes, (uint64_t)1, "charge is not what it has");
+	MUTATE(tenant_at(c, 1)->held_bytes, (uint64_t)1, "held bytes");
+	MUTATE(tenant_at(c, 1)->reserved_bytes, (uint64_t)1, "a tenant's reservations");
+	MUTATE(tenant_at(c, 1)->claims.count, 0u, "reclaim list is broken");
+	MUTATE(c->logical_bytes, c->logical_bytes + 1, "logical bytes");
+	world_free(w);
+}
+END_TEST
+
+START_TEST(sequences_and_holds)
+{
+	struct world *w = world_rich();
+	const struct core *c = w->core;
+	ck_assert_msg(!fsck_run(c), "%s", said);
+	uint32_t running = c->engines[0].seq_base, promiser = running + 4, waiter = running + 5;
+	const struct seq *s = seq_at(c, running), *p = seq_at(c, promiser), *q = seq_at(c, waiter);
+	const struct hold *h = hold_at(c, s->row);
+	ck_assert(p->promises.count && q->wait == WAIT_PROMISE);
+	MUTATE(s->n_sealed, s->n_sealed + 1, "neither sealed in front");
+	MUTATE(s->n_sealed, 4000u, "more pages than its row");
+	MUTATE(s->n_pages, s->n_pages - 1, "a hole or a tail");
+	MUTATE(s->n_nodes, s->n_nodes - 1, "beyond the prompt");
+	MUTATE(s->reserved, s->reserved + 1, "reservations are not its sequences'");
+	MUTATE(s->pending, (uint16_t)KVD_SEQ_GROW, "owes one and waits for nothing");
+	MUTATE(s->state, (uint32_t)SEQ_PARKED, "does not run holds memory");
+	MUTATE(h->page, 0u, "a hole or a tail");
+	MUTATE(h->page, hold_at(c, s->row + 1)->page, "holder holds another page");
+	MUTATE(h->claim, 0u, "without a claim");
+	MUTATE(h->claim, hold_at(c, s->row + 1)->claim, "claim is on another page");
+	MUTATE(h->node, 0u, "or lacks one");
+	MUTATE(h->seq, running + 1, "names a page that is gone");
+	MUTATE(p->promises.count, p->promises.count + 1, "list of promises is broken");
+	MUTATE(q->wait, (uint32_t)WAIT_NONE, "owes one and waits for nothing");
+	MUTATE(q->promises.count, 1u, "holds promises");
+	MUTATE(claim_at(c, list_first(&p->promises))->promiser, running, "another sequence's");
+	MUTATE(c->running.count, c->running.count + 1, "running sequences are not all listed");
+	MUTATE(c->waiting, c->waiting + 1, "number of waiting sequences");
+	MUTATE(c->engines[0].n_seqs, 0u, "number of sequences is wrong");
+	MUTATE(c->queue.count, 1u, "the queue is broken");
+	MUTATE(c->promisers.count, 0u, "promisers is broken");
+	printf("fsck: %u mutations found in the last suite of four\n", n_mutations);
+	world_free(w);
+}
+END_TEST
+
+int main(void)
+{
+	const TTest *list[] = { frames_and_pages, extents_and_sums, index_and_charges, sequences_and_holds };
+	return run_suite("core_fsck", list, sizeof(list) / sizeof(list[0]));
+}
