@@ -155,6 +155,7 @@ void admit_serve(const struct core *c);                  /* groups whose sequenc
 struct reclaim_candidate { uint32_t claim, node; uint64_t used_usec; uint64_t frees_bytes; };
 uint32_t reclaim_plan(const struct core *c, uint32_t group, struct reclaim_candidate *ret, uint32_t max);
 uint32_t reclaim_run(const struct core *c, uint32_t group, uint32_t n_frames);
+bool reclaim_claim(const struct core *c);                          /* false: every claim is in use */
 bool reclaim_page(const struct core *c, uint32_t page);
 uint64_t reclaim_oldest_usec(const struct core *c, uint32_t group);
 void reclaim_tenant(const struct core *c, uint32_t tenant, uint64_t bytes);

@@ -90,6 +90,20 @@ uint32_t reclaim_run(const struct core *c, uint32_t group, uint32_t n_frames)
 	return g->retiring - before;
 }
 
+/* The pool of claims is full: the least recently used candidate of all groups makes room. */
+bool reclaim_claim(const struct core *c)
+{
+	uint32_t best = CORE_NONE;
+	for (uint32_t i = 0; i < GROUPS_MAX; i++) {
+		uint32_t k = list_first(&c->groups[i].lru);
+		if (k != CORE_NONE && (best == CORE_NONE || claim_at(c, k)->used_usec < claim_at(c, best)->used_usec))
+			best = k;
+	}
+	if (best != CORE_NONE)
+		claim_drop(c, best);
+	return best != CORE_NONE;
+}
+
 /* When the group's oldest candidate was last used; UINT64_MAX: it has none. */
 uint64_t reclaim_oldest_usec(const struct core *c, uint32_t group)
 {

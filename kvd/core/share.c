@@ -56,7 +56,7 @@ static void switch_enqueue(const struct core *c, uint32_t node, uint32_t extent)
 void share_forget(const struct core *c, uint32_t node)
 {
 	switch_dequeue(c, node);
-	if (!node_at(c, node)->copies.count)
+	if (!node_at(c, node)->copies.count && !node_at(c, node)->waiters.count)
 		node_dequeue(c, node);
 }
 
@@ -221,7 +221,9 @@ static void node_switch(const struct core *c, uint32_t node)
 			uint32_t h = list_first(&copy->holders);
 			while (h != CORE_NONE) {
 				uint32_t after = list_next(c, LIST_HOLDERS, h);
-				if (extent_at(c, x)->acked >> seq_at(c, hold_at(c, h)->seq)->engine & 1u)
+				if (seq_at(c, hold_at(c, h)->seq)->alone)
+					;            /* shared extents are in its way (admit.c) */
+				else if (extent_at(c, x)->acked >> seq_at(c, hold_at(c, h)->seq)->engine & 1u)
 					hold_switch(c, h, shared);
 				else
 					waits = true;

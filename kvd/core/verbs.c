@@ -255,6 +255,8 @@ static void seal_one(const struct core *c, uint32_t seq, uint32_t index, const i
 		return;
 	node_ref(c, node);
 	uint32_t claim = claim_find_or_make(c, node, s->domain, s->tenant);
+	if (!claim && reclaim_claim(c))
+		claim = claim_find_or_make(c, node, s->domain, s->tenant);
 	if (claim) {
 		int64_t bytes = (int64_t)page_bytes_of_space(c, space);
 		tenant_charge(c, page->tenant, -bytes, -bytes);
