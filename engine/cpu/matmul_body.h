@@ -37,20 +37,22 @@ INLINE const struct act_scale *scale_of(const struct act_scale *first, uint32_t 
 }
 
 /* Add one group's integer dots, still without the weights' offset, to the chains. */
-TILE void tile_accumulate(const int R, const int C, const struct panel_matrix *m,
+TILE void tile_accumulate(const int R, const int C, const bool has_min, const struct panel_matrix *m,
 			  const struct tile_weights *w, const uint8_t *scales,
 			  const struct act_scale *a, uint32_t stride, uint32_t half,
 			  vi dots[][4], vf acc[][4])
 {
-	vf d[4];
+	vf d[4], min[4];
 
 	UNROLL(4)
-	for (int c = 0; c < C; c++)
+	for (int c = 0; c < C; c++) {
 		d[c] = scale_load(scales, c, w->scales_f32);
+		min[c] = has_min ? scale_load(scales + w->min_bytes, c, w->scales_f32) : vf_zero();
+	}
 	UNROLL(6)
 	for (int r = 0; r < R; r++) {
 		const struct act_scale *s = scale_of(a, stride, r);
-		vf scale = vf_set1(s->scale);
+		vf scale = vf_set1(s->scale), sum = vf_set1(s->scale_sum);
 		if (m->offset) {
 			vi start = vi_set1(m->group_k == BLOCK_K ? s->minus_sum :
 					   half == 0 ? s->minus_half : s->minus_sum - s->minus_half);
@@ -59,20 +61,10 @@ TILE void tile_accumulate(const int R, const int C, const struct panel_matrix *m
 				dots[r][c] = vi_add(dots[r][c], start);
 		}
 		UNROLL(4)
-		for (int c = 0; c < C; c++)
-			acc[r][c] = vf_fma(vf_from_vi(dots[r][c]), vf_mul(d[c], scale), acc[r][c]);
-	}
-	if (!m->has_min)
-		return;
-	UNROLL(4)
-	for (int c = 0; c < C; c++)
-		d[c] = scale_load(scales + w->min_bytes, c, w->scales_f32);
-	UNROLL(6)
-	for (int r = 0; r < R; r++) {
-		vf sum = vf_set1(scale_of(a, stride, r)->scale_sum);
-		UNROLL(4)
-		for (int c = 0; c < C; c++)
-			acc[r][c] = vf_fma(d[c], sum, acc[r][c]);
+		for (int c = 0; c < C; c++) {
+			vf x = vf_fma(vf_from_vi(dots[r][c]), vf_mul(d[c], scale), acc[r][c]);
+			acc[r][c] = has_min ? vf_fma(min[c], sum, x) : x;
+		}
 	}
 }
 
@@ -107,7 +99,7 @@ TILE void nibble_tile(const int R, const int C, const bool expanded, const struc
 			UNROLL(4)
 			for (int c = 0; c < C; c++)
 				s[r][c] = nib_zero();
-		UNROLL(8)
+		UNROLL(1)
 		for (int k = 0; k < n_steps; k++) {
 			const uint8_t *p = quants + (size_t)k * w->k4_step;
 			vi low[4], high[4];
@@ -137,7 +129,12 @@ TILE void nibble_tile(const int R, const int C, const bool expanded, const struc
 			UNROLL(4)
 			for (int c = 0; c < C; c++)
 				dots[r][c] = nib_sum(s[r][c]);
-		tile_accumulate(R, C, m, w, scales, &a->s, stride * (uint32_t)sizeof(*a), 0, dots, acc);
+		if (m->has_min)
+			tile_accumulate(R, C, true, m, w, scales, &a->s, stride * (uint32_t)sizeof(*a), 0,
+					dots, acc);
+		else
+			tile_accumulate(R, C, false, m, w, scales, &a->s, stride * (uint32_t)sizeof(*a), 0,
+					dots, acc);
 		quants += w->group_step;
 		scales += w->group_step;
 	}
@@ -167,7 +164,7 @@ TILE void byte_tile(const int R, const int C, const int K4, const struct panel_m
 			UNROLL(4)
 			for (int c = 0; c < C; c++)
 				s[r][c] = byte_zero();
-		UNROLL(8)
+		UNROLL(1)
 		for (int k = 0; k < K4; k++) {
 			const uint8_t *p = quants + (size_t)k * w->k4_step;
 			struct byte_w v[4];
@@ -186,7 +183,12 @@ TILE void byte_tile(const int R, const int C, const int K4, const struct panel_m
 			UNROLL(4)
 			for (int c = 0; c < C; c++)
 				dots[r][c] = byte_sum(s[r][c]);
-		tile_accumulate(R, C, m, w, scales, &block->s, stride * (uint32_t)sizeof(*a), half, dots, acc);
+		if (m->has_min)
+			tile_accumulate(R, C, true, m, w, scales, &block->s, stride * (uint32_t)sizeof(*a),
+					half, dots, acc);
+		else
+			tile_accumulate(R, C, false, m, w, scales, &block->s, stride * (uint32_t)sizeof(*a),
+					half, dots, acc);
 		quants += w->group_step;
 		scales += w->group_step;
 	}
