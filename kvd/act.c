@@ -30,18 +30,21 @@ static void act_complete(struct attached *engine, const struct kvd_cqe *cqe)
 static void act_map(struct attached *engine, uint32_t extent, bool writable)
 {
 	struct kvd_msg_extent m = {
-		.m = { .type = KVD_M_EXTENT_MAP, .size = sizeof(m) }, .extent = extent, .writable = writable,
+		.m = { .type = KVD_M_EXTENT_MAP, .size = sizeof(m) },
+		.extent = extent,
+		.writable = writable,
 	};
 	int fd = vmm_extent_fd(engine->daemon->vmm, extent, writable);
 
-	assert(fd >= 0);  /* the core maps populated extents only */
+	assert(fd >= 0); /* the core maps populated extents only */
 	peer_send(engine->peer, &m.m, &fd, 1, false);
 }
 
 static void act_unmap(struct attached *engine, uint32_t extent)
 {
 	struct kvd_msg_extent m = {
-		.m = { .type = KVD_M_EXTENT_UNMAP, .size = sizeof(m) }, .extent = extent,
+		.m = { .type = KVD_M_EXTENT_UNMAP, .size = sizeof(m) },
+		.extent = extent,
 	};
 
 	peer_send(engine->peer, &m.m, NULL, 0, false);
@@ -52,9 +55,7 @@ void act_perform(struct daemon *daemon, const struct core_action *action)
 	struct attached *engine;
 
 	switch (action->type) {
-	case CORE_ACT_ATTACHED:
-		attach_answer(daemon, action);
-		return;
+	case CORE_ACT_ATTACHED: attach_answer(daemon, action); return;
 	case CORE_ACT_COMPLETE:
 		engine = engine_of(daemon, action);
 		if (engine)
@@ -63,7 +64,8 @@ void act_perform(struct daemon *daemon, const struct core_action *action)
 	case CORE_ACT_ENTRY:
 		engine = engine_of(daemon, action);
 		if (engine)
-			ring_entry(&engine->ring, action->entry.slot, action->entry.page, action->entry.entry);
+			ring_entry(&engine->ring, action->entry.slot, action->entry.page,
+				   action->entry.entry);
 		return;
 	case CORE_ACT_MAP:
 		engine = engine_of(daemon, action);
@@ -75,17 +77,14 @@ void act_perform(struct daemon *daemon, const struct core_action *action)
 		if (engine)
 			act_unmap(engine, action->map.extent);
 		return;
-	case CORE_ACT_MOVE:
-		mover_link_move(&daemon->mover, action);
-		return;
+	case CORE_ACT_MOVE: mover_link_move(&daemon->mover, action); return;
 	case CORE_ACT_POPULATE:
 		mover_link_populate(&daemon->mover, action->populate.extent);
 		return;
-	case CORE_ACT_STAMP:
-		daemon->stamp_wanted = true;
-		return;
+	case CORE_ACT_STAMP: daemon->stamp_wanted = true; return;
 	case CORE_ACT_ALARM:
-		log_error("core.alarm text=\"%.*s\"", (int)sizeof(action->alarm.text), action->alarm.text);
+		log_error("core.alarm text=\"%.*s\"", (int)sizeof(action->alarm.text),
+			  action->alarm.text);
 		return;
 	}
 	assert(!"unknown action");

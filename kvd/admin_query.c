@@ -1,8 +1,8 @@
-/* admin_query.c - see admin_query.h.  Adds to the core's rows what only the shell knows: processes, counters
- * of tokens, time.  Loop thread only.
+/* admin_query.c - see admin_query.h.  Adds to the core's rows what only the shell knows: processes,
+ * counters of tokens, time.  Loop thread only.
  *
- * Who may read what: the daemon's uid, root and group kvadm everything; anybody else its own tenant's
- * rows, the health line of `status`, and of engines what is needed to ask for one. */
+ * Who may read what: the daemon's uid, root and group kvadm everything; anybody else its own
+ * tenant's rows, the health line of `status`, and of engines what is needed to ask for one. */
 #include "kvd/admin_query.h"
 
 #include <assert.h>
@@ -17,7 +17,7 @@
 #include "kvd/peer.h"
 #include "kvd/segment.h"
 
-#define FSCK_ROWS_MAX 256u         /* problems listed; more are counted in the last line */
+#define FSCK_ROWS_MAX 256u /* problems listed; more are counted in the last line */
 
 static const uint32_t row_bytes[] = {
 	[KVD_Q_STATUS] = sizeof(struct kvd_row_status),
@@ -31,7 +31,8 @@ static const uint32_t row_bytes[] = {
 
 /* ---- rows ---- */
 
-static uint32_t fill_status(struct daemon *daemon, const struct peer *peer, struct kvd_row_status *row)
+static uint32_t fill_status(struct daemon *daemon, const struct peer *peer,
+			    struct kvd_row_status *row)
 {
 	memset(row, 0, sizeof(*row));
 	if (peer->admin) {
@@ -40,7 +41,7 @@ static uint32_t fill_status(struct daemon *daemon, const struct peer *peer, stru
 	}
 	row->uptime_usec = clock_now_usec() - daemon->ready_usec;
 	row->kvd_pid = daemon->pid;
-	row->healthy = daemon->mover.source.slot != 0;  /* without it nothing comes free */
+	row->healthy = daemon->mover.source.slot != 0; /* without it nothing comes free */
 	strcpy(row->device, daemon->config->device);
 	strcpy(row->version, KVD_VERSION);
 	return 1;
@@ -53,7 +54,9 @@ static uint32_t fill_engines(struct daemon *daemon, const struct peer *peer, uin
 
 	for (uint32_t i = 0; i < n; i++) {
 		struct kvd_row_engine *row = &rows[i];
-		const struct attached *engine = row->engine < CORE_ENGINES_MAX ? &daemon->engines[row->engine] : NULL;
+		const struct attached *engine = row->engine < CORE_ENGINES_MAX
+							? &daemon->engines[row->engine]
+							: NULL;
 
 		if (engine && engine->state != ATTACHED_FREE) {
 			row->pid = engine->pid;
@@ -66,7 +69,8 @@ static uint32_t fill_engines(struct daemon *daemon, const struct peer *peer, uin
 			row->waiting = engine->stats.waiting;
 		}
 		if (!peer->admin) {
-			struct kvd_row_engine own = { .engine = row->engine, .state = row->state,
+			struct kvd_row_engine own = { .engine = row->engine,
+						      .state = row->state,
 						      .kv_format = row->kv_format };
 
 			memcpy(own.name, row->name, sizeof(own.name));
@@ -97,7 +101,10 @@ static uint32_t fill_tenants(struct daemon *daemon, uint32_t tenant, uint32_t *c
 	return n;
 }
 
-struct fsck_list { struct kvd_row_fsck *rows; uint32_t n, max, beyond; };
+struct fsck_list {
+	struct kvd_row_fsck *rows;
+	uint32_t n, max, beyond;
+};
 
 static void fsck_report(void *arg, const char *problem)
 {
@@ -119,7 +126,8 @@ static uint32_t fill_fsck(struct daemon *daemon, struct kvd_row_fsck *rows, uint
 
 	core_fsck(daemon->core, fsck_report, &list, &n_pages);
 	if (list.beyond)
-		snprintf(rows[list.n - 1].problem, sizeof(rows[0].problem), "and %u more", list.beyond + 1);
+		snprintf(rows[list.n - 1].problem, sizeof(rows[0].problem), "and %u more",
+			 list.beyond + 1);
 	if (!list.n) {
 		memset(rows, 0, sizeof(rows[0]));
 		list.n = 1;
@@ -139,25 +147,17 @@ static uint32_t fill(struct peer *peer, void *rows, uint32_t max, bool *ret_end)
 
 	*ret_end = true;
 	switch (query->what) {
-	case KVD_Q_STATUS:
-		return fill_status(daemon, peer, rows);
-	case KVD_Q_FSCK:
-		return fill_fsck(daemon, rows, max);
-	case KVD_Q_ENGINES:
-		n = fill_engines(daemon, peer, &query->cursor, rows, max);
-		break;
-	case KVD_Q_TENANTS:
-		n = fill_tenants(daemon, tenant, &query->cursor, rows, max);
-		break;
+	case KVD_Q_STATUS: return fill_status(daemon, peer, rows);
+	case KVD_Q_FSCK: return fill_fsck(daemon, rows, max);
+	case KVD_Q_ENGINES: n = fill_engines(daemon, peer, &query->cursor, rows, max); break;
+	case KVD_Q_TENANTS: n = fill_tenants(daemon, tenant, &query->cursor, rows, max); break;
 	case KVD_Q_SEQUENCES:
 		n = core_read_sequences(daemon->core, tenant, now_usec, &query->cursor, rows, max);
 		break;
 	case KVD_Q_PAGES:
 		n = core_read_pages(daemon->core, tenant, now_usec, &query->cursor, rows, max);
 		break;
-	case KVD_Q_EXTENTS:
-		n = core_read_extents(daemon->core, &query->cursor, rows, max);
-		break;
+	case KVD_Q_EXTENTS: n = core_read_extents(daemon->core, &query->cursor, rows, max); break;
 	}
 	*ret_end = n == 0;
 	return n;
@@ -175,7 +175,8 @@ static void query_end(struct peer *peer)
 
 static void query_fail(struct peer *peer, int error)
 {
-	peer_error(peer, peer->query.seq, KVD_S_INTERNAL, 0, 0, "rows cannot be written: %s", strerror(error));
+	peer_error(peer, peer->query.seq, KVD_S_INTERNAL, 0, 0, "rows cannot be written: %s",
+		   strerror(error));
 	query_end(peer);
 }
 
@@ -184,7 +185,9 @@ static void query_answer(struct peer *peer)
 	struct peer_query *query = &peer->query;
 	struct kvd_msg_rows reply = {
 		.m = { .type = KVD_M_ROWS, .size = sizeof(reply), .seq = query->seq },
-		.what = query->what, .row_bytes = query->row_bytes, .n_rows = query->n_rows,
+		.what = query->what,
+		.row_bytes = query->row_bytes,
+		.n_rows = query->n_rows,
 	};
 	int fd = query->fd, seals = F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
 
@@ -229,8 +232,8 @@ static void query_slice(struct peer *peer)
 		query_answer(peer);
 }
 
-/* A stranger's list may walk the whole pool for a few rows: twenty questions at once, then ten a second, for
- * all connections of a user together. */
+/* A stranger's list may walk the whole pool for a few rows: twenty questions at once, then ten a
+ * second, for all connections of a user together. */
 static bool may_ask(struct peer *peer)
 {
 	uint64_t *busy_until_usec = &peer->daemon->asked_usec[(peer->uid ^ peer->uid >> 8) & 255];
@@ -252,31 +255,38 @@ void admin_query(struct peer *peer, const struct kvd_msg_query *m)
 	int fd;
 
 	if (m->what < KVD_Q_STATUS || m->what > KVD_Q_FSCK) {
-		peer_error(peer, m->m.seq, KVD_S_BAD_REQUEST, 0, 0, "question %u is not one this kvd knows; upgrade it",
-			   m->what);
+		peer_error(peer, m->m.seq, KVD_S_BAD_REQUEST, 0, 0,
+			   "question %u is not one this kvd knows; upgrade it", m->what);
 		return;
 	}
 	if (!peer->admin && (m->what == KVD_Q_EXTENTS || m->what == KVD_Q_FSCK)) {
-		peer_error(peer, m->m.seq, KVD_S_REFUSED, 0, 0, "only root, the user of kvd and group kvadm may ask that");
+		peer_error(peer, m->m.seq, KVD_S_REFUSED, 0, 0,
+			   "only root, the user of kvd and group kvadm may ask that");
 		return;
 	}
 	if (!may_ask(peer)) {
-		peer_error(peer, m->m.seq, KVD_S_LIMIT, 0, 0, "uid %u asks too often; ten questions a second are answered",
-			   peer->uid);
+		peer_error(peer, m->m.seq, KVD_S_LIMIT, 0, 0,
+			   "uid %u asks too often; ten questions a second are answered", peer->uid);
 		return;
 	}
 	if (query->active) {
 		/* Only an engine gets here: it is read even while a query runs. */
-		peer_error(peer, m->m.seq, KVD_S_LIMIT, 2, 1, "one question at a time on an engine's connection");
+		peer_error(peer, m->m.seq, KVD_S_LIMIT, 2, 1,
+			   "one question at a time on an engine's connection");
 		return;
 	}
 	fd = segment_memfd("kvd-rows", 0);
 	if (fd < 0) {
-		peer_error(peer, m->m.seq, KVD_S_INTERNAL, 0, 0, "rows cannot be made: %s", strerror(-fd));
+		peer_error(peer, m->m.seq, KVD_S_INTERNAL, 0, 0, "rows cannot be made: %s",
+			   strerror(-fd));
 		return;
 	}
 	*query = (struct peer_query){
-		.active = true, .fd = fd, .what = m->what, .seq = m->m.seq, .row_bytes = row_bytes[m->what],
+		.active = true,
+		.fd = fd,
+		.what = m->what,
+		.seq = m->m.seq,
+		.row_bytes = row_bytes[m->what],
 	};
 	peer->daemon->queries_active = true;
 }

@@ -1,8 +1,8 @@
 /* attach.c - see attach.h.  Owns an engine's segments and its pidfd.  Loop thread only.
  *
- * A closed socket is the engine's death for everybody who waits for it; but its process may still run
- * and write into frames it has mapped, so those come back only when the kernel says that the process
- * is gone (pidfd) and the mover has nothing left in flight for it. */
+ * A closed socket is the engine's death for everybody who waits for it; but its process may still
+ * run and write into frames it has mapped, so those come back only when the kernel says that the
+ * process is gone (pidfd) and the mover has nothing left in flight for it. */
 #include "kvd/attach.h"
 
 #include <assert.h>
@@ -23,7 +23,7 @@
 #include "kvd/wire.h"
 
 #ifndef SO_PEERPIDFD
-#define SO_PEERPIDFD 77            /* Linux 6.5 */
+#define SO_PEERPIDFD 77 /* Linux 6.5 */
 #endif
 
 /* A descriptor of the peer's process.  Before 6.5 the pid is all we have: it may have been reused
@@ -37,7 +37,7 @@ static int process_of(const struct peer *peer)
 	if (getsockopt(peer->source.fd, SOL_SOCKET, SO_PEERPIDFD, &fd, &size) == 0)
 		return fd;
 	if (!peer->pid)
-		return -ESRCH;  /* of a pid namespace that we cannot see */
+		return -ESRCH; /* of a pid namespace that we cannot see */
 	fd = (int)syscall(SYS_pidfd_open, (pid_t)peer->pid, 0);
 	if (fd < 0)
 		return -errno;
@@ -49,36 +49,47 @@ static int process_of(const struct peer *peer)
 }
 
 /* Ranges of an ATTACH; answers the peer when one is wrong. */
-static bool request_valid(struct peer *peer, const struct kvd_msg_attach *m, struct segment_shape *ret_shape)
+static bool request_valid(struct peer *peer, const struct kvd_msg_attach *m,
+			  struct segment_shape *ret_shape)
 {
 	uint32_t seq = m->m.seq;
 
 	if (!peer->may_attach)
-		peer_error(peer, seq, KVD_S_REFUSED, 0, 0, "uid %u may not attach engines; run it as the user of kvd, "
-			   "or write [engine] uid = %u in kvd.conf", peer->uid, peer->uid);
+		peer_error(peer, seq, KVD_S_REFUSED, 0, 0,
+			   "uid %u may not attach engines; run it as the user of kvd, "
+			   "or write [engine] uid = %u in kvd.conf",
+			   peer->uid, peer->uid);
 	else if (peer->engine)
-		peer_error(peer, seq, KVD_S_STALE, 0, 0, "this connection is engine %s already", peer->engine->name);
-	else if (!wire_name_valid(m->name) || !wire_name_valid(m->model) || !wire_name_valid(m->numerics))
-		peer_error(peer, seq, KVD_S_BAD_REQUEST, 0, 0, "an engine needs a name, a model and a numerics id");
+		peer_error(peer, seq, KVD_S_STALE, 0, 0, "this connection is engine %s already",
+			   peer->engine->name);
+	else if (!wire_name_valid(m->name) || !wire_name_valid(m->model) ||
+		 !wire_name_valid(m->numerics))
+		peer_error(peer, seq, KVD_S_BAD_REQUEST, 0, 0,
+			   "an engine needs a name, a model and a numerics id");
 	else if (m->page_tokens != KVD_PAGE_TOKENS)
 		peer_error(peer, seq, KVD_S_GEOMETRY, m->page_tokens, KVD_PAGE_TOKENS,
-			   "pages of %u tokens; this kvd has pages of %u", m->page_tokens, KVD_PAGE_TOKENS);
-	else if (!m->n_planes || !m->block_bytes || !m->layout || !m->kv_format || m->kv_format > 15)
-		peer_error(peer, seq, KVD_S_BAD_REQUEST, 0, 0, "geometry with a zero or a format above 15");
+			   "pages of %u tokens; this kvd has pages of %u", m->page_tokens,
+			   KVD_PAGE_TOKENS);
+	else if (!m->n_planes || !m->block_bytes || !m->layout || !m->kv_format ||
+		 m->kv_format > 15)
+		peer_error(peer, seq, KVD_S_BAD_REQUEST, 0, 0,
+			   "geometry with a zero or a format above 15");
 	else if (!m->max_seqs || m->max_seqs > LIMIT_SLOTS)
-		peer_error(peer, seq, KVD_S_LIMIT, m->max_seqs, LIMIT_SLOTS, "%u slots; 1 to %u are allowed",
-			   m->max_seqs, LIMIT_SLOTS);
+		peer_error(peer, seq, KVD_S_LIMIT, m->max_seqs, LIMIT_SLOTS,
+			   "%u slots; 1 to %u are allowed", m->max_seqs, LIMIT_SLOTS);
 	else if (!m->max_pages || m->max_pages > LIMIT_MAX_PAGES)
 		peer_error(peer, seq, KVD_S_LIMIT, m->max_pages, LIMIT_MAX_PAGES,
-			   "%u pages a sequence; 1 to %u are allowed, lower --ctx", m->max_pages, LIMIT_MAX_PAGES);
+			   "%u pages a sequence; 1 to %u are allowed, lower --ctx", m->max_pages,
+			   LIMIT_MAX_PAGES);
 	else if (m->sq_entries < LIMIT_SQ_ENTRIES_MIN || m->sq_entries > LIMIT_SQ_ENTRIES_MAX ||
 		 (m->sq_entries & (m->sq_entries - 1)))
 		peer_error(peer, seq, KVD_S_LIMIT, m->sq_entries, LIMIT_SQ_ENTRIES_MAX,
-			   "ring of %u entries; a power of two from %u to %u is allowed", m->sq_entries,
-			   LIMIT_SQ_ENTRIES_MIN, LIMIT_SQ_ENTRIES_MAX);
+			   "ring of %u entries; a power of two from %u to %u is allowed",
+			   m->sq_entries, LIMIT_SQ_ENTRIES_MIN, LIMIT_SQ_ENTRIES_MAX);
 	else if (segment_shape(m->sq_entries, m->max_seqs, m->max_pages, ret_shape) < 0)
 		peer_error(peer, seq, KVD_S_LIMIT, ret_shape->sub_bytes, LIMIT_SEGMENT_BYTES,
-			   "token rows of %u slots x %u pages are larger than kvd shares; lower --max-seqs or --ctx",
+			   "token rows of %u slots x %u pages are larger than kvd shares; lower "
+			   "--max-seqs or --ctx",
 			   m->max_seqs, m->max_pages);
 	else
 		return true;
@@ -97,8 +108,10 @@ void attach_request(struct peer *peer, const struct kvd_msg_attach *m)
 		return;
 	pidfd = process_of(peer);
 	if (pidfd < 0) {
-		peer_error(peer, m->m.seq, KVD_S_REFUSED, 0, 0, "kvd cannot watch this process (%s); run engine and kvd "
-			   "in one pid namespace", strerror(-pidfd));
+		peer_error(peer, m->m.seq, KVD_S_REFUSED, 0, 0,
+			   "kvd cannot watch this process (%s); run engine and kvd "
+			   "in one pid namespace",
+			   strerror(-pidfd));
 		return;
 	}
 	/* Everything that can fail for lack of memory comes before the core says yes. */
@@ -126,10 +139,11 @@ void attach_request(struct peer *peer, const struct kvd_msg_attach *m)
 	event.attach.max_seqs = m->max_seqs;
 	event.attach.max_pages = m->max_pages;
 	daemon_event(daemon, &event);
-	assert(!pending->peer);  /* the core answers an ATTACH at once */
+	assert(!pending->peer); /* the core answers an ATTACH at once */
 }
 
-static void answer_refused(struct peer *peer, const struct kvd_msg_attach *m, const struct core_action *action)
+static void answer_refused(struct peer *peer, const struct kvd_msg_attach *m,
+			   const struct core_action *action)
 {
 	static const char *const texts[] = {
 #define KVD_STATUS(name, number, exit_code, text) [number] = text,
@@ -138,18 +152,22 @@ static void answer_refused(struct peer *peer, const struct kvd_msg_attach *m, co
 	};
 	uint32_t status = action->attached.status;
 	uint32_t need = action->attached.need, have = action->attached.have;
-	const char *text = status < sizeof(texts) / sizeof(texts[0]) && texts[status] ? texts[status] : "refused";
+	const char *text = status < sizeof(texts) / sizeof(texts[0]) && texts[status]
+				   ? texts[status]
+				   : "refused";
 
 	if (need || have)
-		peer_error(peer, m->m.seq, (enum kvd_status)status, need, have, "engine %s: %s (needs %u, has %u)",
-			   m->name, text, need, have);
+		peer_error(peer, m->m.seq, (enum kvd_status)status, need, have,
+			   "engine %s: %s (needs %u, has %u)", m->name, text, need, have);
 	else
-		peer_error(peer, m->m.seq, (enum kvd_status)status, 0, 0, "engine %s: %s", m->name, text);
+		peer_error(peer, m->m.seq, (enum kvd_status)status, 0, 0, "engine %s: %s", m->name,
+			   text);
 }
 
 static void process_ready(struct loop_source *source, uint32_t events)
 {
-	struct attached *engine = (struct attached *)((char *)source - offsetof(struct attached, process));
+	struct attached *engine = (struct attached *)((char *)source -
+						      offsetof(struct attached, process));
 
 	loop_remove(engine->daemon->loop, &engine->process);
 	engine->gone = true;
@@ -179,8 +197,13 @@ void attach_answer(struct daemon *daemon, const struct core_action *action)
 	engine = &daemon->engines[action->engine];
 	assert(engine->state == ATTACHED_FREE);
 	*engine = (struct attached){
-		.state = ATTACHED_LIVE, .daemon = daemon, .peer = peer, .number = action->engine,
-		.uid = peer->uid, .pid = peer->pid, .segment = pending->segment,
+		.state = ATTACHED_LIVE,
+		.daemon = daemon,
+		.peer = peer,
+		.number = action->engine,
+		.uid = peer->uid,
+		.pid = peer->pid,
+		.segment = pending->segment,
 		.process = { .ready = process_ready, .fd = pending->pidfd },
 		.attached_usec = clock_now_usec(),
 	};
@@ -192,22 +215,29 @@ void attach_answer(struct daemon *daemon, const struct core_action *action)
 	reply = (struct kvd_msg_attached){
 		.m = { .type = KVD_M_ATTACHED, .size = sizeof(reply), .seq = m->m.seq },
 		.engine = engine->number,
-		.sq_entries = shape->sq_entries, .cq_entries = shape->cq_entries,
-		.n_frames = action->attached.n_frames, .plane_bytes = action->attached.plane_bytes,
-		.sub_bytes = shape->sub_bytes, .comp_bytes = shape->comp_bytes,
-		.sqe_offset = shape->sqe_offset, .tokens_offset = shape->tokens_offset,
-		.cqe_offset = shape->cqe_offset, .tables_offset = shape->tables_offset,
+		.sq_entries = shape->sq_entries,
+		.cq_entries = shape->cq_entries,
+		.n_frames = action->attached.n_frames,
+		.plane_bytes = action->attached.plane_bytes,
+		.sub_bytes = shape->sub_bytes,
+		.comp_bytes = shape->comp_bytes,
+		.sqe_offset = shape->sqe_offset,
+		.tokens_offset = shape->tokens_offset,
+		.cqe_offset = shape->cqe_offset,
+		.tables_offset = shape->tables_offset,
 	};
 	fds[0] = engine->segment.sub_fd;
 	fds[1] = engine->segment.comp_fd;
 	engine->segment.sub_fd = engine->segment.comp_fd = -1;
 	peer_send(peer, &reply.m, fds, 2, true);
 	if (loop_add(daemon->loop, &engine->process, POLLIN) < 0)
-		peer_doom(peer, "cannot be watched");  /* the table has room for every engine */
+		peer_doom(peer, "cannot be watched"); /* the table has room for every engine */
 	daemon->engines_changed = true;
-	log_info("engine.attached engine=%u name=\"%s\" model=\"%s\" numerics=\"%s\" uid=%u pid=%u slots=%u pages=%u "
-		 "frames_per_extent=%u", engine->number, engine->name, engine->model, m->numerics, engine->uid,
-		 engine->pid, m->max_seqs, m->max_pages, action->attached.n_frames);
+	log_info("engine.attached engine=%u name=\"%s\" model=\"%s\" numerics=\"%s\" uid=%u pid=%u "
+		 "slots=%u pages=%u "
+		 "frames_per_extent=%u",
+		 engine->number, engine->name, engine->model, m->numerics, engine->uid, engine->pid,
+		 m->max_seqs, m->max_pages, action->attached.n_frames);
 }
 
 void attach_hangup(struct attached *engine)
@@ -220,8 +250,8 @@ void attach_hangup(struct attached *engine)
 	engine->peer = NULL;
 	engine->hung_up_usec = clock_now_usec();
 	daemon_deadline(daemon, engine->hung_up_usec + LIMIT_QUIET_ALARM_USEC);
-	log_info("engine.lost engine=%u name=\"%s\" pid=%u streams=%u process_ended=%d", engine->number, engine->name,
-		 engine->pid, engine->n_streams, engine->gone);
+	log_info("engine.lost engine=%u name=\"%s\" pid=%u streams=%u process_ended=%d",
+		 engine->number, engine->name, engine->pid, engine->n_streams, engine->gone);
 	introduce_engine_lost(daemon, engine);
 	weights_share_forget(daemon, engine->fingerprint);
 	segment_close(&engine->segment);
@@ -260,8 +290,10 @@ uint64_t attach_deadlines(struct daemon *daemon, uint64_t now_usec)
 		}
 		/* Never an early reuse: its frames stay in quarantine until it really ends. */
 		engine->alarmed = true;
-		log_error("engine.not_quiet engine=%u name=\"%s\" pid=%u remedy=\"end the process; its pages stay in "
-			  "quarantine until then\"", engine->number, engine->name, engine->pid);
+		log_error("engine.not_quiet engine=%u name=\"%s\" pid=%u remedy=\"end the process; "
+			  "its pages stay in "
+			  "quarantine until then\"",
+			  engine->number, engine->name, engine->pid);
 	}
 	return next_usec;
 }

@@ -1,7 +1,8 @@
 /* attach.h - engines: from ATTACH to the moment when nothing of them can touch a frame any more.
  *
  *   FREE  -> LIVE   [attach_answer]   the core has taken it; it has its segments
- *   LIVE  -> DYING  [attach_hangup]   its socket closed; the core has taken its leases back and holds
+ *   LIVE  -> DYING  [attach_hangup]   its socket closed; the core has taken its leases back and
+ *   holds
  *                                     its frames in quarantine
  *   DYING -> FREE   [attach_flushed]  its pidfd was readable and the mover has answered a flush */
 #ifndef KVD_ATTACH_H

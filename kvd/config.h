@@ -7,8 +7,8 @@
  * [engine]       uid = N          uids, besides the daemon's own, root and group kvadm, whose
  *                                 processes may attach as engines
  *
- * Read once at start, by inih; allocated then and never again.  Every error names file, line, key and
- * what to write instead. */
+ * Read once at start, by inih; allocated then and never again.  Every error names file, line, key
+ * and what to write instead. */
 #ifndef KVD_CONFIG_H
 #define KVD_CONFIG_H
 
@@ -63,7 +63,8 @@ void config_init(struct config *config);
  * name     for errors
  * ret_error  "NAME:LINE: what is wrong; what to write", CONFIG_ERROR_MAX bytes
  * Returns  0, -EINVAL (see ret_error), -ENOMEM. */
-int config_parse(struct config *config, const char *name, const char *text, size_t text_bytes, char *ret_error);
+int config_parse(struct config *config, const char *name, const char *text, size_t text_bytes,
+		 char *ret_error);
 
 /* Parse path, then path.d/ *.conf in the order of their names. */
 int config_load(struct config *config, const char *path, char *ret_error);
@@ -77,7 +78,8 @@ int size_parse(const char *text, uint64_t *ret_bytes);
 /* "3.5G", rounded down. */
 void size_format(uint64_t bytes, char ret[SIZE_TEXT_MAX]);
 
-/* A name of a tenant or domain: 1..63 of letters, digits and . _ - @ +, first a letter, digit or _. */
+/* A name of a tenant or domain: 1..63 of letters, digits and . _ - @ +, first a letter, digit or
+ * _. */
 bool config_name_valid(const char *name);
 
 const struct config_tenant *config_find_tenant(const struct config *config, const char *name);

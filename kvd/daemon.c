@@ -1,11 +1,11 @@
 /* daemon.c - owns everything: the order in which it is made and unmade, and the round.
  *
- * A round: wait; what is ready speaks (messages become events); rings; one look at the step counters;
- * the clock; streams, queries, mover; the doomed are reaped; doorbells ring.  After every event the
- * core's actions are performed before anything else happens.
+ * A round: wait; what is ready speaks (messages become events); rings; one look at the step
+ * counters; the clock; streams, queries, mover; the doomed are reaped; doorbells ring.  After every
+ * event the core's actions are performed before anything else happens.
  *
- * Before it waits, the daemon says so in every ring (kvd_sleeps), then looks once more: an engine that
- * submits after that look sees the flag and rings. */
+ * Before it waits, the daemon says so in every ring (kvd_sleeps), then looks once more: an engine
+ * that submits after that look sees the flag and rings. */
 #include "kvd/daemon.h"
 
 #include <assert.h>
@@ -24,7 +24,8 @@
 #include "kvd/clock.h"
 #include "kvd/vmm.h"
 
-/* Step counters are polled only while frames wait for one: a decode step takes a few milliseconds. */
+/* Step counters are polled only while frames wait for one: a decode step takes a few
+ * milliseconds. */
 #define STEP_POLL_USEC_MIN 500u
 #define STEP_POLL_USEC_MAX 16000u
 
@@ -45,8 +46,8 @@ void daemon_event(struct daemon *daemon, const struct core_event *event)
 
 /* ---- the round ---- */
 
-/* STAMP: the new entries are stored; after a fence, `begun` names the last step that may have copied
- * the old ones.  DONE: how far the steps are. */
+/* STAMP: the new entries are stored; after a fence, `begun` names the last step that may have
+ * copied the old ones.  DONE: how far the steps are. */
 static void look_at_steps(struct daemon *daemon, enum core_event_type type)
 {
 	struct core_event event;
@@ -112,7 +113,8 @@ static bool fall_asleep(struct daemon *daemon)
 	bool idle = true;
 
 	for (uint32_t i = 0; i < CORE_ENGINES_MAX; i++)
-		if (daemon->engines[i].state == ATTACHED_LIVE && daemon->engines[i].peer->state == PEER_READY &&
+		if (daemon->engines[i].state == ATTACHED_LIVE &&
+		    daemon->engines[i].peer->state == PEER_READY &&
 		    ring_sleep(&daemon->engines[i].ring))
 			idle = false;
 	return idle;
@@ -154,7 +156,8 @@ int daemon_run(struct daemon *daemon)
 		busy = admin_run(daemon);
 		peers_reap(daemon);
 		run_clock(daemon);
-		peers_reap(daemon);  /* run_clock() may have doomed some; hanging up needs the core */
+		/* run_clock() may have doomed some; hanging up needs the core. */
+		peers_reap(daemon);
 		daemon_deadline(daemon, mover_link_pump(&daemon->mover, clock_now_usec()));
 		ring_doorbells(daemon);
 		/* What the last steps have left over: another round at once. */
@@ -174,12 +177,14 @@ int daemon_run(struct daemon *daemon)
 
 static void signals_ready(struct loop_source *source, uint32_t events)
 {
-	struct daemon *daemon = (struct daemon *)((char *)source - offsetof(struct daemon, signals));
+	struct daemon *daemon = (struct daemon *)((char *)source -
+						  offsetof(struct daemon, signals));
 	struct signalfd_siginfo info;
 
 	while (read(source->fd, &info, sizeof(info)) == sizeof(info)) {
 		if (info.ssi_signo == SIGHUP) {
-			log_warn("signal.hup remedy=\"this version reads its configuration at start; restart it\"");
+			log_warn("signal.hup remedy=\"this version reads its configuration at "
+				 "start; restart it\"");
 			continue;
 		}
 		log_info("signal.stop signal=%u pid=%u", info.ssi_signo, info.ssi_pid);
@@ -199,7 +204,8 @@ static int open_signals(struct daemon *daemon)
 		return -errno;
 	signal(SIGPIPE, SIG_IGN);
 	daemon->signals = (struct loop_source){
-		.ready = signals_ready, .fd = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC),
+		.ready = signals_ready,
+		.fd = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC),
 	};
 	if (daemon->signals.fd < 0)
 		return -errno;
@@ -209,9 +215,13 @@ static int open_signals(struct daemon *daemon)
 static int open_book(struct daemon *daemon)
 {
 	struct core_config config = {
-		.pool_bytes = daemon->pool_bytes, .extent_bytes = daemon->extent_bytes,
-		.page_bytes_min = daemon->config->page_bytes_min, .tenants_max = LIMIT_TENANTS,
-		.seqs_max = LIMIT_SEQUENCES, .holds_max = LIMIT_HOLDS, .promise_usec = LIMIT_PROMISE_USEC,
+		.pool_bytes = daemon->pool_bytes,
+		.extent_bytes = daemon->extent_bytes,
+		.page_bytes_min = daemon->config->page_bytes_min,
+		.tenants_max = LIMIT_TENANTS,
+		.seqs_max = LIMIT_SEQUENCES,
+		.holds_max = LIMIT_HOLDS,
+		.promise_usec = LIMIT_PROMISE_USEC,
 	};
 
 	if (getrandom(config.hash_key, sizeof(config.hash_key), 0) != sizeof(config.hash_key))
@@ -222,8 +232,8 @@ static int open_book(struct daemon *daemon)
 	daemon->book_fd = segment_memfd("kvd-book", daemon->book_bytes);
 	if (daemon->book_fd < 0)
 		return daemon->book_fd;
-	daemon->book = mmap(NULL, daemon->book_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
-			    daemon->book_fd, 0);
+	daemon->book = mmap(NULL, daemon->book_bytes, PROT_READ | PROT_WRITE,
+			    MAP_SHARED | MAP_NORESERVE, daemon->book_fd, 0);
 	if (daemon->book == MAP_FAILED) {
 		daemon->book = NULL;
 		return -errno;
@@ -244,7 +254,9 @@ static int open_memory(struct daemon *daemon)
 	daemon->rows = aligned_alloc(64, LIMIT_ROWS_BYTES_PER_ROUND);
 	daemon->tokens = calloc(LIMIT_MAX_PAGES, KVD_PAGE_TOKENS * sizeof(int32_t));
 	daemon->tenant_counters = calloc(LIMIT_TENANTS, sizeof(daemon->tenant_counters[0]));
-	return daemon->packet && daemon->rows && daemon->tokens && daemon->tenant_counters ? 0 : -ENOMEM;
+	return daemon->packet && daemon->rows && daemon->tokens && daemon->tenant_counters
+		       ? 0
+		       : -ENOMEM;
 }
 
 /* log what failed, so that the caller need not */
@@ -269,9 +281,10 @@ static int daemon_init(struct daemon *daemon, const struct daemon_options *optio
 		return failed("buffers", r);
 	r = open_book(daemon);
 	if (r < 0)
-		return failed(r == -EINVAL ? "book: --pool, --extent and --page-bytes-min do not fit together" : "book", r);
+		return failed("book (do --pool, --extent and --page-bytes-min fit together?)", r);
 	r = vmm_open(daemon->extent_bytes, daemon->n_extents, &daemon->vmm);
-	/* All of them now: a lack of descriptors shows before ready, not in the middle of the night. */
+	/* All of them now: a lack of descriptors shows before ready, not in the middle of the
+	 * night. */
 	for (uint32_t i = 0; r == 0 && i < daemon->n_extents; i++)
 		r = vmm_extent_create(daemon->vmm, i);
 	if (r < 0)
@@ -288,7 +301,8 @@ static int daemon_init(struct daemon *daemon, const struct daemon_options *optio
 	return 0;
 }
 
-int daemon_open(const struct config *config, const struct daemon_options *options, struct daemon **ret)
+int daemon_open(const struct config *config, const struct daemon_options *options,
+		struct daemon **ret)
 {
 	struct daemon *daemon = calloc(1, sizeof(*daemon));
 	int r;
@@ -314,9 +328,11 @@ int daemon_open(const struct config *config, const struct daemon_options *option
 	/* The first tick lets the core ask for its first extents. */
 	daemon_event(daemon, &(struct core_event){ .type = CORE_EV_TICK, .engine = CORE_NONE });
 	daemon->ready_usec = clock_now_usec();
-	log_info("ready version=%s device=%s loop=%s pool_bytes=%" PRIu64 " extent_bytes=%" PRIu64 " extents=%u "
-		 "slot_bits=%u book_bytes=%zu", KVD_VERSION, config->device, loop_name(daemon->loop),
-		 daemon->pool_bytes, daemon->extent_bytes, daemon->n_extents, daemon->slot_bits, daemon->book_bytes);
+	log_info("ready version=%s device=%s loop=%s pool_bytes=%" PRIu64 " extent_bytes=%" PRIu64
+		 " extents=%u "
+		 "slot_bits=%u book_bytes=%zu",
+		 KVD_VERSION, config->device, loop_name(daemon->loop), daemon->pool_bytes,
+		 daemon->extent_bytes, daemon->n_extents, daemon->slot_bits, daemon->book_bytes);
 	*ret = daemon;
 	return 0;
 }
@@ -326,7 +342,8 @@ void daemon_close(struct daemon *daemon)
 	if (!daemon)
 		return;
 	if (daemon->loop) {
-		/* Peers first: their ends reach the core and may still ask for jobs, which nobody does. */
+		/* Peers first: their ends reach the core and may still ask for jobs, which nobody
+		 * does. */
 		peers_close(daemon);
 		attach_close_all(daemon);
 		weights_share_close(daemon);

@@ -74,7 +74,8 @@ struct daemon_options {
 
 /* Make everything and get ready; *ret is freed by daemon_close().
  * config has passed config_check() and its sizes are final.  Errors are logged. */
-int daemon_open(const struct config *config, const struct daemon_options *options, struct daemon **ret);
+int daemon_open(const struct config *config, const struct daemon_options *options,
+		struct daemon **ret);
 /* Rounds until SIGTERM or SIGINT.  0 or -errno. */
 int daemon_run(struct daemon *daemon);
 void daemon_close(struct daemon *daemon);

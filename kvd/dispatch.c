@@ -18,31 +18,17 @@ void dispatch_message(struct peer *peer, const struct kvd_msg *m, int fd)
 		return;
 	}
 	switch (m->type) {
-	case KVD_M_HELLO:
-		greet_hello(peer, body);
-		return;
-	case KVD_M_ATTACH:
-		attach_request(peer, body);
-		return;
-	case KVD_M_CLIENT_GONE:
-		introduce_gone(peer, body);
-		return;
+	case KVD_M_HELLO: greet_hello(peer, body); return;
+	case KVD_M_ATTACH: attach_request(peer, body); return;
+	case KVD_M_CLIENT_GONE: introduce_gone(peer, body); return;
 	case KVD_M_ENGINE_STATS:
 		if (peer->engine)
 			peer->engine->stats = *(const struct kvd_msg_engine_stats *)body;
 		return;
-	case KVD_M_WEIGHTS_ASK:
-		weights_share_ask(peer, body);
-		return;
-	case KVD_M_WEIGHTS_OFFER:
-		weights_share_offer(peer, body, fd);
-		return;
-	case KVD_M_STREAM_OPEN:
-		introduce_open(peer, body);
-		return;
-	case KVD_M_QUERY:
-		admin_query(peer, body);
-		return;
+	case KVD_M_WEIGHTS_ASK: weights_share_ask(peer, body); return;
+	case KVD_M_WEIGHTS_OFFER: weights_share_offer(peer, body, fd); return;
+	case KVD_M_STREAM_OPEN: introduce_open(peer, body); return;
+	case KVD_M_QUERY: admin_query(peer, body); return;
 	}
-	peer_violation(peer, "not a message that kvd takes");  /* wire.c and this list disagree */
+	peer_violation(peer, "not a message that kvd takes"); /* wire.c and this list disagree */
 }

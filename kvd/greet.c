@@ -38,9 +38,11 @@ static bool agree_version(struct peer *peer, const struct kvd_msg_hello *m)
 	uint32_t high = m->version_max < KVD_PROTO_MAX ? m->version_max : KVD_PROTO_MAX;
 
 	if (low > high) {
-		peer_error(peer, m->m.seq, KVD_S_VERSION, m->version_max, KVD_PROTO_MAX, "%s speaks versions %u to %u, "
-			   "kvd %u to %u; upgrade the older side", m->program[0] ? m->program : "the peer",
-			   m->version_min, m->version_max, KVD_PROTO_MIN, KVD_PROTO_MAX);
+		peer_error(peer, m->m.seq, KVD_S_VERSION, m->version_max, KVD_PROTO_MAX,
+			   "%s speaks versions %u to %u, "
+			   "kvd %u to %u; upgrade the older side",
+			   m->program[0] ? m->program : "the peer", m->version_min, m->version_max,
+			   KVD_PROTO_MIN, KVD_PROTO_MAX);
 		peer_doom(peer, "no version in common");
 		return false;
 	}
@@ -76,10 +78,14 @@ static void welcome(struct peer *peer, uint32_t request_seq)
 		.m = { .type = KVD_M_WELCOME, .size = sizeof(reply), .seq = request_seq },
 		.version = peer->version,
 		.kvd_pid = daemon->pid,
-		.pool_bytes = daemon->pool_bytes, .extent_bytes = daemon->extent_bytes,
-		.slot_bits = daemon->slot_bits, .page_tokens = KVD_PAGE_TOKENS,
+		.pool_bytes = daemon->pool_bytes,
+		.extent_bytes = daemon->extent_bytes,
+		.slot_bits = daemon->slot_bits,
+		.page_tokens = KVD_PAGE_TOKENS,
 		.admin = peer->admin,
-		.uid = peer->uid, .gid = peer->gid, .pid = peer->pid,
+		.uid = peer->uid,
+		.gid = peer->gid,
+		.pid = peer->pid,
 		.kvd_version = KVD_VERSION,
 	};
 
@@ -103,18 +109,23 @@ void greet_hello(struct peer *peer, const struct kvd_msg_hello *m)
 	if (!agree_version(peer, m))
 		return;
 	peer->admin = peer->uid == 0 || peer->uid == daemon->uid ||
-		      (daemon->admin_gid != CONFIG_NO_ID && listed(gids, n_gids, daemon->admin_gid));
-	peer->delegate = peer->uid == daemon->uid || listed(config->delegates, config->n_delegates, peer->uid);
-	peer->may_attach = peer->admin || listed(config->engine_uids, config->n_engine_uids, peer->uid);
-	if (tenant_of(config, &daemon->users, peer->uid, gids, n_gids, m->tenant, peer->delegate, peer->tenant_name,
-		      &why) < 0) {
+		      (daemon->admin_gid != CONFIG_NO_ID &&
+		       listed(gids, n_gids, daemon->admin_gid));
+	peer->delegate = peer->uid == daemon->uid ||
+			 listed(config->delegates, config->n_delegates, peer->uid);
+	peer->may_attach = peer->admin ||
+			   listed(config->engine_uids, config->n_engine_uids, peer->uid);
+	if (tenant_of(config, &daemon->users, peer->uid, gids, n_gids, m->tenant, peer->delegate,
+		      peer->tenant_name, &why) < 0) {
 		peer_error(peer, m->m.seq, KVD_S_REFUSED, 0, 0, "%s", why);
 		peer_doom(peer, "no tenant");
 		return;
 	}
 	if (!define_tenant(peer)) {
-		peer_error(peer, m->m.seq, KVD_S_LIMIT, LIMIT_TENANTS + 1, LIMIT_TENANTS,
-			   "kvd knows %u tenants and can know no more; restart it or use fewer names", LIMIT_TENANTS);
+		peer_error(
+			peer, m->m.seq, KVD_S_LIMIT, LIMIT_TENANTS + 1, LIMIT_TENANTS,
+			"kvd knows %u tenants and can know no more; restart it or use fewer names",
+			LIMIT_TENANTS);
 		peer_doom(peer, "tenants");
 		return;
 	}

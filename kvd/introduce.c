@@ -14,7 +14,7 @@
 #include "kvd/daemon.h"
 #include "kvd/peer.h"
 
-#define STREAM_WEIGHT 100u         /* every tenant weighs the same in this version */
+#define STREAM_WEIGHT 100u /* every tenant weighs the same in this version */
 
 int introduce_init(struct daemon *daemon)
 {
@@ -49,7 +49,7 @@ static uint32_t stream_take(struct introduce *introduce, struct attached *engine
 	}
 	stream = &introduce->streams[index];
 	if (++stream->generation == 0)
-		stream->generation = 1;  /* so that no handle is 0 */
+		stream->generation = 1; /* so that no handle is 0 */
 	stream->engine = engine->number + 1;
 	stream->tenant = tenant;
 	engine->n_streams++;
@@ -67,8 +67,8 @@ static void stream_return(struct introduce *introduce, struct attached *engine, 
 	engine->n_streams--;
 }
 
-static struct introduce_stream *stream_find(const struct daemon *daemon, const struct attached *engine,
-					    uint32_t handle)
+static struct introduce_stream *stream_find(const struct daemon *daemon,
+					    const struct attached *engine, uint32_t handle)
 {
 	uint32_t index = handle & 0xffff;
 	struct introduce_stream *stream;
@@ -76,10 +76,12 @@ static struct introduce_stream *stream_find(const struct daemon *daemon, const s
 	if (index >= daemon->introduce.n_high)
 		return NULL;
 	stream = &daemon->introduce.streams[index];
-	return stream->engine == engine->number + 1 && stream->generation == handle >> 16 ? stream : NULL;
+	return stream->engine == engine->number + 1 && stream->generation == handle >> 16 ? stream
+											  : NULL;
 }
 
-uint32_t introduce_tenant(const struct daemon *daemon, const struct attached *engine, uint32_t handle)
+uint32_t introduce_tenant(const struct daemon *daemon, const struct attached *engine,
+			  uint32_t handle)
 {
 	const struct introduce_stream *stream = stream_find(daemon, engine, handle);
 
@@ -89,7 +91,9 @@ uint32_t introduce_tenant(const struct daemon *daemon, const struct attached *en
 void introduce_gone(struct peer *peer, const struct kvd_msg_client_gone *m)
 {
 	struct daemon *daemon = peer->daemon;
-	struct introduce_stream *stream = peer->engine ? stream_find(daemon, peer->engine, m->client) : NULL;
+	struct introduce_stream *stream = peer->engine
+						  ? stream_find(daemon, peer->engine, m->client)
+						  : NULL;
 	struct tenant_counters *counters;
 
 	if (!stream) {
@@ -112,7 +116,8 @@ void introduce_engine_lost(struct daemon *daemon, struct attached *engine)
 
 /* ---- choosing ---- */
 
-static bool engine_fits(const struct attached *engine, const struct kvd_msg_stream_open *m, uint64_t since_usec)
+static bool engine_fits(const struct attached *engine, const struct kvd_msg_stream_open *m,
+			uint64_t since_usec)
 {
 	if (engine->state != ATTACHED_LIVE || engine->draining || engine->peer->state != PEER_READY)
 		return false;
@@ -120,12 +125,13 @@ static bool engine_fits(const struct attached *engine, const struct kvd_msg_stre
 		return false;
 	if (m->engine[0] && strcmp(m->engine, engine->name))
 		return false;
-	/* "avoid" is the engine that just died under the client; one of that name which has attached
-	 * since is another engine. */
+	/* "avoid" is the engine that just died under the client; one of that name which has
+	 * attached since is another engine. */
 	return !m->avoid[0] || strcmp(m->avoid, engine->name) || engine->attached_usec > since_usec;
 }
 
-/* The fitting engine with the fewest streams.  *ret_ambiguous: no model was named and there are two. */
+/* The fitting engine with the fewest streams.  *ret_ambiguous: no model was named and there are
+ * two. */
 static struct attached *engine_choose(struct daemon *daemon, const struct kvd_msg_stream_open *m,
 				      uint64_t since_usec, const struct attached **ret_ambiguous)
 {
@@ -145,9 +151,11 @@ static struct attached *engine_choose(struct daemon *daemon, const struct kvd_ms
 	return best;
 }
 
-static void introduce_pair(struct peer *peer, const struct kvd_msg_stream_open *m, struct attached *engine)
+static void introduce_pair(struct peer *peer, const struct kvd_msg_stream_open *m,
+			   struct attached *engine)
 {
-	struct kvd_msg_client_new to_engine = { .m = { .type = KVD_M_CLIENT_NEW, .size = sizeof(to_engine) } };
+	struct kvd_msg_client_new to_engine = { .m = { .type = KVD_M_CLIENT_NEW,
+						       .size = sizeof(to_engine) } };
 	struct kvd_msg_stream to_client = {
 		.m = { .type = KVD_M_STREAM, .size = sizeof(to_client), .seq = m->m.seq },
 	};
@@ -157,14 +165,17 @@ static void introduce_pair(struct peer *peer, const struct kvd_msg_stream_open *
 	if (engine->n_streams < LIMIT_STREAMS_PER_ENGINE)
 		handle = stream_take(&peer->daemon->introduce, engine, peer->tenant);
 	if (!handle) {
-		peer_error(peer, m->m.seq, KVD_S_LIMIT, LIMIT_STREAMS_PER_ENGINE + 1, LIMIT_STREAMS_PER_ENGINE,
-			   "engine %s has as many streams as it can; start another engine", engine->name);
+		peer_error(peer, m->m.seq, KVD_S_LIMIT, LIMIT_STREAMS_PER_ENGINE + 1,
+			   LIMIT_STREAMS_PER_ENGINE,
+			   "engine %s has as many streams as it can; start another engine",
+			   engine->name);
 		return;
 	}
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair) < 0) {
 		log_error("stream.failed error=\"%s\"", strerror(errno));
 		stream_return(&peer->daemon->introduce, engine, handle & 0xffff);
-		peer_error(peer, m->m.seq, KVD_S_INTERNAL, 0, 0, "kvd cannot make a stream: %s", strerror(errno));
+		peer_error(peer, m->m.seq, KVD_S_INTERNAL, 0, 0, "kvd cannot make a stream: %s",
+			   strerror(errno));
 		return;
 	}
 	to_engine.client = to_client.client = handle;
@@ -173,13 +184,15 @@ static void introduce_pair(struct peer *peer, const struct kvd_msg_stream_open *
 	strcpy(to_client.tenant, peer->tenant_name);
 	strcpy(to_client.model, engine->model);
 	strcpy(to_client.engine, engine->name);
-	log_debug("stream.open tenant=\"%s\" engine=\"%s\" handle=%u", peer->tenant_name, engine->name, handle);
+	log_debug("stream.open tenant=\"%s\" engine=\"%s\" handle=%u", peer->tenant_name,
+		  engine->name, handle);
 	peer_send(engine->peer, &to_engine.m, &pair[0], 1, true);
 	peer_send(peer, &to_client.m, &pair[1], 1, true);
 }
 
 /* True: answered, one way or the other. */
-static bool introduce_try(struct peer *peer, const struct kvd_msg_stream_open *m, uint64_t since_usec)
+static bool introduce_try(struct peer *peer, const struct kvd_msg_stream_open *m,
+			  uint64_t since_usec)
 {
 	const struct attached *other;
 	struct attached *engine = engine_choose(peer->daemon, m, since_usec, &other);
@@ -187,8 +200,10 @@ static bool introduce_try(struct peer *peer, const struct kvd_msg_stream_open *m
 	if (!engine)
 		return false;
 	if (other)
-		peer_error(peer, m->m.seq, KVD_S_BAD_REQUEST, 0, 0, "several models are served, %.60s and %.60s among "
-			   "them; name one", engine->model, other->model);
+		peer_error(peer, m->m.seq, KVD_S_BAD_REQUEST, 0, 0,
+			   "several models are served, %.60s and %.60s among "
+			   "them; name one",
+			   engine->model, other->model);
 	else
 		introduce_pair(peer, m, engine);
 	return true;
@@ -197,13 +212,15 @@ static bool introduce_try(struct peer *peer, const struct kvd_msg_stream_open *m
 static void answer_no_model(struct peer *peer, const struct kvd_msg_stream_open *m)
 {
 	if (m->engine[0])
-		peer_error(peer, m->m.seq, KVD_S_NO_MODEL, 0, 0, "no engine %s%s%s takes streams; see `kvctl engines`",
-			   m->engine, m->model[0] ? " of model " : "", m->model);
+		peer_error(peer, m->m.seq, KVD_S_NO_MODEL, 0, 0,
+			   "no engine %s%s%s takes streams; see `kvctl engines`", m->engine,
+			   m->model[0] ? " of model " : "", m->model);
 	else if (m->model[0])
-		peer_error(peer, m->m.seq, KVD_S_NO_MODEL, 0, 0, "no engine serves model %s; see `kvctl engines`",
-			   m->model);
+		peer_error(peer, m->m.seq, KVD_S_NO_MODEL, 0, 0,
+			   "no engine serves model %s; see `kvctl engines`", m->model);
 	else
-		peer_error(peer, m->m.seq, KVD_S_NO_MODEL, 0, 0, "no engine is attached; start kvengine");
+		peer_error(peer, m->m.seq, KVD_S_NO_MODEL, 0, 0,
+			   "no engine is attached; start kvengine");
 }
 
 void introduce_open(struct peer *peer, const struct kvd_msg_stream_open *m)
@@ -220,13 +237,16 @@ void introduce_open(struct peer *peer, const struct kvd_msg_stream_open *m)
 		return;
 	}
 	if (introduce->n_waits == LIMIT_WAITS || peer->n_waits == LIMIT_WAITS_PER_PEER) {
-		peer_error(peer, m->m.seq, KVD_S_LIMIT, LIMIT_WAITS_PER_PEER + 1, LIMIT_WAITS_PER_PEER,
-			   "too many streams wait for an engine");
+		peer_error(peer, m->m.seq, KVD_S_LIMIT, LIMIT_WAITS_PER_PEER + 1,
+			   LIMIT_WAITS_PER_PEER, "too many streams wait for an engine");
 		return;
 	}
 	wait = &introduce->waits[introduce->n_waits++];
 	*wait = (struct introduce_wait){
-		.peer = peer, .since_usec = now_usec, .deadline_usec = now_usec + wait_ms * 1000ull, .message = *m,
+		.peer = peer,
+		.since_usec = now_usec,
+		.deadline_usec = now_usec + wait_ms * 1000ull,
+		.message = *m,
 	};
 	peer->n_waits++;
 	daemon_deadline(peer->daemon, wait->deadline_usec);
@@ -256,7 +276,8 @@ uint64_t introduce_deadlines(struct daemon *daemon, uint64_t now_usec, bool engi
 		struct introduce_wait *wait = &introduce->waits[i];
 		bool over = wait->deadline_usec <= now_usec;
 
-		if ((engines_changed || over) && introduce_try(wait->peer, &wait->message, wait->since_usec)) {
+		if ((engines_changed || over) &&
+		    introduce_try(wait->peer, &wait->message, wait->since_usec)) {
 			wait_drop(introduce, i);
 			continue;
 		}

@@ -1,7 +1,7 @@
 /* introduce.h - clients meet engines: STREAM_OPEN, handles, CLIENT_GONE.
  *
- * kvd makes a socket pair and gives one end to each; no token passes through kvd.  The handle that the
- * engine names in SEQ_OPEN stands for the client's tenant: an engine can charge nobody else. */
+ * kvd makes a socket pair and gives one end to each; no token passes through kvd.  The handle that
+ * the engine names in SEQ_OPEN stands for the client's tenant: an engine can charge nobody else. */
 #ifndef KVD_INTRODUCE_H
 #define KVD_INTRODUCE_H
 
@@ -35,7 +35,7 @@ struct introduce {
 	struct introduce_stream *streams;  /* (LIMIT_STREAMS) */
 	uint16_t free;
 	uint32_t n_high;
-	struct introduce_wait *waits;      /* (LIMIT_WAITS), the first n_waits in order of arrival */
+	struct introduce_wait *waits;      /* (LIMIT_WAITS), n_waits in order of arrival */
 	uint32_t n_waits;
 };
 
@@ -46,7 +46,8 @@ void introduce_open(struct peer *peer, const struct kvd_msg_stream_open *m);
 /* Engine says that a stream has ended. */
 void introduce_gone(struct peer *peer, const struct kvd_msg_client_gone *m);
 /* Tenant number of an engine's handle, CORE_NONE if it has no such handle. */
-uint32_t introduce_tenant(const struct daemon *daemon, const struct attached *engine, uint32_t handle);
+uint32_t introduce_tenant(const struct daemon *daemon, const struct attached *engine,
+			  uint32_t handle);
 /* An engine is gone: so are its handles. */
 void introduce_engine_lost(struct daemon *daemon, struct attached *engine);
 /* A peer is gone: so are its waits. */

@@ -1,15 +1,15 @@
 /* limits.h - every bound of the daemon, with its reason.
  *
- * All pools are sized from these at start; after READY the daemon allocates nothing.  A bound that a
- * peer can reach answers with KVD_S_LIMIT and the number, never with a crash. */
+ * All pools are sized from these at start; after READY the daemon allocates nothing.  A bound that
+ * a peer can reach answers with KVD_S_LIMIT and the number, never with a crash. */
 #ifndef KVD_LIMITS_H
 #define KVD_LIMITS_H
 
 /* Connections.  1,000 tenants at once is the house's load; four times that, so that one user cannot
  * shut out the others, and 4,096 sockets fit the hard RLIMIT_NOFILE of every distribution. */
 #define LIMIT_PEERS 4096u
-#define LIMIT_PEERS_PER_UID 512u         /* an eighth of all; not for root and the daemon's own uid */
-#define LIMIT_PEERS_RESERVED 64u         /* of LIMIT_PEERS, kept for root and the daemon's own uid */
+#define LIMIT_PEERS_PER_UID 512u         /* an eighth of all; not for root and the daemon's uid */
+#define LIMIT_PEERS_RESERVED 64u         /* of LIMIT_PEERS, for root and the daemon's own uid */
 
 /* Work per peer and round: enough to keep a busy engine fed (a step submits a few entries per
  * sequence), small enough that 63 busy engines cost a round well under a millisecond. */
@@ -27,13 +27,13 @@
 /* Deadlines in microseconds. */
 #define LIMIT_GREETING_USEC 5000000u     /* connect to HELLO; a shell started by hand is faster */
 #define LIMIT_STALL_USEC 10000000u       /* a peer owes us room in its socket for this long */
-#define LIMIT_STREAM_WAIT_MS 600000u     /* longest wait_ms of STREAM_OPEN: a model loads in minutes */
-#define LIMIT_QUIET_ALARM_USEC 30000000u /* hung-up engine whose process will not end: tell people */
+#define LIMIT_STREAM_WAIT_MS 600000u     /* longest wait_ms: a model loads in minutes */
+#define LIMIT_QUIET_ALARM_USEC 30000000u /* hung-up engine, process will not end: tell people */
 #define LIMIT_ACCEPT_RETRY_USEC 100000u  /* out of descriptors: look again */
 
 /* Extents when --extent is not given: about 64 of them, so that a small pool does not starve on
- * colours; 1 MiB at least, 64 MiB at most (mapping cost, design.md section 4); but fewer than 3,000,
- * because each costs two descriptors. */
+ * colours; 1 MiB at least, 64 MiB at most (mapping cost, design.md section 4); but fewer than
+ * 3,000, because each costs two descriptors. */
 #define LIMIT_EXTENTS_WANTED 64u
 #define LIMIT_EXTENT_BYTES_MIN (1ull << 20)
 #define LIMIT_EXTENT_BYTES_MAX (64ull << 20)
@@ -48,7 +48,7 @@
 #define LIMIT_TENANTS 4096u              /* 1,000 tenants is the house's load, times four */
 #define LIMIT_SEQUENCES 65536u           /* 16 engines with the most slots one may ask for */
 #define LIMIT_HOLDS (8u << 20)           /* 64 engines x 64 slots x 32k tokens; touched when used */
-#define LIMIT_PROMISE_USEC 2000000u      /* a promiser that seals nothing for this long is passed over:
+#define LIMIT_PROMISE_USEC 2000000u      /* who promises and seals nothing is passed over:
                                           * twenty prefill chunks on the slowest machine we met */
 
 /* One engine's rings. */
@@ -62,10 +62,11 @@
 #define LIMIT_WEIGHTS 64u
 
 /* Mover: jobs it has at once, and jobs that wait here.  A frame job is a few hundred microseconds;
- * 64 keep it busy between two rounds.  Extent jobs take milliseconds: two, one running, one waiting. */
+ * 64 keep it busy between two rounds.  Extent jobs take milliseconds: two, one running, one
+ * waiting. */
 #define LIMIT_MOVER_SMALL 64u
 #define LIMIT_MOVER_BIG 2u
-#define LIMIT_MOVER_RESTART_USEC 100000u /* after a mover that lived less than a second; doubles to 5 s */
+#define LIMIT_MOVER_RESTART_USEC 100000u /* after one that lived under 1 s; doubles to 5 s */
 
 /* Configuration file: entries of each kind, bytes of a file and of a line. */
 #define LIMIT_CONFIG_TENANTS 1024u
@@ -75,7 +76,8 @@
 #define LIMIT_CONFIG_FILE_BYTES (1u << 20)
 #define LIMIT_USERS 1024u                /* names read from /etc/passwd at start */
 
-/* Admin: bytes of rows written per round, so that a list of a million pages never stops the loop. */
+/* Admin: bytes of rows written per round, so that a list of a million pages never stops the
+ * loop. */
 #define LIMIT_ROWS_BYTES_PER_ROUND 65536u
 #define LIMIT_ASK_USEC 100000u           /* of a user without rights: ten questions a second ... */
 #define LIMIT_ASK_BURST 20u              /* ... after twenty at once; a dashboard asks five */

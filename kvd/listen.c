@@ -15,10 +15,11 @@
 #include <systemd/sd-daemon.h>
 #include <unistd.h>
 
-#define LISTEN_BACKLOG 1024        /* the kernel cuts it to net.core.somaxconn */
+#define LISTEN_BACKLOG 1024 /* the kernel cuts it to net.core.somaxconn */
 
 __attribute__((format(printf, 3, 4)))
-static int fail(char error[LISTEN_ERROR_MAX], int r, const char *format, ...)
+static int fail(char error[LISTEN_ERROR_MAX], int r,
+						      const char *format, ...)
 {
 	va_list args;
 
@@ -43,9 +44,12 @@ int listen_path(const char *given, char ret[LISTEN_PATH_MAX], char error[LISTEN_
 	else if (runtime && *runtime)
 		n = snprintf(ret, LISTEN_PATH_MAX, "%s/kvd/kvd.sock", runtime);
 	else
-		return fail(error, -ENOENT, "no place for the socket: $XDG_RUNTIME_DIR is not set; give --socket PATH");
+		return fail(
+			error, -ENOENT,
+			"no place for the socket: $XDG_RUNTIME_DIR is not set; give --socket PATH");
 	if (n >= LISTEN_PATH_MAX)
-		return fail(error, -ENAMETOOLONG, "the socket's path is longer than %d bytes; give a shorter --socket",
+		return fail(error, -ENAMETOOLONG,
+			    "the socket's path is longer than %d bytes; give a shorter --socket",
 			    LISTEN_PATH_MAX - 1);
 	if ((given && *given) || (environment && *environment))
 		return 0;
@@ -53,12 +57,14 @@ int listen_path(const char *given, char ret[LISTEN_PATH_MAX], char error[LISTEN_
 	*strrchr(directory, '/') = '\0';
 	/* Every user of the host may connect to root's kvd; a user's own is the user's. */
 	if (mkdir(directory, getuid() == 0 ? 0755 : 0700) < 0 && errno != EEXIST)
-		return fail(error, -errno, "%s cannot be made: %s; give --socket PATH", directory, strerror(errno));
+		return fail(error, -errno, "%s cannot be made: %s; give --socket PATH", directory,
+			    strerror(errno));
 	return 0;
 }
 
-/* Has the process that listens behind a connected socket ended?  The ring of a kvd that was killed keeps
- * its listening socket for some milliseconds longer than the process lives (our tests meet it). */
+/* Has the process that listens behind a connected socket ended?  The ring of a kvd that was killed
+ * keeps its listening socket for some milliseconds longer than the process lives (our tests meet
+ * it). */
 static bool listener_ended(int fd)
 {
 	struct ucred credentials;
@@ -66,7 +72,8 @@ static bool listener_ended(int fd)
 	struct pollfd process = { .events = POLLIN };
 	bool ended;
 
-	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &credentials, &size) < 0 || credentials.pid <= 0)
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &credentials, &size) < 0 ||
+	    credentials.pid <= 0)
 		return false;
 	process.fd = (int)syscall(SYS_pidfd_open, credentials.pid, 0);
 	if (process.fd < 0)
@@ -87,7 +94,7 @@ static bool answers(const struct sockaddr_un *address)
 	if (connect(fd, (const struct sockaddr *)address, sizeof(*address)) == 0)
 		yes = !listener_ended(fd);
 	else
-		yes = errno == EAGAIN;  /* a full backlog is somebody */
+		yes = errno == EAGAIN; /* a full backlog is somebody */
 	close(fd);
 	return yes;
 }
@@ -99,11 +106,13 @@ static int from_systemd(struct listen_socket *ret, char error[LISTEN_ERROR_MAX])
 	if (n <= 0)
 		return n;
 	if (n > 1 || sd_is_socket_unix(SD_LISTEN_FDS_START, SOCK_SEQPACKET, 1, NULL, 0) <= 0)
-		return fail(error, -EINVAL, "systemd has passed something else than one SEQPACKET socket; use "
+		return fail(error, -EINVAL,
+			    "systemd has passed something else than one SEQPACKET socket; use "
 			    "ListenSequentialPacket= in kvd.socket");
 	/* systemd gives it as NonBlocking= says; accept4() must never wait. */
 	if (fcntl(SD_LISTEN_FDS_START, F_SETFL, O_NONBLOCK) < 0)
-		return fail(error, -errno, "the socket that systemd has passed is broken: %s", strerror(errno));
+		return fail(error, -errno, "the socket that systemd has passed is broken: %s",
+			    strerror(errno));
 	ret->fd = SD_LISTEN_FDS_START;
 	return 1;
 }
@@ -119,23 +128,30 @@ int listen_open(const char *path, struct listen_socket *ret, char error[LISTEN_E
 	if (r != 0)
 		return r < 0 ? r : 0;
 	if (strlen(path) >= sizeof(address.sun_path))
-		return fail(error, -ENAMETOOLONG, "the socket's path is too long; give a shorter --socket");
+		return fail(error, -ENAMETOOLONG,
+			    "the socket's path is too long; give a shorter --socket");
 	strcpy(address.sun_path, path);
 	strcpy(ret->path, path);
 	if (lstat(path, &st) == 0) {
 		if (!S_ISSOCK(st.st_mode))
-			return fail(error, -EEXIST, "%s is there and is no socket; remove it or give another --socket", path);
+			return fail(
+				error, -EEXIST,
+				"%s is there and is no socket; remove it or give another --socket",
+				path);
 		if (answers(&address))
-			return fail(error, -EADDRINUSE, "another kvd answers at %s; end it or give another --socket", path);
+			return fail(error, -EADDRINUSE,
+				    "another kvd answers at %s; end it or give another --socket",
+				    path);
 		(void)unlink(path);
 	}
 	ret->fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (ret->fd < 0)
 		return fail(error, -errno, "no socket: %s", strerror(errno));
 	/* Any user may connect: the directory decides who gets here, the kernel says who it is. */
-	if (bind(ret->fd, (struct sockaddr *)&address, sizeof(address)) < 0 || chmod(path, 0666) < 0 ||
-	    listen(ret->fd, LISTEN_BACKLOG) < 0 || lstat(path, &st) < 0) {
-		r = fail(error, -errno, "cannot listen at %s: %s; give another --socket", path, strerror(errno));
+	if (bind(ret->fd, (struct sockaddr *)&address, sizeof(address)) < 0 ||
+	    chmod(path, 0666) < 0 || listen(ret->fd, LISTEN_BACKLOG) < 0 || lstat(path, &st) < 0) {
+		r = fail(error, -errno, "cannot listen at %s: %s; give another --socket", path,
+			 strerror(errno));
 		close(ret->fd);
 		ret->fd = -1;
 		return r;
@@ -152,7 +168,8 @@ void listen_close(struct listen_socket *socket)
 
 	if (socket->fd < 0)
 		return;
-	if (socket->ours && lstat(socket->path, &st) == 0 && st.st_dev == socket->device && st.st_ino == socket->inode)
+	if (socket->ours && lstat(socket->path, &st) == 0 && st.st_dev == socket->device &&
+	    st.st_ino == socket->inode)
 		(void)unlink(socket->path);
 	close(socket->fd);
 	socket->fd = -1;

@@ -29,7 +29,8 @@ void log_init(enum log_level level)
 	log_level_max = level;
 	/* The variable is inherited by children whose stderr is something else: compare. */
 	log_to_journal = stream && sscanf(stream, "%llu:%llu", &device, &inode) == 2 &&
-			 fstat(STDERR_FILENO, &st) == 0 && st.st_dev == device && st.st_ino == inode;
+			 fstat(STDERR_FILENO, &st) == 0 && st.st_dev == device &&
+			 st.st_ino == inode;
 }
 
 int log_level_parse(const char *text, enum log_level *ret)
@@ -72,7 +73,9 @@ void log_write(enum log_level level, const char *format, ...)
 
 bool log_allow(struct log_limit *limit, uint64_t now_usec, uint32_t *ret_suppressed)
 {
-	uint64_t floor = now_usec > LOG_BURST * LOG_PERIOD_USEC ? now_usec - LOG_BURST * LOG_PERIOD_USEC : 0;
+	uint64_t floor = now_usec > LOG_BURST * LOG_PERIOD_USEC
+				 ? now_usec - LOG_BURST * LOG_PERIOD_USEC
+				 : 0;
 
 	if (limit->next_usec < floor)
 		limit->next_usec = floor;

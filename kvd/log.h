@@ -11,7 +11,8 @@
 
 enum log_level { LOG_LEVEL_ERROR = 0, LOG_LEVEL_WARN, LOG_LEVEL_INFO, LOG_LEVEL_DEBUG };
 
-/* How often a source of lines may speak: a burst of 8, then one line a second.  Zero-initialised. */
+/* How often a source of lines may speak: a burst of 8, then one line a second. 
+ * Zero-initialised. */
 struct log_limit {
 	uint64_t next_usec;        /* when the bucket is full again, minus its depth */
 	uint32_t suppressed;       /* lines dropped since the last one written */

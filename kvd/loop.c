@@ -164,8 +164,8 @@ int loop_wait(struct loop *loop, uint64_t deadline_usec)
 
 		timeout_usec = deadline_usec > now_usec ? (int64_t)(deadline_usec - now_usec) : 0;
 	}
-	/* Sources that asked for another turn go first, in the order in which they asked; those that
-	 * ask again while they run come after `last` and wait for the next round. */
+	/* Sources that asked for another turn go first, in the order in which they asked; those
+	 * that ask again while they run come after `last` and wait for the next round. */
 	while (last && loop->again_head) {
 		struct loop_source *source = loop->again_head;
 		bool was_last = source == last;

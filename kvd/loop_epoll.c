@@ -16,8 +16,9 @@ struct loop_epoll {
 	struct epoll_event batch[EPOLL_BATCH];
 };
 
-_Static_assert(EPOLLIN == POLLIN && EPOLLOUT == POLLOUT && EPOLLHUP == POLLHUP && EPOLLERR == POLLERR &&
-	       EPOLLRDHUP == POLLRDHUP, "poll and epoll share their bits");
+_Static_assert(EPOLLIN == POLLIN && EPOLLOUT == POLLOUT && EPOLLHUP == POLLHUP &&
+		       EPOLLERR == POLLERR && EPOLLRDHUP == POLLRDHUP,
+	       "poll and epoll share their bits");
 
 static int epoll_backend_open(struct loop *loop)
 {
@@ -59,19 +60,22 @@ static void epoll_backend_remove(struct loop *loop, int fd, uint64_t cookie)
 	(void)epoll_ctl(state->fd, EPOLL_CTL_DEL, fd, NULL);
 }
 
-/* Microsecond timeouts need epoll_pwait2 (5.11); before it a wait is rounded up to a millisecond. */
+/* Microsecond timeouts need epoll_pwait2 (5.11); before it a wait is rounded up to a
+ * millisecond. */
 static int epoll_backend_enter(struct loop_epoll *state, int64_t timeout_usec)
 {
 	struct timespec timeout = { timeout_usec / 1000000, timeout_usec % 1000000 * 1000 };
 	int n;
 
-	n = epoll_pwait2(state->fd, state->batch, EPOLL_BATCH, timeout_usec < 0 ? NULL : &timeout, NULL);
+	n = epoll_pwait2(state->fd, state->batch, EPOLL_BATCH, timeout_usec < 0 ? NULL : &timeout,
+			 NULL);
 	if (n < 0 && errno == ENOSYS) {
 		int64_t ms = (timeout_usec + 999) / 1000;
 
 		if (ms > 60000)
 			ms = 60000;
-		n = epoll_wait(state->fd, state->batch, EPOLL_BATCH, timeout_usec < 0 ? -1 : (int)ms);
+		n = epoll_wait(state->fd, state->batch, EPOLL_BATCH,
+			       timeout_usec < 0 ? -1 : (int)ms);
 	}
 	return n < 0 ? -errno : n;
 }

@@ -1,8 +1,8 @@
 /* loop_uring.c - the loop on io_uring: multishot poll for readiness, the ring's own timeout.
  *
- * A multishot poll reports each wake-up once (an edge).  It ends by itself when the completion queue
- * overflows or the kernel runs short; such a completion lacks IORING_CQE_F_MORE, and arming again
- * reports what is ready at that moment, so no edge is lost.
+ * A multishot poll reports each wake-up once (an edge).  It ends by itself when the completion
+ * queue overflows or the kernel runs short; such a completion lacks IORING_CQE_F_MORE, and arming
+ * again reports what is ready at that moment, so no edge is lost.
  * A poll holds a reference to its file: remove() submits at once, so that close() means close. */
 #include "kvd/loop_internal.h"
 
@@ -11,13 +11,17 @@
 #include <liburing.h>
 #include <stdlib.h>
 
-#define URING_ENTRIES 256          /* submissions between two enters: adds and removes of one round */
-#define URING_CQ_ENTRIES 8192      /* one readiness for each of LIMIT_PEERS sockets, twice */
+#define URING_ENTRIES 256     /* submissions between two enters: adds and removes of one round */
+#define URING_CQ_ENTRIES 8192 /* one readiness for each of LIMIT_PEERS sockets, twice */
 #define URING_BATCH 128
 
 struct loop_uring {
 	struct io_uring ring;
-	struct { uint64_t cookie; int32_t result; uint32_t flags; } batch[URING_BATCH];
+	struct {
+		uint64_t cookie;
+		int32_t result;
+		uint32_t flags;
+	} batch[URING_BATCH];
 };
 
 static int uring_open(struct loop *loop)
@@ -37,7 +41,8 @@ static int uring_open(struct loop *loop)
 		return r;
 	}
 	/* EXT_ARG (5.11) carries the timeout; multishot poll came with 5.13 and RSRC_TAGS. */
-	if (!(params.features & IORING_FEAT_EXT_ARG) || !(params.features & IORING_FEAT_RSRC_TAGS)) {
+	if (!(params.features & IORING_FEAT_EXT_ARG) ||
+	    !(params.features & IORING_FEAT_RSRC_TAGS)) {
 		io_uring_queue_exit(&state->ring);
 		free(state);
 		return -ENOSYS;
@@ -83,7 +88,7 @@ static void uring_remove(struct loop *loop, int fd, uint64_t cookie)
 	struct io_uring_sqe *sqe = uring_sqe(state);
 
 	if (!sqe)
-		return;  /* the ring is broken: the next wait says so */
+		return; /* the ring is broken: the next wait says so */
 	io_uring_prep_poll_remove(sqe, cookie);
 	io_uring_sqe_set_data64(sqe, 0);
 	(void)io_uring_submit(&state->ring);
@@ -100,22 +105,27 @@ static void uring_deliver(struct loop *loop, uint64_t cookie, int32_t result, ui
 		if (result >= 0 || result == -ECANCELED)
 			(void)uring_add(loop, source->fd, source->events, cookie);
 	}
-	source->ready(source, result < 0 ? (result == -ECANCELED ? POLLIN : POLLERR) : (uint32_t)result);
+	source->ready(source,
+		      result < 0 ? (result == -ECANCELED ? POLLIN : POLLERR) : (uint32_t)result);
 }
 
 static int uring_wait(struct loop *loop, int64_t timeout_usec)
 {
 	struct loop_uring *state = loop->state;
-	struct __kernel_timespec timeout = { timeout_usec / 1000000, timeout_usec % 1000000 * 1000 };
+	struct __kernel_timespec timeout = { timeout_usec / 1000000,
+					     timeout_usec % 1000000 * 1000 };
 	struct io_uring_cqe *cqe;
 	unsigned head, n = 0;
 	int r;
 
-	r = io_uring_submit_and_wait_timeout(&state->ring, &cqe, 1, timeout_usec < 0 ? NULL : &timeout, NULL);
+	r = io_uring_submit_and_wait_timeout(&state->ring, &cqe, 1,
+					     timeout_usec < 0 ? NULL : &timeout, NULL);
 	if (r < 0 && r != -ETIME && r != -EINTR && r != -EAGAIN && r != -EBUSY)
 		return r;
-	/* Copied out first: ready() may submit, and must not find the queue full of what we hold. */
-	io_uring_for_each_cqe(&state->ring, head, cqe) {
+	/* Copied out first: ready() may submit, and must not find the queue full of what we
+	 * hold. */
+	io_uring_for_each_cqe(&state->ring, head, cqe)
+	{
 		state->batch[n].cookie = cqe->user_data;
 		state->batch[n].result = cqe->res;
 		state->batch[n].flags = cqe->flags;
@@ -125,7 +135,8 @@ static int uring_wait(struct loop *loop, int64_t timeout_usec)
 	io_uring_cq_advance(&state->ring, n);
 	for (unsigned i = 0; i < n; i++)
 		if (state->batch[i].cookie)
-			uring_deliver(loop, state->batch[i].cookie, state->batch[i].result, state->batch[i].flags);
+			uring_deliver(loop, state->batch[i].cookie, state->batch[i].result,
+				      state->batch[i].flags);
 	return 0;
 }
 

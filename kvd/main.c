@@ -24,7 +24,8 @@ static const char help_text[] =
 	"\n"
 	"  --device host          memory of this host (the only device of this build)\n"
 	"  --pool SIZE            memory for pages, for example 512M or 4G\n"
-	"  --extent SIZE          unit of mapping, a power of two from 256K to 1G; follows the pool\n"
+	"  --extent SIZE          unit of mapping, a power of two from 256K to 1G; follows the "
+	"pool\n"
 	"  --page-bytes-min SIZE  smallest page that can be lent, a power of two; 8K\n"
 	"  --socket PATH          else $KVD_SOCKET, else /run/kvd/kvd.sock (root) or\n"
 	"                         $XDG_RUNTIME_DIR/kvd/kvd.sock; systemd's socket wins\n"
@@ -57,12 +58,20 @@ static int complain(int exit_code, const char *format, ...)
 /* -1: go on; else the exit code. */
 static int parse_options(int argc, char **argv, struct options *ret)
 {
-	enum { DEVICE = 256, POOL, EXTENT, PAGE_BYTES_MIN, SOCKET, CONFIG, LOG_LEVEL, LOOP, CHECK, VERSION, HELP };
+	enum { DEVICE = 256, POOL, EXTENT, PAGE_BYTES_MIN, SOCKET, CONFIG, LOG_LEVEL, LOOP, CHECK,
+	       VERSION, HELP };
 	static const struct option known[] = {
-		{ "device", 1, NULL, DEVICE }, { "pool", 1, NULL, POOL }, { "extent", 1, NULL, EXTENT },
-		{ "page-bytes-min", 1, NULL, PAGE_BYTES_MIN }, { "socket", 1, NULL, SOCKET },
-		{ "config", 1, NULL, CONFIG }, { "log-level", 1, NULL, LOG_LEVEL }, { "loop", 1, NULL, LOOP },
-		{ "check-config", 0, NULL, CHECK }, { "version", 0, NULL, VERSION }, { "help", 0, NULL, HELP },
+		{ "device", 1, NULL, DEVICE },
+		{ "pool", 1, NULL, POOL },
+		{ "extent", 1, NULL, EXTENT },
+		{ "page-bytes-min", 1, NULL, PAGE_BYTES_MIN },
+		{ "socket", 1, NULL, SOCKET },
+		{ "config", 1, NULL, CONFIG },
+		{ "log-level", 1, NULL, LOG_LEVEL },
+		{ "loop", 1, NULL, LOOP },
+		{ "check-config", 0, NULL, CHECK },
+		{ "version", 0, NULL, VERSION },
+		{ "help", 0, NULL, HELP },
 		{ 0 },
 	};
 	int option;
@@ -92,22 +101,27 @@ static int apply_options(const struct options *options, struct config *config)
 {
 	uint64_t bytes;
 
-	if (options->device && snprintf(config->device, sizeof(config->device), "%s", options->device) >=
-				       (int)sizeof(config->device))
-		return complain(2, "--device %s: host is the only device of this build", options->device);
+	if (options->device && snprintf(config->device, sizeof(config->device), "%s",
+					options->device) >= (int)sizeof(config->device))
+		return complain(2, "--device %s: host is the only device of this build",
+				options->device);
 	if (options->pool && size_parse(options->pool, &config->pool_bytes) < 0)
-		return complain(2, "--pool %s is not a size; write for example 512M or 4G", options->pool);
+		return complain(2, "--pool %s is not a size; write for example 512M or 4G",
+				options->pool);
 	if (options->extent && size_parse(options->extent, &config->extent_bytes) < 0)
-		return complain(2, "--extent %s is not a size; write for example 4M", options->extent);
+		return complain(2, "--extent %s is not a size; write for example 4M",
+				options->extent);
 	if (options->page_bytes_min) {
-		if (size_parse(options->page_bytes_min, &bytes) < 0 || bytes < 512 || bytes > 1u << 30 ||
-		    (bytes & (bytes - 1)))
-			return complain(2, "--page-bytes-min %s; write a power of two from 512 to 1G",
+		if (size_parse(options->page_bytes_min, &bytes) < 0 || bytes < 512 ||
+		    bytes > 1u << 30 || (bytes & (bytes - 1)))
+			return complain(2,
+					"--page-bytes-min %s; write a power of two from 512 to 1G",
 					options->page_bytes_min);
 		config->page_bytes_min = (uint32_t)bytes;
 	}
 	if (options->log_level && log_level_parse(options->log_level, &config->log_level) < 0)
-		return complain(2, "--log-level %s; write error, warn, info or debug", options->log_level);
+		return complain(2, "--log-level %s; write error, warn, info or debug",
+				options->log_level);
 	return -1;
 }
 
@@ -128,9 +142,11 @@ static int load_config(const struct options *options, struct config *config)
 	if (r >= 0)
 		return r;
 	if (!strncmp(config->device, "cuda", 4))
-		return complain(1, "--device %s: this kvd is not built for CUDA; use --device host", config->device);
+		return complain(1, "--device %s: this kvd is not built for CUDA; use --device host",
+				config->device);
 	if (strcmp(config->device, "host"))
-		return complain(1, "--device %s: host is the only device of this build", config->device);
+		return complain(1, "--device %s: host is the only device of this build",
+				config->device);
 	return -1;
 }
 
@@ -141,7 +157,8 @@ static int check_sizes(struct config *config)
 	char pool[SIZE_TEXT_MAX], extent[SIZE_TEXT_MAX];
 
 	if (!config->pool_bytes)
-		return complain(2, "how much memory for pages? give --pool SIZE, for example --pool 512M");
+		return complain(
+			2, "how much memory for pages? give --pool SIZE, for example --pool 512M");
 	if (!config->extent_bytes)
 		config->extent_bytes = config_extent_bytes(config->pool_bytes);
 	size_format(config->pool_bytes, pool);
@@ -151,15 +168,22 @@ static int check_sizes(struct config *config)
 		return complain(2, "--extent %s; write a power of two from 256K to 1G", extent);
 	n_extents = config->pool_bytes / config->extent_bytes;
 	if (!n_extents)
-		return complain(2, "--pool %s holds no extent of %s; enlarge the pool or give a smaller --extent", pool,
-				extent);
+		return complain(2,
+				"--pool %s holds no extent of %s; enlarge the pool or give a "
+				"smaller --extent",
+				pool, extent);
 	if (n_extents > LIMIT_EXTENTS)
-		return complain(2, "--pool %s has %" PRIu64 " extents of %s; at most %u, give a larger --extent", pool,
-				n_extents, extent, LIMIT_EXTENTS);
+		return complain(2,
+				"--pool %s has %" PRIu64
+				" extents of %s; at most %u, give a larger --extent",
+				pool, n_extents, extent, LIMIT_EXTENTS);
 	slots = config->extent_bytes / config->page_bytes_min;
 	if (slots < 8 || n_extents * slots > 1u << KVD_ENTRY_FRAME_BITS)
-		return complain(2, "--page-bytes-min %u makes %" PRIu64 " frames of an extent and %" PRIu64 " of the pool; "
-				"8 and %u are the limits", config->page_bytes_min, slots, n_extents * slots,
+		return complain(2,
+				"--page-bytes-min %u makes %" PRIu64
+				" frames of an extent and %" PRIu64 " of the pool; "
+				"8 and %u are the limits",
+				config->page_bytes_min, slots, n_extents * slots,
 				1u << KVD_ENTRY_FRAME_BITS);
 	return -1;
 }
@@ -167,7 +191,8 @@ static int check_sizes(struct config *config)
 static int check_memory(const struct config *config)
 {
 	struct memory_free memory;
-	char pool[SIZE_TEXT_MAX], available[SIZE_TEXT_MAX], group[SIZE_TEXT_MAX], most[SIZE_TEXT_MAX];
+	char pool[SIZE_TEXT_MAX], available[SIZE_TEXT_MAX], group[SIZE_TEXT_MAX],
+		most[SIZE_TEXT_MAX];
 	int r = memory_read("", &memory);
 
 	if (r < 0)
@@ -178,13 +203,17 @@ static int check_memory(const struct config *config)
 	size_format(memory.available_bytes, available);
 	size_format(memory_pool_max(&memory), most);
 	if (memory.cgroup_max_bytes == UINT64_MAX)
-		return complain(1, "--pool %s (%" PRIu64 " bytes) is above free memory: %s (%" PRIu64 " bytes) available; "
-				"choose --pool %s or less", pool, config->pool_bytes, available,
-				memory.available_bytes, most);
+		return complain(1,
+				"--pool %s (%" PRIu64 " bytes) is above free memory: %s (%" PRIu64
+				" bytes) available; "
+				"choose --pool %s or less",
+				pool, config->pool_bytes, available, memory.available_bytes, most);
 	size_format(memory.cgroup_free_bytes, group);
-	return complain(1, "--pool %s (%" PRIu64 " bytes) is above free memory: %s available, %s (%" PRIu64
-			" bytes) left in the control group; choose --pool %s or less", pool, config->pool_bytes, available,
-			group, memory.cgroup_free_bytes, most);
+	return complain(1,
+			"--pool %s (%" PRIu64
+			" bytes) is above free memory: %s available, %s (%" PRIu64
+			" bytes) left in the control group; choose --pool %s or less",
+			pool, config->pool_bytes, available, group, memory.cgroup_free_bytes, most);
 }
 
 /* Two descriptors an extent, one a connection, a few of our own. */
@@ -199,8 +228,11 @@ static int raise_descriptors(const struct config *config)
 	if (setrlimit(RLIMIT_NOFILE, &limit) < 0)
 		return complain(1, "RLIMIT_NOFILE: %s", strerror(errno));
 	if (limit.rlim_max < want)
-		return complain(1, "%" PRIu64 " descriptors are needed, the hard limit is %llu; raise LimitNOFILE= or give "
-				"a larger --extent", want, (unsigned long long)limit.rlim_max);
+		return complain(1,
+				"%" PRIu64 " descriptors are needed, the hard limit is %llu; raise "
+					   "LimitNOFILE= or give "
+				"a larger --extent",
+				want, (unsigned long long)limit.rlim_max);
 	return -1;
 }
 
@@ -218,7 +250,8 @@ static int serve(const struct config *config, const char *given_socket, enum loo
 	options.listen_fd = socket.fd;
 	r = daemon_open(config, &options, &daemon);
 	if (r == 0) {
-		(void)sd_notifyf(0, "READY=1\nSTATUS=pool %" PRIu64 " MiB at %s", daemon->pool_bytes >> 20, path);
+		(void)sd_notifyf(0, "READY=1\nSTATUS=pool %" PRIu64 " MiB at %s",
+				 daemon->pool_bytes >> 20, path);
 		r = daemon_run(daemon);
 		(void)sd_notify(0, "STOPPING=1");
 		daemon_close(daemon);

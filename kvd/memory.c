@@ -41,8 +41,8 @@ static uint64_t memory_read_number(const char *directory, const char *file)
 }
 
 /* Walk from our group up to the mount point: each level may limit us. */
-static void memory_walk(const char *mount, const char *group, const char *max_file, const char *current_file,
-			struct memory_free *ret)
+static void memory_walk(const char *mount, const char *group, const char *max_file,
+			const char *current_file, struct memory_free *ret)
 {
 	char directory[MEMORY_PATH_MAX];
 	size_t mount_length = strlen(mount);
@@ -90,7 +90,8 @@ int memory_read(const char *root, struct memory_free *ret)
 	if (memory_read_file(path, text, sizeof(text)) < 0)
 		return 0;
 	for (line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
-		char *controllers = strchr(line, ':'), *group = controllers ? strchr(controllers + 1, ':') : NULL;
+		char *controllers = strchr(line, ':'),
+		     *group = controllers ? strchr(controllers + 1, ':') : NULL;
 		char mount[MEMORY_PATH_MAX];
 
 		if (!group)
@@ -102,7 +103,8 @@ int memory_read(const char *root, struct memory_free *ret)
 			memory_walk(mount, group, "memory.max", "memory.current", ret);
 		} else if (!strcmp(controllers, "memory")) {
 			snprintf(mount, sizeof(mount), "%s/sys/fs/cgroup/memory", root);
-			memory_walk(mount, group, "memory.limit_in_bytes", "memory.usage_in_bytes", ret);
+			memory_walk(mount, group, "memory.limit_in_bytes", "memory.usage_in_bytes",
+				    ret);
 		}
 	}
 	return 0;

@@ -6,7 +6,7 @@
 
 struct memory_free {
 	uint64_t available_bytes;  /* MemAvailable of /proc/meminfo */
-	uint64_t cgroup_max_bytes; /* tightest memory limit of our control groups; UINT64_MAX: none */
+	uint64_t cgroup_max_bytes; /* tightest limit of our control groups; UINT64_MAX: none */
 	uint64_t cgroup_free_bytes;/* limit - current of the control group with the least left */
 };
 
@@ -17,7 +17,8 @@ int memory_read(const char *root, struct memory_free *ret);
 /* Bytes that a pool may have at most. */
 static inline uint64_t memory_pool_max(const struct memory_free *m)
 {
-	return m->available_bytes < m->cgroup_free_bytes ? m->available_bytes : m->cgroup_free_bytes;
+	return m->available_bytes < m->cgroup_free_bytes ? m->available_bytes
+							 : m->cgroup_free_bytes;
 }
 
 #endif

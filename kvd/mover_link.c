@@ -17,9 +17,9 @@
 #include "kvd/daemon.h"
 #include "kvd/vmm.h"
 
-/* Frame jobs that wait: every frame can be the target of one at most, but the core paces itself far
- * below; this is its bound for jobs under way (CORE_JOBS_MAX) plus a flush for each engine. */
-#define MOVER_SMALL_QUEUE (1u << 17)
+/* Jobs that wait here.  The core has fewer than a thousand under way (JOBS_MAX of its book.h); each
+ * engine adds a flush.  Asserted in queue_push(). */
+#define MOVER_SMALL_QUEUE 2048u
 #define MOVER_POPULATE_RETRY_USEC 1000000u
 #define MOVER_BACKOFF_MAX_USEC 5000000u
 
@@ -43,8 +43,8 @@ static struct mover_entry *queue_first(const struct mover_queue *queue)
 static void queue_pop(struct mover_queue *queue)
 {
 	assert(queue->n);
-	/* An empty queue begins again at the front: what it touches is what it once needed at a time, not
-	 * the whole of it bit by bit. */
+	/* An empty queue begins again at the front: what it touches is what it once needed at a
+	 * time, not the whole of it bit by bit. */
 	queue->head = queue->n == 1 ? 0 : (queue->head + 1) % queue->size;
 	queue->n--;
 }
@@ -57,8 +57,10 @@ static bool is_big(uint32_t kind)
 void mover_link_move(struct mover_link *link, const struct core_action *action)
 {
 	static const uint32_t kinds[] = {
-		[CORE_MOVE_SCRUB] = MOVER_SCRUB, [CORE_MOVE_COPY] = MOVER_COPY,
-		[CORE_MOVE_COMPARE_COPY] = MOVER_COMPARE_COPY, [CORE_MOVE_SCRUB_EXTENT] = MOVER_SCRUB_EXTENT,
+		[CORE_MOVE_SCRUB] = MOVER_SCRUB,
+		[CORE_MOVE_COPY] = MOVER_COPY,
+		[CORE_MOVE_COMPARE_COPY] = MOVER_COMPARE_COPY,
+		[CORE_MOVE_SCRUB_EXTENT] = MOVER_SCRUB_EXTENT,
 	};
 	uint32_t kind = kinds[action->move.kind];
 	struct mover_entry *entry = queue_push(is_big(kind) ? &link->big : &link->small);
@@ -91,7 +93,10 @@ void mover_link_flush(struct mover_link *link, uint32_t engine)
 
 static int send_job(struct mover_link *link, const struct mover_job *job, int fd)
 {
-	union { char bytes[CMSG_SPACE(sizeof(int))]; struct cmsghdr align; } control;
+	union {
+		char bytes[CMSG_SPACE(sizeof(int))];
+		struct cmsghdr align;
+	} control;
 	struct iovec iov = { (void *)job, sizeof(*job) };
 	struct msghdr message = { .msg_iov = &iov, .msg_iovlen = 1 };
 	ssize_t n;
@@ -149,7 +154,8 @@ static int send_extents_of(struct mover_link *link, const struct mover_job *job)
 }
 
 /* Send the first of a queue.  1: sent; 0: not now. */
-static int send_first(struct mover_link *link, struct mover_queue *queue, uint32_t *n_flying, uint64_t now_usec)
+static int send_first(struct mover_link *link, struct mover_queue *queue, uint32_t *n_flying,
+		      uint64_t now_usec)
 {
 	struct mover_entry *entry = queue_first(queue);
 	uint32_t place = 0;
@@ -171,8 +177,10 @@ static int send_first(struct mover_link *link, struct mover_queue *queue, uint32
 	}
 	if (r == -EAGAIN || r == -ENOBUFS || r == -ETOOMANYREFS) {
 		(void)loop_watch(link->daemon->loop, &link->source, POLLIN | POLLOUT);
-	} else if (r != -EPIPE && r != -ECONNRESET) {  /* those: its end is noticed by read_replies() */
-		log_error("mover.extent_failed extent=%u error=\"%s\"", entry->job.target, strerror(-r));
+	} else if (r != -EPIPE &&
+		   r != -ECONNRESET) { /* those: its end is noticed by read_replies() */
+		log_error("mover.extent_failed extent=%u error=\"%s\"", entry->job.target,
+			  strerror(-r));
 		link->populate_at_usec = now_usec + MOVER_POPULATE_RETRY_USEC;
 	}
 	return 0;
@@ -219,15 +227,16 @@ static void handle_reply(struct mover_link *link, const struct mover_reply *repl
 	struct mover_entry entry = flight_take(link, reply->cookie);
 
 	if (reply->error && entry.job.kind == MOVER_POPULATE) {
-		log_error("mover.no_memory extent=%u error=\"%s\" remedy=\"free memory or choose a smaller --pool\"",
+		log_error("mover.no_memory extent=%u error=\"%s\" remedy=\"free memory or choose a "
+			  "smaller --pool\"",
 			  entry.job.target, strerror(-reply->error));
 		link->populate_at_usec = clock_now_usec() + MOVER_POPULATE_RETRY_USEC;
 		mover_link_populate(link, entry.job.target);
 		return;
 	}
 	if (reply->error)
-		log_error("mover.job_failed kind=%u target=%u error=\"%s\"", entry.job.kind, entry.job.target,
-			  strerror(-reply->error));
+		log_error("mover.job_failed kind=%u target=%u error=\"%s\"", entry.job.kind,
+			  entry.job.target, strerror(-reply->error));
 	report(link, &entry, reply->error == 0, reply->differs != 0);
 }
 
@@ -244,13 +253,15 @@ static void mover_lost(struct mover_link *link)
 		;
 	link->pid = 0;
 	link->backoff_usec = now_usec - link->started_usec > 1000000 ? 0
-			     : link->backoff_usec ? link->backoff_usec * 2 : LIMIT_MOVER_RESTART_USEC;
+			     : link->backoff_usec		     ? link->backoff_usec * 2
+								     : LIMIT_MOVER_RESTART_USEC;
 	if (link->backoff_usec > MOVER_BACKOFF_MAX_USEC)
 		link->backoff_usec = MOVER_BACKOFF_MAX_USEC;
 	link->restart_at_usec = now_usec + link->backoff_usec;
 	log_error("mover.lost signal=%d exit=%d jobs=%u restart_in_usec=%" PRIu64,
-		  WIFSIGNALED(status) ? WTERMSIG(status) : 0, WIFEXITED(status) ? WEXITSTATUS(status) : 0,
-		  link->n_small + link->n_big, link->backoff_usec);
+		  WIFSIGNALED(status) ? WTERMSIG(status) : 0,
+		  WIFEXITED(status) ? WEXITSTATUS(status) : 0, link->n_small + link->n_big,
+		  link->backoff_usec);
 	for (uint32_t i = 0; i < MOVER_FLIGHT; i++) {
 		struct mover_entry entry;
 
@@ -268,7 +279,8 @@ static void mover_lost(struct mover_link *link)
 
 static void mover_ready(struct loop_source *source, uint32_t events)
 {
-	struct mover_link *link = (struct mover_link *)((char *)source - offsetof(struct mover_link, source));
+	struct mover_link *link = (struct mover_link *)((char *)source -
+							offsetof(struct mover_link, source));
 
 	if (events & POLLOUT)
 		(void)loop_watch(link->daemon->loop, source, POLLIN);
@@ -281,7 +293,8 @@ static void mover_ready(struct loop_source *source, uint32_t events)
 			continue;
 		if (n < 0 && errno == EAGAIN)
 			return;
-		if (n != sizeof(reply) || reply.cookie >= MOVER_FLIGHT || !link->flight[reply.cookie].used) {
+		if (n != sizeof(reply) || reply.cookie >= MOVER_FLIGHT ||
+		    !link->flight[reply.cookie].used) {
 			mover_lost(link);
 			return;
 		}
@@ -328,7 +341,8 @@ uint64_t mover_link_pump(struct mover_link *link, uint64_t now_usec)
 			log_error("mover.start_failed error=\"%s\"", strerror(-r));
 			link->restart_at_usec = now_usec + MOVER_BACKOFF_MAX_USEC;
 		} else {
-			log_info("mover.started pid=%d restarts=%" PRIu64, link->pid, link->restarts);
+			log_info("mover.started pid=%d restarts=%" PRIu64, link->pid,
+				 link->restarts);
 			link->restarts++;
 		}
 	}
@@ -352,10 +366,12 @@ static int mover_find(struct mover_link *link)
 	char *slash;
 
 	if (given && *given) {
-		if (snprintf(link->path, sizeof(link->path), "%s", given) >= (int)sizeof(link->path))
+		if (snprintf(link->path, sizeof(link->path), "%s", given) >=
+		    (int)sizeof(link->path))
 			return -ENAMETOOLONG;
 	} else {
-		n = readlink("/proc/self/exe", link->path, sizeof(link->path) - sizeof("kvd-mover"));
+		n = readlink("/proc/self/exe", link->path,
+			     sizeof(link->path) - sizeof("kvd-mover"));
 		if (n < 0)
 			return -errno;
 		link->path[n] = '\0';
@@ -376,7 +392,8 @@ int mover_link_open(struct daemon *daemon, uint32_t n_extents)
 	if (r < 0)
 		return r;
 	link->small.size = MOVER_SMALL_QUEUE;
-	link->big.size = 2 * n_extents + 1;  /* an extent is populated once and scrubbed one at a time */
+	link->big.size = 2 * n_extents +
+			 1; /* an extent is populated once and scrubbed one at a time */
 	link->known = calloc(n_extents, 1);
 	link->small.entries = calloc(link->small.size, sizeof(struct mover_entry));
 	link->big.entries = calloc(link->big.size, sizeof(struct mover_entry));

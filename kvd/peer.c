@@ -1,9 +1,9 @@
 /* peer.c - connections: accept, read, judge, close.
  *
- * Owns the table of peers and the listening socket.  A peer is read in turns of a few messages; while
- * it owes us room in its socket or a query of its is being answered it is not read at all, so that
- * it waits for itself.  Whatever breaks the protocol ends the peer, is counted and logged; nothing a
- * peer sends can do more.  Loop thread only. */
+ * Owns the table of peers and the listening socket.  A peer is read in turns of a few messages;
+ * while it owes us room in its socket or a query of its is being answered it is not read at all, so
+ * that it waits for itself.  Whatever breaks the protocol ends the peer, is counted and logged;
+ * nothing a peer sends can do more.  Loop thread only. */
 #include "kvd/peer.h"
 
 #include <assert.h>
@@ -37,7 +37,8 @@ void peer_doom(struct peer *peer, const char *why)
 
 	if (peer->state == PEER_DOOMED || peer->state == PEER_FREE)
 		return;
-	log_debug("peer.close why=\"%s\" uid=%u pid=%u program=\"%s\"", why, peer->uid, peer->pid, peer->program);
+	log_debug("peer.close why=\"%s\" uid=%u pid=%u program=\"%s\"", why, peer->uid, peer->pid,
+		  peer->program);
 	peer->state = PEER_DOOMED;
 	peer->next = peers->doomed;
 	peers->doomed = peer;
@@ -51,10 +52,11 @@ void peer_violation(struct peer *peer, const char *why)
 		return;
 	peer->daemon->peers.n_closed++;
 	if (peer_log_allow(peer, &suppressed))
-		log_warn("peer.violation why=\"%s\" uid=%u pid=%u program=\"%s\" lines_dropped=%u", why, peer->uid,
-			 peer->pid, peer->program, suppressed);
+		log_warn("peer.violation why=\"%s\" uid=%u pid=%u program=\"%s\" lines_dropped=%u",
+			 why, peer->uid, peer->pid, peer->program, suppressed);
 	if (!peer->n_out)
-		peer_error(peer, 0, KVD_S_PROTOCOL, 0, 0, "protocol broken: %s; the connection is closed", why);
+		peer_error(peer, 0, KVD_S_PROTOCOL, 0, 0,
+			   "protocol broken: %s; the connection is closed", why);
 	peer_doom(peer, why);
 }
 
@@ -98,8 +100,9 @@ uint64_t peers_deadlines(struct daemon *daemon, uint64_t now_usec)
 		if (peer->state != PEER_GREETING && peer->state != PEER_READY)
 			continue;
 		if (peer->deadline_usec <= now_usec)
-			peer_violation(peer, peer->state == PEER_GREETING ? "no HELLO in time"
-				       : "stopped reading its socket");
+			peer_violation(peer, peer->state == PEER_GREETING
+						     ? "no HELLO in time"
+						     : "stopped reading its socket");
 		else if (peer->deadline_usec < next_usec)
 			next_usec = peer->deadline_usec;
 	}
@@ -107,12 +110,19 @@ uint64_t peers_deadlines(struct daemon *daemon, uint64_t now_usec)
 }
 
 /* Receive one packet.  Returns its size; 0: hung up; -errno.  Descriptors go to fds. */
-static ssize_t receive(int fd, uint8_t *buffer, int fds[PEER_FDS_MAX], uint32_t *ret_n_fds, int *ret_flags)
+static ssize_t receive(int fd, uint8_t *buffer, int fds[PEER_FDS_MAX], uint32_t *ret_n_fds,
+		       int *ret_flags)
 {
-	union { char bytes[CMSG_SPACE(PEER_FDS_MAX * sizeof(int))]; struct cmsghdr align; } control;
+	union {
+		char bytes[CMSG_SPACE(PEER_FDS_MAX * sizeof(int))];
+		struct cmsghdr align;
+	} control;
 	struct iovec iov = { buffer, KVD_MSG_MAX };
 	struct msghdr message = {
-		.msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control),
+		.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = &control,
+		.msg_controllen = sizeof(control),
 	};
 	ssize_t n;
 
@@ -128,7 +138,7 @@ static ssize_t receive(int fd, uint8_t *buffer, int fds[PEER_FDS_MAX], uint32_t 
 		if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
 			continue;
 		n_new = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-		assert(*ret_n_fds + n_new <= PEER_FDS_MAX);  /* the control buffer holds no more */
+		assert(*ret_n_fds + n_new <= PEER_FDS_MAX); /* the control buffer holds no more */
 		memcpy(fds + *ret_n_fds, CMSG_DATA(c), n_new * sizeof(int));
 		*ret_n_fds += (uint32_t)n_new;
 	}
@@ -148,7 +158,7 @@ static bool read_one(struct peer *peer)
 	if (n == -EAGAIN)
 		return false;
 	if (n == 1 && daemon->packet[0] == 0 && !n_fds && peer->engine) {
-		peer->engine->rung = true;  /* a doorbell */
+		peer->engine->rung = true; /* a doorbell */
 		return true;
 	}
 	if (n <= 0 && !n_fds)
@@ -181,7 +191,7 @@ static void peer_ready(struct loop_source *source, uint32_t events)
 			/* It waits for itself; a hang-up is still noticed. */
 			if (events & (POLLHUP | POLLERR))
 				peer_doom(peer, "hung up");
-			return;  /* called again when the rows are sent or the queue is empty */
+			return; /* called again when the rows are sent or the queue is empty */
 		}
 		if (!read_one(peer))
 			return;
@@ -237,10 +247,12 @@ static void peer_accept(struct daemon *daemon, int fd)
 	struct peer *peer = peer_take(&daemon->peers);
 
 	if (!peer) {
-		/* The table is full of trusted peers; close, so that the backlog does not fill, too. */
+		/* The table is full of trusted peers; close, so that the backlog does not fill,
+		 * too. */
 		struct kvd_msg_error error = {
 			.m = { .type = KVD_M_ERROR, .size = sizeof(error), .status = KVD_S_LIMIT },
-			.need = LIMIT_PEERS + 1, .have = LIMIT_PEERS,
+			.need = LIMIT_PEERS + 1,
+			.have = LIMIT_PEERS,
 			.text = "kvd has as many connections as it can; close some",
 		};
 
@@ -262,7 +274,8 @@ static void peer_accept(struct daemon *daemon, int fd)
 	daemon_deadline(daemon, peer->deadline_usec);
 	if (!within_limits(daemon, peer)) {
 		peer_error(peer, 0, KVD_S_LIMIT, LIMIT_PEERS_PER_UID + 1, LIMIT_PEERS_PER_UID,
-			   "uid %u has as many connections to kvd as it may; close some", peer->uid);
+			   "uid %u has as many connections to kvd as it may; close some",
+			   peer->uid);
 		peer_doom(peer, "limit");
 	}
 }
@@ -287,8 +300,9 @@ static void listener_ready(struct loop_source *source, uint32_t events)
 			uint32_t suppressed;
 
 			if (log_allow(&peers->accept_limit, now_usec, &suppressed))
-				log_error("accept.failed error=\"%s\" open_peers=%u lines_dropped=%u", error, peers->n_used,
-					  suppressed);
+				log_error(
+					"accept.failed error=\"%s\" open_peers=%u lines_dropped=%u",
+					error, peers->n_used, suppressed);
 			peers->accept_at_usec = now_usec + LIMIT_ACCEPT_RETRY_USEC;
 			daemon_deadline(daemon, peers->accept_at_usec);
 		}

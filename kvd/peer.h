@@ -5,8 +5,8 @@
  *   any      -> DOOMED    [peer_doom]    nothing is read, sent or performed for it any more
  *   DOOMED   -> FREE      [peers_reap]   socket closed, leases returned
  *
- * Dooming and reaping are two steps because a peer is often found guilty in the middle of an action of
- * the core (its socket or ring is full), where the core must not be called again. */
+ * Dooming and reaping are two steps because a peer is often found guilty in the middle of an action
+ * of the core (its socket or ring is full), where the core must not be called again. */
 #ifndef KVD_PEER_H
 #define KVD_PEER_H
 
@@ -70,7 +70,7 @@ struct peers {
 	uint64_t n_closed;         /* peers closed for breaking the protocol */
 	struct log_limit accept_limit;
 	uint64_t accept_at_usec;   /* out of descriptors: try again then; CLOCK_NEVER otherwise */
-	struct log_limit limits[256];  /* by uid: one user's flood does not silence another's facts */
+	struct log_limit limits[256];  /* by uid: a flood silences nobody else */
 	struct loop_source listener;
 };
 
@@ -91,13 +91,14 @@ void peer_violation(struct peer *peer, const char *why);
  * m      m->size bytes, at most LIMIT_OUT_BYTES
  * owned  the descriptors are ours to close when they are sent or given up
  * A peer that owes too much room is doomed; so nothing is returned. */
-void peer_send(struct peer *peer, const struct kvd_msg *m, const int *fds, unsigned n_fds, bool owned);
+void peer_send(struct peer *peer, const struct kvd_msg *m, const int *fds, unsigned n_fds,
+	       bool owned);
 /* One doorbell byte.  A full socket needs none: its reader has something to wake up for. */
 void peer_doorbell(struct peer *peer);
 /* The answer to a request that failed: status, numbers (or 0), one sentence. */
 __attribute__((format(printf, 6, 7)))
-void peer_error(struct peer *peer, uint32_t request_seq, enum kvd_status status, uint64_t need, uint64_t have,
-		const char *format, ...);
+void peer_error(struct peer *peer, uint32_t request_seq, enum kvd_status status, uint64_t need,
+		uint64_t have, const char *format, ...);
 
 /* peer_out.c's part of peers_open(), of a peer's readiness and of its end. */
 int peer_out_open(struct peers *peers);

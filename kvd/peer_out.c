@@ -1,8 +1,8 @@
 /* peer_out.c - what a peer is owed: messages that did not fit its socket.
  *
  * Owns the pool of out records, one FIFO per peer.  A message goes straight to the socket while the
- * FIFO is empty.  A FIFO that grows past its bound, or does not shrink for LIMIT_STALL_USEC, ends the
- * peer: it has stopped reading. */
+ * FIFO is empty.  A FIFO that grows past its bound, or does not shrink for LIMIT_STALL_USEC, ends
+ * the peer: it has stopped reading. */
 #include "kvd/peer.h"
 
 #include <assert.h>
@@ -53,7 +53,10 @@ static void record_return(struct peers *peers, uint32_t number)
 /* 0; -EAGAIN: no room; another error: the peer is gone. */
 static int send_now(int socket_fd, const void *bytes, size_t size, const int *fds, unsigned n_fds)
 {
-	union { char bytes[CMSG_SPACE(2 * sizeof(int))]; struct cmsghdr align; } control;
+	union {
+		char bytes[CMSG_SPACE(2 * sizeof(int))];
+		struct cmsghdr align;
+	} control;
 	struct iovec iov = { (void *)bytes, size };
 	struct msghdr message = { .msg_iov = &iov, .msg_iovlen = 1 };
 	ssize_t n;
@@ -79,7 +82,8 @@ static int send_now(int socket_fd, const void *bytes, size_t size, const int *fd
 	return errno == ENOBUFS || errno == ETOOMANYREFS || errno == ENOMEM ? -EAGAIN : -errno;
 }
 
-static void queue(struct peer *peer, const struct kvd_msg *m, const int *fds, unsigned n_fds, bool owned)
+static void queue(struct peer *peer, const struct kvd_msg *m, const int *fds, unsigned n_fds,
+		  bool owned)
 {
 	struct peers *peers = &peer->daemon->peers;
 	uint32_t max = peer->engine ? LIMIT_OUT_PER_ENGINE : LIMIT_OUT_PER_CLIENT;
@@ -114,7 +118,8 @@ static void queue(struct peer *peer, const struct kvd_msg *m, const int *fds, un
 	peer->n_out++;
 }
 
-void peer_send(struct peer *peer, const struct kvd_msg *m, const int *fds, unsigned n_fds, bool owned)
+void peer_send(struct peer *peer, const struct kvd_msg *m, const int *fds, unsigned n_fds,
+	       bool owned)
 {
 	int r = -EPIPE;
 
@@ -141,12 +146,16 @@ void peer_doorbell(struct peer *peer)
 		(void)send(peer->source.fd, &byte, 1, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
-void peer_error(struct peer *peer, uint32_t request_seq, enum kvd_status status, uint64_t need, uint64_t have,
-		const char *format, ...)
+void peer_error(struct peer *peer, uint32_t request_seq, enum kvd_status status, uint64_t need,
+		uint64_t have, const char *format, ...)
 {
 	struct kvd_msg_error error = {
-		.m = { .type = KVD_M_ERROR, .size = sizeof(error), .seq = request_seq, .status = status },
-		.need = need, .have = have,
+		.m = { .type = KVD_M_ERROR,
+		       .size = sizeof(error),
+		       .seq = request_seq,
+		       .status = status },
+		.need = need,
+		.have = have,
 	};
 	va_list args;
 
@@ -163,7 +172,8 @@ void peer_out_flush(struct peer *peer)
 	while (peer->out_head) {
 		struct out_record *record = &peers->records[peer->out_head - 1];
 		uint32_t number = peer->out_head;
-		int r = send_now(peer->source.fd, record->bytes, record->size, record->fds, record->n_fds);
+		int r = send_now(peer->source.fd, record->bytes, record->size, record->fds,
+				 record->n_fds);
 
 		if (r == -EAGAIN)
 			return;
@@ -174,7 +184,7 @@ void peer_out_flush(struct peer *peer)
 		peer->out_head = record->next;
 		peer->n_out--;
 		record_return(peers, number);
-		peer->deadline_usec = clock_now_usec() + LIMIT_STALL_USEC;  /* it moves */
+		peer->deadline_usec = clock_now_usec() + LIMIT_STALL_USEC; /* it moves */
 	}
 	peer->out_tail = 0;
 	peer->deadline_usec = CLOCK_NEVER;

@@ -57,7 +57,8 @@ int ring_take(struct ring *ring, struct kvd_sqe *ret)
 	return 1;
 }
 
-bool ring_copy_tokens(const struct ring *ring, uint32_t slot, uint64_t first, uint64_t n, int32_t *ret)
+bool ring_copy_tokens(const struct ring *ring, uint32_t slot, uint64_t first, uint64_t n,
+		      int32_t *ret)
 {
 	uint64_t row = (uint64_t)ring->max_pages * KVD_PAGE_TOKENS;
 	const int32_t *source;
@@ -88,7 +89,8 @@ int ring_publish(struct ring *ring, const struct kvd_cqe *cqe)
 void ring_entry(struct ring *ring, uint32_t slot, uint32_t page, uint32_t entry)
 {
 	assert(slot < ring->max_seqs && page < ring->max_pages);
-	__atomic_store_n(&ring->tables[(uint64_t)slot * ring->max_pages + page], entry, __ATOMIC_RELEASE);
+	__atomic_store_n(&ring->tables[(uint64_t)slot * ring->max_pages + page], entry,
+			 __ATOMIC_RELEASE);
 }
 
 uint64_t ring_step_begun(const struct ring *ring)

@@ -1,8 +1,8 @@
 /* ring.h - one engine's rings, seen from kvd.
  *
- * The engine's half is a mailbox that a hostile process may write at any moment: every word is loaded
- * once, copied, checked; our own indexes live here, not there.  An index that cannot be is -EPROTO:
- * the caller closes the engine. */
+ * The engine's half is a mailbox that a hostile process may write at any moment: every word is
+ * loaded once, copied, checked; our own indexes live here, not there.  An index that cannot be is
+ * -EPROTO: the caller closes the engine. */
 #ifndef KVD_RING_H
 #define KVD_RING_H
 
@@ -31,7 +31,8 @@ int ring_waiting(const struct ring *ring);
 /* Take the next submission into *ret: 1; 0: none; -EPROTO. */
 int ring_take(struct ring *ring, struct kvd_sqe *ret);
 /* Copy tokens [first, first + n) of a slot's row; false: not inside the row, nothing copied. */
-bool ring_copy_tokens(const struct ring *ring, uint32_t slot, uint64_t first, uint64_t n, int32_t *ret);
+bool ring_copy_tokens(const struct ring *ring, uint32_t slot, uint64_t first, uint64_t n,
+		      int32_t *ret);
 /* Publish a completion.  -ENOSPC: the engine does not consume; -EPROTO. */
 int ring_publish(struct ring *ring, const struct kvd_cqe *cqe);
 /* Store a table entry.  slot and page are the core's: asserted. */

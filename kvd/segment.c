@@ -1,8 +1,8 @@
 /* segment.c - an engine's shared segments.
  *
  * Order matters: mode 0600 and the resize seals come before a descriptor leaves; kvd maps the
- * completion segment for writing before F_SEAL_FUTURE_WRITE makes that impossible for everybody, root
- * included.  Both are kept out of core dumps: token rows are text. */
+ * completion segment for writing before F_SEAL_FUTURE_WRITE makes that impossible for everybody,
+ * root included.  Both are kept out of core dumps: token rows are text. */
 #include "kvd/segment.h"
 
 #include <assert.h>
@@ -21,27 +21,36 @@ static uint64_t round_up(uint64_t n, uint64_t to)
 	return (n + to - 1) / to * to;
 }
 
-int segment_shape(uint32_t sq_entries, uint32_t max_seqs, uint32_t max_pages, struct segment_shape *ret)
+int segment_shape(uint32_t sq_entries, uint32_t max_seqs, uint32_t max_pages,
+		  struct segment_shape *ret)
 {
 	uint64_t cells = (uint64_t)max_seqs * max_pages;
-	/* Room for the answers of a full submission ring twice (one batch consumed, one not), for one
-	 * late answer, one cancellation and two events of every slot. */
+	/* Room for the answers of a full submission ring twice (one batch consumed, one not), for
+	 * one late answer, one cancellation and two events of every slot. */
 	uint64_t cq_want = 2ull * sq_entries + 4ull * max_seqs;
 	uint32_t cq_entries = 1;
 
 	while (cq_entries < cq_want)
 		cq_entries <<= 1;
 	*ret = (struct segment_shape){
-		.sq_entries = sq_entries, .cq_entries = cq_entries, .max_seqs = max_seqs, .max_pages = max_pages,
+		.sq_entries = sq_entries,
+		.cq_entries = cq_entries,
+		.max_seqs = max_seqs,
+		.max_pages = max_pages,
 	};
 	/* Rings start on pages of their own, rows on cache lines. */
 	ret->sqe_offset = 4096;
-	ret->tokens_offset = round_up(ret->sqe_offset + (uint64_t)sq_entries * sizeof(struct kvd_sqe), 4096);
-	ret->sub_bytes = round_up(ret->tokens_offset + cells * KVD_PAGE_TOKENS * sizeof(int32_t), 4096);
+	ret->tokens_offset =
+		round_up(ret->sqe_offset + (uint64_t)sq_entries * sizeof(struct kvd_sqe), 4096);
+	ret->sub_bytes = round_up(ret->tokens_offset + cells * KVD_PAGE_TOKENS * sizeof(int32_t),
+				  4096);
 	ret->cqe_offset = 4096;
-	ret->tables_offset = round_up(ret->cqe_offset + (uint64_t)cq_entries * sizeof(struct kvd_cqe), 4096);
+	ret->tables_offset =
+		round_up(ret->cqe_offset + (uint64_t)cq_entries * sizeof(struct kvd_cqe), 4096);
 	ret->comp_bytes = round_up(ret->tables_offset + cells * sizeof(uint32_t), 4096);
-	return ret->sub_bytes > LIMIT_SEGMENT_BYTES || ret->comp_bytes > LIMIT_SEGMENT_BYTES ? -ERANGE : 0;
+	return ret->sub_bytes > LIMIT_SEGMENT_BYTES || ret->comp_bytes > LIMIT_SEGMENT_BYTES
+		       ? -ERANGE
+		       : 0;
 }
 
 int segment_memfd(const char *name, uint64_t bytes)
@@ -59,7 +68,8 @@ int segment_memfd(const char *name, uint64_t bytes)
 	return fd;
 }
 
-static int segment_open_one(const char *name, uint64_t bytes, int seals, int *ret_fd, uint8_t **ret_map)
+static int segment_open_one(const char *name, uint64_t bytes, int seals, int *ret_fd,
+			    uint8_t **ret_map)
 {
 	int fd = segment_memfd(name, bytes), error;
 	void *map;
@@ -92,7 +102,8 @@ int segment_open(const struct segment_shape *shape, struct segment *ret)
 	r = segment_open_one("kvd-sub", shape->sub_bytes, 0, &ret->sub_fd, &ret->sub);
 	if (r < 0)
 		return r;
-	r = segment_open_one("kvd-comp", shape->comp_bytes, F_SEAL_FUTURE_WRITE, &ret->comp_fd, &ret->comp);
+	r = segment_open_one("kvd-comp", shape->comp_bytes, F_SEAL_FUTURE_WRITE, &ret->comp_fd,
+			     &ret->comp);
 	if (r < 0)
 		segment_close(ret);
 	return r;

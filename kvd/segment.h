@@ -19,8 +19,10 @@ struct segment {
 };
 
 /* Sizes and offsets for an engine's wishes.  sq_entries is a power of two (the caller has checked).
- * Returns 0; -ERANGE: a segment would be larger than limits.h allows (*ret is filled all the same). */
-int segment_shape(uint32_t sq_entries, uint32_t max_seqs, uint32_t max_pages, struct segment_shape *ret);
+ * Returns 0; -ERANGE: a segment would be larger than limits.h allows (*ret is filled all the
+ * same). */
+int segment_shape(uint32_t sq_entries, uint32_t max_seqs, uint32_t max_pages,
+		  struct segment_shape *ret);
 
 /* Make, map and seal both.  Owner: the caller, segment_close().  -errno: nothing is left behind. */
 int segment_open(const struct segment_shape *shape, struct segment *ret);

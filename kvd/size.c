@@ -21,10 +21,26 @@ int size_parse(const char *text, uint64_t *ret_bytes)
 		value = value * 10 + digit;
 	}
 	switch (*p) {
-	case 'k': case 'K': shift = 10; p++; break;
-	case 'm': case 'M': shift = 20; p++; break;
-	case 'g': case 'G': shift = 30; p++; break;
-	case 't': case 'T': shift = 40; p++; break;
+	case 'k':
+	case 'K':
+		shift = 10;
+		p++;
+		break;
+	case 'm':
+	case 'M':
+		shift = 20;
+		p++;
+		break;
+	case 'g':
+	case 'G':
+		shift = 30;
+		p++;
+		break;
+	case 't':
+	case 'T':
+		shift = 40;
+		p++;
+		break;
 	}
 	if (shift && p[0] == 'i' && p[1] == 'B')
 		p += 2;
@@ -51,7 +67,8 @@ void size_format(uint64_t bytes, char ret[SIZE_TEXT_MAX])
 	/* Rounded down: "free memory" must not read larger than it is. */
 	tenths = (bytes >> (10 * (unit - 1))) * 10 / 1024;
 	if (tenths % 10)
-		snprintf(ret, SIZE_TEXT_MAX, "%" PRIu64 ".%" PRIu64 "%c", tenths / 10, tenths % 10, units[unit]);
+		snprintf(ret, SIZE_TEXT_MAX, "%" PRIu64 ".%" PRIu64 "%c", tenths / 10, tenths % 10,
+			 units[unit]);
 	else
 		snprintf(ret, SIZE_TEXT_MAX, "%" PRIu64 "%c", tenths / 10, units[unit]);
 }
@@ -60,7 +77,8 @@ uint64_t config_extent_bytes(uint64_t pool_bytes)
 {
 	uint64_t extent_bytes = LIMIT_EXTENT_BYTES_MIN;
 
-	while (extent_bytes < LIMIT_EXTENT_BYTES_MAX && extent_bytes * LIMIT_EXTENTS_WANTED < pool_bytes)
+	while (extent_bytes < LIMIT_EXTENT_BYTES_MAX &&
+	       extent_bytes * LIMIT_EXTENTS_WANTED < pool_bytes)
 		extent_bytes <<= 1;
 	while (pool_bytes / extent_bytes >= LIMIT_EXTENTS_FOLLOW && extent_bytes < 1ull << 30)
 		extent_bytes <<= 1;

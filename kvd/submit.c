@@ -17,9 +17,7 @@ static void tokens_of(const struct kvd_sqe *sqe, uint64_t *ret_first, uint64_t *
 	*ret_first = *ret_n = 0;
 	switch (sqe->verb) {
 	case KVD_SEQ_OPEN:
-	case KVD_SEQ_RESUME:
-		*ret_n = sqe->n_tokens;
-		break;
+	case KVD_SEQ_RESUME: *ret_n = sqe->n_tokens; break;
 	case KVD_SEQ_SEAL:
 		*ret_first = (uint64_t)sqe->page * KVD_PAGE_TOKENS;
 		*ret_n = (uint64_t)sqe->count * KVD_PAGE_TOKENS;
@@ -41,7 +39,10 @@ static void submit_one(struct attached *engine, const struct kvd_sqe *sqe)
 		event.submit.tenant = introduce_tenant(daemon, engine, sqe->tenant);
 		if (event.submit.tenant == CORE_NONE) {
 			struct kvd_cqe cqe = {
-				.verb = sqe->verb, .status = KVD_S_STALE, .slot = sqe->slot, .user_data = sqe->user_data,
+				.verb = sqe->verb,
+				.status = KVD_S_STALE,
+				.slot = sqe->slot,
+				.user_data = sqe->user_data,
 			};
 
 			if (ring_publish(&engine->ring, &cqe) < 0)

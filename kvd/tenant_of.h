@@ -1,9 +1,10 @@
-/* tenant_of.h - who pays: the tenant of a peer, by what the kernel says and the administrator wrote.
+/* tenant_of.h - who pays: the tenant of a peer, by what the kernel says and the administrator
+ * wrote.
  *
  *   1. [tenant NAME] uid =      2. [tenant NAME] gid =, primary or supplementary
  *   3. the user's name in /etc/passwd     4. uid-N
- * A HELLO may name another tenant only where the peer's uid is the daemon's own or a delegate's.  The
- * overflow uid 65534 stands for many users and is nobody's tenant. */
+ * A HELLO may name another tenant only where the peer's uid is the daemon's own or a delegate's.
+ * The overflow uid 65534 stands for many users and is nobody's tenant. */
 #ifndef KVD_TENANT_OF_H
 #define KVD_TENANT_OF_H
 
@@ -29,8 +30,10 @@ void tenant_users_read(const char *path, struct tenant_users *ret);
  * asked      of the HELLO, "" = none
  * delegate   the peer may act for any tenant
  * Returns    0; -EACCES: asked for another's; -EINVAL: not a name; -EPERM: uid 65534;
- *            -EEXIST: the name is that of a domain the tenant is not in.  *ret_why has a sentence. */
-int tenant_of(const struct config *config, const struct tenant_users *users, uint32_t uid, const uint32_t *gids,
-	      size_t n_gids, const char *asked, bool delegate, char ret[KVD_NAME_MAX], const char **ret_why);
+ *            -EEXIST: the name is that of a domain the tenant is not in.  *ret_why has a sentence.
+ *            */
+int tenant_of(const struct config *config, const struct tenant_users *users, uint32_t uid,
+	      const uint32_t *gids, size_t n_gids, const char *asked, bool delegate,
+	      char ret[KVD_NAME_MAX], const char **ret_why);
 
 #endif

@@ -1,7 +1,8 @@
 /* vmm.h - the seam below which a device's memory is made: extents, and descriptors of them.
  *
- * vmm_host.c makes them of memfds; a CUDA twin exports the same functions over cuMemCreate.  Nothing
- * here touches a byte of an extent: memory is populated, scrubbed and copied by the mover. */
+ * vmm_host.c makes them of memfds; a CUDA twin exports the same functions over cuMemCreate.
+ * Nothing here touches a byte of an extent: memory is populated, scrubbed and copied by the
+ * mover. */
 #ifndef KVD_VMM_H
 #define KVD_VMM_H
 
@@ -17,8 +18,8 @@ void vmm_close(struct vmm *vmm);
 /* Make an extent, once; idempotent.  It has no memory yet.  0 or -errno. */
 int vmm_extent_create(struct vmm *vmm, uint32_t extent);
 
-/* A descriptor of an extent, borrowed; with writable = false one through which it cannot be written.
- * -ENOENT: not made yet. */
+/* A descriptor of an extent, borrowed; with writable = false one through which it cannot be
+ * written. -ENOENT: not made yet. */
 int vmm_extent_fd(const struct vmm *vmm, uint32_t extent, bool writable);
 
 #endif

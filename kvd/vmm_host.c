@@ -1,7 +1,7 @@
 /* vmm_host.c - extents of the host device: anonymous memfds.
  *
- * Owns two descriptors per extent: the one it was made with, and a read-only one made by reopening it
- * through /proc/self/fd.  A memfd is born with mode 0777, and whoever holds even a read-only
+ * Owns two descriptors per extent: the one it was made with, and a read-only one made by reopening
+ * it through /proc/self/fd.  A memfd is born with mode 0777, and whoever holds even a read-only
  * descriptor could reopen it for writing through its own /proc: so the mode is 0600 before any
  * descriptor leaves.  Between users that is enforced; under one user it guards against bugs only.
  * Sealed against resize (no peer can make us or the mover take a SIGBUS) and against further seals.
@@ -20,7 +20,9 @@
 struct vmm {
 	uint64_t extent_bytes;
 	uint32_t n_extents;
-	struct { int writable, readable; } fds[];  /* -1: not made */
+	struct {
+		int writable, readable;
+	} fds[]; /* -1: not made */
 };
 
 int vmm_open(uint64_t extent_bytes, uint32_t n_extents, struct vmm **ret)

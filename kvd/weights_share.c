@@ -18,7 +18,8 @@ static struct weights_entry *find(struct daemon *daemon, const struct kvd_msg_we
 	for (uint32_t i = 0; i < LIMIT_WEIGHTS; i++) {
 		struct weights_entry *entry = &daemon->weights.entries[i];
 
-		if (entry->used && !memcmp(entry->fingerprint, m->fingerprint, sizeof(entry->fingerprint)) &&
+		if (entry->used &&
+		    !memcmp(entry->fingerprint, m->fingerprint, sizeof(entry->fingerprint)) &&
 		    !strcmp(entry->layout, m->layout))
 			return entry;
 	}
@@ -28,16 +29,21 @@ static struct weights_entry *find(struct daemon *daemon, const struct kvd_msg_we
 /* Only an attached engine, and only about its own model. */
 static bool may_speak(struct peer *peer, const struct kvd_msg_weights *m)
 {
-	if (peer->engine && !memcmp(peer->engine->fingerprint, m->fingerprint, sizeof(m->fingerprint)))
+	if (peer->engine &&
+	    !memcmp(peer->engine->fingerprint, m->fingerprint, sizeof(m->fingerprint)))
 		return true;
-	peer_error(peer, m->m.seq, KVD_S_BAD_REQUEST, 0, 0, "weights are shared by attached engines of their model only");
+	peer_error(peer, m->m.seq, KVD_S_BAD_REQUEST, 0, 0,
+		   "weights are shared by attached engines of their model only");
 	return false;
 }
 
 void weights_share_ask(struct peer *peer, const struct kvd_msg_weights *m)
 {
 	struct kvd_msg_weights reply = {
-		.m = { .type = KVD_M_WEIGHTS, .size = sizeof(reply), .seq = m->m.seq, .status = KVD_S_NO_MODEL },
+		.m = { .type = KVD_M_WEIGHTS,
+		       .size = sizeof(reply),
+		       .seq = m->m.seq,
+		       .status = KVD_S_NO_MODEL },
 	};
 	const struct weights_entry *entry;
 
@@ -60,9 +66,10 @@ void weights_share_offer(struct peer *peer, const struct kvd_msg_weights *m, int
 	if (!may_speak(peer, m) || find(daemon, m))
 		return;
 	/* Sealed, or another engine would read what this one may still change, or take a SIGBUS. */
-	if (seals < 0 || (seals & WEIGHTS_SEALS) != WEIGHTS_SEALS || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) ||
-	    st.st_size <= 0) {
-		peer_error(peer, m->m.seq, KVD_S_BAD_REQUEST, 0, 0, "weights must be a memfd sealed against writing "
+	if (seals < 0 || (seals & WEIGHTS_SEALS) != WEIGHTS_SEALS || fstat(fd, &st) < 0 ||
+	    !S_ISREG(st.st_mode) || st.st_size <= 0) {
+		peer_error(peer, m->m.seq, KVD_S_BAD_REQUEST, 0, 0,
+			   "weights must be a memfd sealed against writing "
 			   "and resizing");
 		return;
 	}
@@ -75,8 +82,8 @@ void weights_share_offer(struct peer *peer, const struct kvd_msg_weights *m, int
 		*entry = (struct weights_entry){ .used = true, .fd = copy };
 		memcpy(entry->fingerprint, m->fingerprint, sizeof(entry->fingerprint));
 		strcpy(entry->layout, m->layout);
-		log_info("weights.kept model=\"%s\" layout=\"%s\" bytes=%lld", peer->engine->model, m->layout,
-			 (long long)st.st_size);
+		log_info("weights.kept model=\"%s\" layout=\"%s\" bytes=%lld", peer->engine->model,
+			 m->layout, (long long)st.st_size);
 		return;
 	}
 	/* No room: every engine keeps a copy of its own, as if nobody had offered. */
@@ -87,7 +94,8 @@ void weights_share_offer(struct peer *peer, const struct kvd_msg_weights *m, int
 void weights_share_forget(struct daemon *daemon, const uint8_t fingerprint[16])
 {
 	for (uint32_t i = 0; i < CORE_ENGINES_MAX; i++)
-		if (daemon->engines[i].state == ATTACHED_LIVE && !memcmp(daemon->engines[i].fingerprint, fingerprint, 16))
+		if (daemon->engines[i].state == ATTACHED_LIVE &&
+		    !memcmp(daemon->engines[i].fingerprint, fingerprint, 16))
 			return;
 	for (uint32_t i = 0; i < LIMIT_WEIGHTS; i++) {
 		struct weights_entry *entry = &daemon->weights.entries[i];

@@ -1,7 +1,8 @@
 /* weights_share.h - one laid-out copy of a model's weights per host.
  *
- * The first engine of a model offers a sealed memfd, kvd keeps the descriptor while any engine of that
- * fingerprint is attached and gives it to whoever asks.  kvd never maps it: it cannot be hurt by it. */
+ * The first engine of a model offers a sealed memfd, kvd keeps the descriptor while any engine of
+ * that fingerprint is attached and gives it to whoever asks.  kvd never maps it: it cannot be hurt
+ * by it. */
 #ifndef KVD_WEIGHTS_SHARE_H
 #define KVD_WEIGHTS_SHARE_H
 

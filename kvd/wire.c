@@ -19,20 +19,22 @@ struct wire_rule {
 	uint16_t strings[WIRE_STRINGS_MAX];
 };
 
+#define SIZE(message) sizeof(struct kvd_msg_##message)
 #define AT(message, field) offsetof(struct kvd_msg_##message, field)
 static const struct wire_rule wire_rules[] = {
-	{ KVD_M_HELLO, sizeof(struct kvd_msg_hello), WIRE_GREETING, 2, { AT(hello, program), AT(hello, tenant) } },
-	{ KVD_M_ATTACH, sizeof(struct kvd_msg_attach), WIRE_ENGINE, 3,
+	{ KVD_M_HELLO, SIZE(hello), WIRE_GREETING, 2, { AT(hello, program), AT(hello, tenant) } },
+	{ KVD_M_ATTACH, SIZE(attach), WIRE_ENGINE, 3,
 	  { AT(attach, name), AT(attach, model), AT(attach, numerics) } },
-	{ KVD_M_CLIENT_GONE, sizeof(struct kvd_msg_client_gone), WIRE_ENGINE, 0, { 0 } },
-	{ KVD_M_ENGINE_STATS, sizeof(struct kvd_msg_engine_stats), WIRE_ENGINE, 0, { 0 } },
-	{ KVD_M_WEIGHTS_ASK, sizeof(struct kvd_msg_weights), WIRE_ENGINE, 1, { AT(weights, layout) } },
-	{ KVD_M_WEIGHTS_OFFER, sizeof(struct kvd_msg_weights), WIRE_ENGINE, 1, { AT(weights, layout) } },
-	{ KVD_M_STREAM_OPEN, sizeof(struct kvd_msg_stream_open), WIRE_CLIENT, 3,
+	{ KVD_M_CLIENT_GONE, SIZE(client_gone), WIRE_ENGINE, 0, { 0 } },
+	{ KVD_M_ENGINE_STATS, SIZE(engine_stats), WIRE_ENGINE, 0, { 0 } },
+	{ KVD_M_WEIGHTS_ASK, SIZE(weights), WIRE_ENGINE, 1, { AT(weights, layout) } },
+	{ KVD_M_WEIGHTS_OFFER, SIZE(weights), WIRE_ENGINE, 1, { AT(weights, layout) } },
+	{ KVD_M_STREAM_OPEN, SIZE(stream_open), WIRE_CLIENT, 3,
 	  { AT(stream_open, model), AT(stream_open, engine), AT(stream_open, avoid) } },
-	{ KVD_M_QUERY, sizeof(struct kvd_msg_query), WIRE_CLIENT | WIRE_ENGINE, 1, { AT(query, argument) } },
+	{ KVD_M_QUERY, SIZE(query), WIRE_CLIENT | WIRE_ENGINE, 1, { AT(query, argument) } },
 };
 #undef AT
+#undef SIZE
 
 static uint32_t wire_fds(uint16_t type)
 {
@@ -68,7 +70,8 @@ bool wire_text_valid(const char *text, size_t max)
 
 int wire_check(const void *packet, size_t n, uint32_t n_fds, uint32_t role, const char **ret_why)
 {
-	uint8_t from = role == KVD_ROLE_ENGINE ? WIRE_ENGINE : role == KVD_ROLE_CLIENT ? WIRE_CLIENT : WIRE_GREETING;
+	uint8_t from = role == KVD_ROLE_ENGINE ? WIRE_ENGINE
+		     : role == KVD_ROLE_CLIENT ? WIRE_CLIENT : WIRE_GREETING;
 	const struct wire_rule *rule = NULL;
 	struct kvd_msg m;
 
@@ -89,7 +92,8 @@ int wire_check(const void *packet, size_t n, uint32_t n_fds, uint32_t role, cons
 		return -EPROTO;
 	}
 	if (!(rule->from & from)) {
-		*ret_why = from == WIRE_GREETING ? "the first message must be HELLO" : "not a message of this role";
+		*ret_why = from == WIRE_GREETING ? "the first message must be HELLO"
+						 : "not a message of this role";
 		return -EPROTO;
 	}
 	if (n < rule->size_min) {

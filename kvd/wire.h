@@ -1,8 +1,8 @@
 /* wire.h - is this packet a message of the protocol?
  *
- * Everything a peer sends passes wire_check() before anyone looks at a field: size, type, direction,
- * number of descriptors, every string terminated and printable.  What it lets through is well-formed;
- * whether it makes sense (ranges, rights) is its handler's business. */
+ * Everything a peer sends passes wire_check() before anyone looks at a field: size, type,
+ * direction, number of descriptors, every string terminated and printable.  What it lets through is
+ * well-formed; whether it makes sense (ranges, rights) is its handler's business. */
 #ifndef KVD_WIRE_H
 #define KVD_WIRE_H
 
@@ -21,8 +21,8 @@ int wire_check(const void *packet, size_t n, uint32_t n_fds, uint32_t role, cons
 /* "HELLO"; "?" for a number that stands for no message. */
 const char *wire_name(uint16_t type);
 
-/* At most max-1 printable ASCII characters, then NUL: no quote or backslash (the log quotes), no blank at
- * either end.  May be empty. */
+/* At most max-1 printable ASCII characters, then NUL: no quote or backslash (the log quotes), no
+ * blank at either end.  May be empty. */
 bool wire_text_valid(const char *text, size_t max);
 
 /* A name of an engine or model: wire_text_valid() and not empty. */

@@ -16,7 +16,7 @@ enum mover_kind {
 	MOVER_POPULATE,            /* give extent `target` all its memory */
 	MOVER_SCRUB,               /* zero frame `target` */
 	MOVER_COPY,                /* frame `source` -> frame `target` */
-	MOVER_COMPARE_COPY,        /* compare `source` and `peer`; if equal copy `source` -> `target` */
+	MOVER_COMPARE_COPY,        /* `source` equals `peer`? then `source` -> `target` */
 	MOVER_SCRUB_EXTENT,        /* zero extent `target` */
 	MOVER_FLUSH,               /* nothing: the reply says that all jobs before it are done */
 	MOVER_KINDS,

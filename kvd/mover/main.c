@@ -1,8 +1,9 @@
 /* main.c - kvd-mover: kvd's disposable child that touches page bytes.
  *
- * Started by kvd with its end of a socket pair as descriptor MOVER_FD; takes jobs one after another,
- * answers each, ends when the socket closes or kvd dies.  Holds no state that kvd could miss: kvd
- * starts another one and sends the extents again.  Meant to be the first victim when memory runs out. */
+ * Started by kvd with its end of a socket pair as descriptor MOVER_FD; takes jobs one after
+ * another, answers each, ends when the socket closes or kvd dies.  Holds no state that kvd could
+ * miss: kvd starts another one and sends the extents again.  Meant to be the first victim when
+ * memory runs out. */
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -20,7 +21,7 @@
 
 struct mover {
 	struct move_window window;
-	bool ready;                /* SETUP has come */
+	bool ready; /* SETUP has come */
 };
 
 __attribute__((noreturn, format(printf, 1, 2)))
@@ -46,17 +47,23 @@ static void be_disposable(void)
 		(void)!write(fd, "1000", 4);
 		close(fd);
 	}
-	signal(SIGINT, SIG_IGN);   /* Ctrl-C reaches the whole group; kvd decides when we end */
+	signal(SIGINT, SIG_IGN); /* Ctrl-C reaches the whole group; kvd decides when we end */
 	signal(SIGPIPE, SIG_IGN);
 }
 
 /* Receive one job: its size, 0 at the end.  *ret_fd: a descriptor that came with it, or -1. */
 static ssize_t receive(struct mover_job *ret, int *ret_fd)
 {
-	union { char bytes[CMSG_SPACE(sizeof(int))]; struct cmsghdr align; } control;
+	union {
+		char bytes[CMSG_SPACE(sizeof(int))];
+		struct cmsghdr align;
+	} control;
 	struct iovec iov = { ret, sizeof(*ret) };
 	struct msghdr message = {
-		.msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control),
+		.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = &control,
+		.msg_controllen = sizeof(control),
 	};
 	ssize_t n;
 
@@ -65,7 +72,8 @@ static ssize_t receive(struct mover_job *ret, int *ret_fd)
 	while (n < 0 && errno == EINTR);
 	*ret_fd = -1;
 	for (struct cmsghdr *c = CMSG_FIRSTHDR(&message); n >= 0 && c; c = CMSG_NXTHDR(&message, c))
-		if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS && c->cmsg_len == CMSG_LEN(sizeof(int)))
+		if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS &&
+		    c->cmsg_len == CMSG_LEN(sizeof(int)))
 			memcpy(ret_fd, CMSG_DATA(c), sizeof(int));
 	return n;
 }
@@ -89,7 +97,8 @@ static void handle_setup(struct mover *mover, const struct mover_job *job, int f
 		fail("extent %u without set-up or descriptor", job->target);
 	r = move_map(&mover->window, job->target, fd);
 	if (r < 0)
-		fprintf(stderr, "kvd-mover: extent %u cannot be mapped: %s\n", job->target, strerror(-r));
+		fprintf(stderr, "kvd-mover: extent %u cannot be mapped: %s\n", job->target,
+			strerror(-r));
 }
 
 int main(int argc, char **argv)

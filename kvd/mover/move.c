@@ -1,7 +1,7 @@
 /* move.c - populate, scrub, compare, copy.  The only code of kvd that touches page bytes.
  *
- * Owns the mover's window.  One thread.  Memory is given by MADV_POPULATE_WRITE, which reports what a
- * plain store would turn into SIGBUS; and zeroed by memset of resident memory, never by punching
+ * Owns the mover's window.  One thread.  Memory is given by MADV_POPULATE_WRITE, which reports what
+ * a plain store would turn into SIGBUS; and zeroed by memset of resident memory, never by punching
  * holes, so that a frame once populated stays so. */
 #include "kvd/mover/move.h"
 
@@ -55,11 +55,12 @@ int move_map(struct move_window *window, uint32_t extent, int fd)
 	if ((uint64_t)st.st_size != window->extent_bytes)
 		return -EINVAL;
 	at = window->base + extent * window->extent_bytes;
-	if (mmap(at, window->extent_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED)
+	if (mmap(at, window->extent_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) ==
+	    MAP_FAILED)
 		return -errno;
 	(void)madvise(at, window->extent_bytes, MADV_DONTDUMP);
-	/* Does nothing where shmem_enabled is never (Debian's default); where it is advise, the first
-	 * touch of an extent costs a fifteenth. */
+	/* Does nothing where shmem_enabled is never (Debian's default); where it is advise, the
+	 * first touch of an extent costs a fifteenth. */
 	(void)madvise(at, window->extent_bytes, MADV_HUGEPAGE);
 	window->mapped[extent] = 1;
 	return 0;
@@ -89,13 +90,16 @@ static bool geometry_valid(const struct move_window *window, const struct kvd_ge
 	       g->plane_bytes <= window->extent_bytes / g->n_planes;
 }
 
-static bool frame_valid(const struct move_window *window, const struct kvd_geometry *g, uint32_t frame)
+static bool frame_valid(const struct move_window *window, const struct kvd_geometry *g,
+			uint32_t frame)
 {
-	return frame < 1u << KVD_ENTRY_FRAME_BITS && (frame & ((1u << g->slot_bits) - 1u)) < g->n_frames &&
+	return frame < 1u << KVD_ENTRY_FRAME_BITS &&
+	       (frame & ((1u << g->slot_bits) - 1u)) < g->n_frames &&
 	       extent_usable(window, frame >> g->slot_bits);
 }
 
-static uint8_t *block(struct move_window *window, const struct kvd_geometry *g, uint32_t frame, uint32_t plane)
+static uint8_t *block(struct move_window *window, const struct kvd_geometry *g, uint32_t frame,
+		      uint32_t plane)
 {
 	return window->base + kvd_block_offset(g, frame, plane);
 }
@@ -114,13 +118,16 @@ static bool equal(struct move_window *window, const struct kvd_geometry *g, uint
 	return true;
 }
 
-static void copy(struct move_window *window, const struct kvd_geometry *g, uint32_t source, uint32_t target)
+static void copy(struct move_window *window, const struct kvd_geometry *g, uint32_t source,
+		 uint32_t target)
 {
 	for (uint32_t plane = 0; plane < g->n_planes; plane++)
-		memcpy(block(window, g, target, plane), block(window, g, source, plane), g->block_bytes);
+		memcpy(block(window, g, target, plane), block(window, g, source, plane),
+		       g->block_bytes);
 }
 
-static int run_frames(struct move_window *window, const struct mover_job *job, struct mover_reply *ret)
+static int run_frames(struct move_window *window, const struct mover_job *job,
+		      struct mover_reply *ret)
 {
 	const struct kvd_geometry *g = &job->geometry;
 
@@ -148,8 +155,7 @@ void move_run(struct move_window *window, const struct mover_job *job, struct mo
 {
 	*ret = (struct mover_reply){ .cookie = job->cookie };
 	switch (job->kind) {
-	case MOVER_FLUSH:
-		return;
+	case MOVER_FLUSH: return;
 	case MOVER_POPULATE:
 		if (!extent_usable(window, job->target)) {
 			ret->error = -EINVAL;
@@ -166,10 +172,7 @@ void move_run(struct move_window *window, const struct mover_job *job, struct mo
 		return;
 	case MOVER_SCRUB:
 	case MOVER_COPY:
-	case MOVER_COMPARE_COPY:
-		ret->error = run_frames(window, job, ret);
-		return;
-	default:
-		ret->error = -EINVAL;
+	case MOVER_COMPARE_COPY: ret->error = run_frames(window, job, ret); return;
+	default: ret->error = -EINVAL;
 	}
 }

@@ -1,8 +1,9 @@
-/* fuzz_ring.c - an engine that writes anything anywhere in its half of the rings, also while kvd reads.
+/* fuzz_ring.c - an engine that writes anything anywhere in its half of the rings, also while kvd
+ * reads.
  *
  * Input: [u8 opcode][4 bytes] ...; a second thread writes the input's words over the header and the
- * entries all the while, so that a value loaded twice is two values.  Reading or writing outside the
- * segments is seen by ASan; what must hold whatever is written is asserted. */
+ * entries all the while, so that a value loaded twice is two values.  Reading or writing outside
+ * the segments is seen by ASan; what must hold whatever is written is asserted. */
 #include <assert.h>
 #include <errno.h>
 #include <pthread.h>
@@ -34,8 +35,10 @@ static void *mutate(void *arg)
 
 		memcpy(&word, mutator->data + at % (mutator->size - 7), 4);
 		memcpy(&offset, mutator->data + at % (mutator->size - 7) + 3, 4);
-		offset = offset % 4 ? offset % 16 * 4 : offset % (mutator->segment->shape.sub_bytes - 4);
-		__atomic_store_n((uint32_t *)(mutator->segment->sub + (offset & ~3u)), word, __ATOMIC_RELAXED);
+		offset = offset % 4 ? offset % 16 * 4
+				    : offset % (mutator->segment->shape.sub_bytes - 4);
+		__atomic_store_n((uint32_t *)(mutator->segment->sub + (offset & ~3u)), word,
+				 __ATOMIC_RELAXED);
 		at += 5;
 	}
 	return NULL;
@@ -55,9 +58,15 @@ static void run(struct ring *ring, struct segment *segment, const uint8_t *data,
 		memcpy(&word, data + 1, 4);
 		switch (data[0] % 8) {
 		case 0: __atomic_store_n(&sub->sq_tail, word, __ATOMIC_RELEASE); break;
-		case 1: __atomic_store_n(&sub->sq_tail, ring->sq_head + word % 20, __ATOMIC_RELEASE); break;
+		case 1:
+			__atomic_store_n(&sub->sq_tail, ring->sq_head + word % 20,
+					 __ATOMIC_RELEASE);
+			break;
 		case 2: __atomic_store_n(&sub->cq_head, word, __ATOMIC_RELEASE); break;
-		case 3: __atomic_store_n(&sub->cq_head, ring->cq_tail - word % 20, __ATOMIC_RELEASE); break;
+		case 3:
+			__atomic_store_n(&sub->cq_head, ring->cq_tail - word % 20,
+					 __ATOMIC_RELEASE);
+			break;
 		case 4:
 			r = ring_take(ring, &sqe);
 			assert(r == 1 || r == 0 || r == -EPROTO);
@@ -69,8 +78,10 @@ static void run(struct ring *ring, struct segment *segment, const uint8_t *data,
 			assert(ring->cq_tail == tail + (r == 0));
 			break;
 		case 6:
-			if (ring_copy_tokens(ring, word & 7, word >> 3 & 255, word >> 11 & 255, tokens))
-				assert((word & 7) < SLOTS && (word >> 3 & 255) + (word >> 11 & 255) <= PAGES * 16);
+			if (ring_copy_tokens(ring, word & 7, word >> 3 & 255, word >> 11 & 255,
+					     tokens))
+				assert((word & 7) < SLOTS &&
+				       (word >> 3 & 255) + (word >> 11 & 255) <= PAGES * 16);
 			break;
 		case 7:
 			r = ring_waiting(ring);

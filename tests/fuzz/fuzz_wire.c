@@ -23,13 +23,15 @@ static void read_message(const struct kvd_msg *m)
 	case KVD_M_ATTACH: {
 		const struct kvd_msg_attach *attach = body;
 
-		total = strlen(attach->name) + strlen(attach->model) + strlen(attach->numerics) + attach->sq_entries;
+		total = strlen(attach->name) + strlen(attach->model) + strlen(attach->numerics) +
+			attach->sq_entries;
 		break;
 	}
 	case KVD_M_STREAM_OPEN: {
 		const struct kvd_msg_stream_open *open = body;
 
-		total = strlen(open->model) + strlen(open->engine) + strlen(open->avoid) + open->wait_ms;
+		total = strlen(open->model) + strlen(open->engine) + strlen(open->avoid) +
+			open->wait_ms;
 		break;
 	}
 	case KVD_M_QUERY: {
@@ -48,8 +50,7 @@ static void read_message(const struct kvd_msg *m)
 	case KVD_M_ENGINE_STATS:
 		total = ((const struct kvd_msg_engine_stats *)body)->tokens_per_s;
 		break;
-	default:
-		abort();  /* kvd takes no other */
+	default: abort(); /* kvd takes no other */
 	}
 	__asm__ volatile("" : : "r"(total));
 }

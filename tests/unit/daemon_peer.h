@@ -30,7 +30,7 @@
 static const char *const loops[] = { "uring", "epoll" };
 static char kvd_program[PATH_MAX], kvd_dir[64], kvd_socket[96];
 static pid_t kvd_pid;
-static void (*kvd_before_exec)(void);     /* in the child */
+static void (*kvd_before_exec)(void); /* in the child */
 
 /* What the last receive() brought. */
 static _Alignas(8) uint8_t packet[KVD_MSG_MAX];
@@ -47,7 +47,7 @@ static bool have_kvd(void)
 	for (int i = 0; i < 2; i++)
 		if ((slash = strrchr(kvd_program, '/')))
 			*slash = '\0';
-	strcat(kvd_program, "/bin/kvd");  /* build/[asan/]tests/X -> build/[asan/]bin/kvd */
+	strcat(kvd_program, "/bin/kvd"); /* build/[asan/]tests/X -> build/[asan/]bin/kvd */
 	if (access(kvd_program, X_OK) == 0)
 		return true;
 	printf("skipped: %s is not built\n", kvd_program);
@@ -75,8 +75,9 @@ static int connect_raw(void)
 __attribute__((unused))
 static void kvd_spawn(const char *loop, const char *const *more)
 {
-	const char *arguments[24] = { kvd_program, "--pool", "64M", "--extent", "1M", "--socket", kvd_socket,
-				      "--loop", loop, "--log-level", "error" };
+	const char *arguments[24] = { kvd_program, "--pool",	  "64M",      "--extent",
+				      "1M",	   "--socket",	  kvd_socket, "--loop",
+				      loop,	   "--log-level", "error" };
 	unsigned n = 11;
 
 	while (more && *more)
@@ -120,7 +121,8 @@ static void kvd_stop(void)
 
 	ck_assert_int_eq(kill(kvd_pid, SIGTERM), 0);
 	ck_assert_int_eq(waitpid(kvd_pid, &status, 0), kvd_pid);
-	ck_assert_msg(WIFEXITED(status) && WEXITSTATUS(status) == 0, "kvd ended with status %#x", (unsigned)status);
+	ck_assert_msg(WIFEXITED(status) && WEXITSTATUS(status) == 0, "kvd ended with status %#x",
+		      (unsigned)status);
 	ck_assert_int_lt(access(kvd_socket, F_OK), 0);
 	ck_assert_int_eq(rmdir(kvd_dir), 0);
 }
@@ -142,9 +144,13 @@ static unsigned kvd_count_fds(void)
 }
 
 __attribute__((unused))
-static void send_fds(int fd, const void *bytes, size_t n, const int *fds, unsigned n_fds)
+static void send_fds(int fd, const void *bytes, size_t n, const int *fds,
+					     unsigned n_fds)
 {
-	union { char bytes[CMSG_SPACE(8 * sizeof(int))]; struct cmsghdr align; } control = { { 0 } };
+	union {
+		char bytes[CMSG_SPACE(8 * sizeof(int))];
+		struct cmsghdr align;
+	} control = { { 0 } };
 	struct iovec iov = { (void *)bytes, n };
 	struct msghdr message = { .msg_iov = &iov, .msg_iovlen = 1 };
 	struct cmsghdr *c;
@@ -163,10 +169,16 @@ static void send_fds(int fd, const void *bytes, size_t n, const int *fds, unsign
 static size_t receive(int fd)
 {
 	for (;;) {
-		union { char bytes[CMSG_SPACE(4 * sizeof(int))]; struct cmsghdr align; } control;
+		union {
+			char bytes[CMSG_SPACE(4 * sizeof(int))];
+			struct cmsghdr align;
+		} control;
 		struct iovec iov = { packet, sizeof(packet) };
 		struct msghdr message = {
-			.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof(control),
+			.msg_iov = &iov,
+			.msg_iovlen = 1,
+			.msg_control = control.bytes,
+			.msg_controllen = sizeof(control),
 		};
 		ssize_t n = recvmsg(fd, &message, MSG_CMSG_CLOEXEC);
 
@@ -192,13 +204,16 @@ static const void *expect(int fd, uint16_t type)
 	for (;;) {
 		size_t n = receive(fd);
 
-		ck_assert_msg(n >= sizeof(*m), "kvd has closed the connection; wanted message %u", type);
+		ck_assert_msg(n >= sizeof(*m), "kvd has closed the connection; wanted message %u",
+			      type);
 		ck_assert_uint_eq(m->size, n);
 		if (m->type == type)
 			return packet;
-		ck_assert_msg(m->type == KVD_M_EXTENT_MAP || m->type == KVD_M_EXTENT_UNMAP || m->type == KVD_M_CLIENT_NEW,
+		ck_assert_msg(m->type == KVD_M_EXTENT_MAP || m->type == KVD_M_EXTENT_UNMAP ||
+				      m->type == KVD_M_CLIENT_NEW,
 			      "message %u instead of %u: %s", m->type, type,
-			      m->type == KVD_M_ERROR ? ((const struct kvd_msg_error *)packet)->text : "");
+			      m->type == KVD_M_ERROR ? ((const struct kvd_msg_error *)packet)->text
+						     : "");
 		for (unsigned i = 0; i < packet_n_fds; i++)
 			close(packet_fds[i]);
 	}
@@ -219,7 +234,8 @@ static void expect_closed(int fd)
 }
 
 __attribute__((unused))
-static const struct kvd_msg_error *expect_error(int fd, enum kvd_status status)
+static const struct kvd_msg_error *expect_error(int fd,
+									enum kvd_status status)
 {
 	const struct kvd_msg_error *error = expect(fd, KVD_M_ERROR);
 
@@ -232,7 +248,10 @@ static void send_hello(int fd, uint32_t role, const char *tenant)
 {
 	struct kvd_msg_hello hello = {
 		.m = { .type = KVD_M_HELLO, .size = sizeof(hello), .seq = 1 },
-		.version_min = KVD_PROTO_MIN, .version_max = KVD_PROTO_MAX, .role = role, .program = "test",
+		.version_min = KVD_PROTO_MIN,
+		.version_max = KVD_PROTO_MAX,
+		.role = role,
+		.program = "test",
 	};
 
 	strcpy(hello.tenant, tenant);
@@ -254,7 +273,9 @@ static int connect_as(uint32_t role, const char *tenant)
 
 static void send_query(int fd, uint32_t what, uint32_t seq)
 {
-	struct kvd_msg_query query = { .m = { .type = KVD_M_QUERY, .size = sizeof(query), .seq = seq }, .what = what };
+	struct kvd_msg_query query = {
+		.m = { .type = KVD_M_QUERY, .size = sizeof(query), .seq = seq }, .what = what
+	};
 
 	ck_assert_int_eq(send(fd, &query, sizeof(query), MSG_NOSIGNAL), sizeof(query));
 }

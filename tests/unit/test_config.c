@@ -25,12 +25,14 @@ static int parse(const char *text)
 START_TEST(reads_every_key)
 {
 	ck_assert_int_eq(parse("# a comment\n"
-			       "[kvd]\ndevice = host\npool = 4G\nextent=16M\npage-tokens = 16\npage-bytes-min = 64K\n"
+			       "[kvd]\ndevice = host\npool = 4G\nextent=16M\npage-tokens = "
+			       "16\npage-bytes-min = 64K\n"
 			       "sharing = private\nsocket = /run/k.sock\nlog-level = debug\n"
 			       "[domain shop]\ntenants = a, b\ntenants = c\nsharing = reuse\n"
 			       "[domain lab]\nsharing = merge\n"
 			       "[tenant a]\nuid = 1000\nmax = 512M\n[tenant d]\ngid = 50\n"
-			       "[delegate]\nuid = 7\nuid = 8\nuid = 7\n[engine]\nuid = 9\n"), 0);
+			       "[delegate]\nuid = 7\nuid = 8\nuid = 7\n[engine]\nuid = 9\n"),
+			 0);
 	ck_assert_str_eq(config.device, "host");
 	ck_assert_uint_eq(config.pool_bytes, 4ull << 30);
 	ck_assert_uint_eq(config.extent_bytes, 16u << 20);
@@ -52,7 +54,11 @@ START_TEST(reads_every_key)
 }
 END_TEST
 
-static const struct { const char *text; unsigned line; const char *says; } bad[] = {
+static const struct {
+	const char *text;
+	unsigned line;
+	const char *says;
+} bad[] = {
 	{ "pool = 1G\n", 1, "[kvd]" },
 	{ "[kvd]\npool = lots\n", 2, "512M" },
 	{ "[kvd]\npool = 99999999999999999999T\n", 2, "not a size" },
@@ -102,7 +108,8 @@ START_TEST(bounds_are_kept)
 	text[400] = '\0';
 	ck_assert_int_eq(parse(text), -EINVAL);
 	ck_assert_ptr_nonnull(strstr(error, "line of"));
-	ck_assert_int_eq(config_parse(&config, "kvd.conf", "[kvd]\npool\0= 1G\n", 16, error), -EINVAL);
+	ck_assert_int_eq(config_parse(&config, "kvd.conf", "[kvd]\npool\0= 1G\n", 16, error),
+			 -EINVAL);
 	for (unsigned i = 0; i <= LIMIT_CONFIG_TENANTS; i++)
 		n += (size_t)snprintf(text + n, sizeof(text) - n, "[tenant t%u]\nuid = %u\n", i, i);
 	ck_assert_int_eq(parse(text), -EINVAL);
@@ -165,7 +172,8 @@ START_TEST(loads_dropins_in_order)
 	config_init(&config);
 	ck_assert_int_lt(config_load(&config, "/nonexistent/kvd.conf", error), 0);
 	ck_assert_ptr_nonnull(strstr(error, "/nonexistent/kvd.conf"));
-	for (const char *const *name = (const char *const[]){ "10-a.conf", "20-b.conf", "30-c.off", "40-d.conf", NULL };
+	for (const char *const *name = (const char *const[]){ "10-a.conf", "20-b.conf", "30-c.off",
+							      "40-d.conf", NULL };
 	     *name; name++) {
 		snprintf(path, sizeof(path), "%s/%s", dropin_dir, *name);
 		unlink(path);
@@ -178,11 +186,23 @@ END_TEST
 
 START_TEST(sizes)
 {
-	static const struct { const char *text; uint64_t bytes; } good[] = {
-		{ "0", 0 }, { "4096", 4096 }, { "64K", 65536 }, { "64k", 65536 }, { "512M", 512u << 20 },
-		{ "4G", 4ull << 30 }, { "2T", 2ull << 40 }, { "8MiB", 8u << 20 }, { "18446744073709551615", UINT64_MAX },
+	static const struct {
+		const char *text;
+		uint64_t bytes;
+	} good[] = {
+		{ "0", 0 },
+		{ "4096", 4096 },
+		{ "64K", 65536 },
+		{ "64k", 65536 },
+		{ "512M", 512u << 20 },
+		{ "4G", 4ull << 30 },
+		{ "2T", 2ull << 40 },
+		{ "8MiB", 8u << 20 },
+		{ "18446744073709551615", UINT64_MAX },
 	};
-	static const char *const wrong[] = { "", "G", "-1", "+1", "1.5G", "4GB", "4 G", "0x10", "18446744073709551616",
+	static const char *const wrong[] = { "",	  "G",	  "-1",
+					     "+1",	  "1.5G", "4GB",
+					     "4 G",	  "0x10", "18446744073709551616",
 					     "16777216T", "1MiBx" };
 	char text[SIZE_TEXT_MAX];
 	uint64_t bytes;
@@ -206,7 +226,7 @@ END_TEST
 
 START_TEST(extents_follow_the_pool)
 {
-	uint64_t page_bytes = 368640;  /* SmolLM2-135M: 30 planes x 12,288 bytes */
+	uint64_t page_bytes = 368640; /* SmolLM2-135M: 30 planes x 12,288 bytes */
 
 	ck_assert_uint_eq(config_extent_bytes(64u << 20), 1u << 20);
 	ck_assert_uint_eq(config_extent_bytes(256u << 20), 4u << 20);
@@ -221,31 +241,37 @@ END_TEST
 
 START_TEST(tenants_of_peers)
 {
-	static struct tenant_users users = { .n = 2, .users = { { 1000, "ann" }, { 1001, "bob" } } };
+	static struct tenant_users users = { .n = 2,
+					     .users = { { 1000, "ann" }, { 1001, "bob" } } };
 	const uint32_t gids[] = { 100, 50 };
 	char name[KVD_NAME_MAX];
 	const char *why = NULL;
 
-	ck_assert_int_eq(parse("[tenant shop]\nuid = 2000\n[tenant lab]\ngid = 50\n[tenant bob]\nuid = 2001\n"
-			       "[domain d]\ntenants = x\n"), 0);
-#define TENANT(uid, n_gids, asked, delegate) tenant_of(&config, &users, uid, gids, n_gids, asked, delegate, name, &why)
-	ck_assert_int_eq(TENANT(2000, 2, "", false), 0);      /* uid before gid */
+	ck_assert_int_eq(parse("[tenant shop]\nuid = 2000\n[tenant lab]\ngid = 50\n[tenant "
+			       "bob]\nuid = 2001\n"
+			       "[domain d]\ntenants = x\n"),
+			 0);
+#define TENANT(uid, n_gids, asked, delegate) \
+	tenant_of(&config, &users, uid, gids, n_gids, asked, delegate, name, &why)
+	ck_assert_int_eq(TENANT(2000, 2, "", false), 0); /* uid before gid */
 	ck_assert_str_eq(name, "shop");
-	ck_assert_int_eq(TENANT(1000, 2, "", false), 0);      /* a supplementary group */
+	ck_assert_int_eq(TENANT(1000, 2, "", false), 0); /* a supplementary group */
 	ck_assert_str_eq(name, "lab");
 	ck_assert_int_eq(TENANT(1000, 1, "", false), 0);
 	ck_assert_str_eq(name, "ann");
-	ck_assert_int_eq(TENANT(1001, 1, "", false), 0);      /* tenant bob is uid 2001, this is another bob */
+	ck_assert_int_eq(TENANT(1001, 1, "", false),
+			 0); /* tenant bob is uid 2001, this is another bob */
 	ck_assert_str_eq(name, "uid-1001");
 	ck_assert_int_eq(TENANT(4242, 1, "", false), 0);
 	ck_assert_str_eq(name, "uid-4242");
 	ck_assert_int_eq(TENANT(65534, 1, "", true), -EPERM);
-	ck_assert_int_eq(TENANT(1000, 1, "ann", false), 0);   /* one's own name may be said */
+	ck_assert_int_eq(TENANT(1000, 1, "ann", false), 0); /* one's own name may be said */
 	ck_assert_int_eq(TENANT(1000, 1, "shop", false), -EACCES);
 	ck_assert_int_eq(TENANT(1000, 1, "shop", true), 0);
 	ck_assert_str_eq(name, "shop");
 	ck_assert_int_eq(TENANT(1000, 1, "a b", true), -EINVAL);
-	ck_assert_int_eq(TENANT(1000, 1, "d", true), -EEXIST); /* would join a domain it is not in */
+	ck_assert_int_eq(TENANT(1000, 1, "d", true),
+			 -EEXIST); /* would join a domain it is not in */
 	ck_assert_int_eq(TENANT(1000, 1, "x", true), 0);
 #undef TENANT
 }

@@ -1,5 +1,6 @@
-/* test_daemon_wire.c - a real kvd and peers that send what they should not.  After each offence: the
- * offender is closed and counted, everybody else is served, the books are clean, no descriptor is left. */
+/* test_daemon_wire.c - a real kvd and peers that send what they should not.  After each offence:
+ * the offender is closed and counted, everybody else is served, the books are clean, no descriptor
+ * is left. */
 #include "tests/unit/daemon_peer.h"
 
 #include <sys/resource.h>
@@ -97,23 +98,24 @@ END_TEST
 START_TEST(closes_unasked_descriptors)
 {
 	struct kvd_msg_query query_message = {
-		.m = { .type = KVD_M_QUERY, .size = sizeof(query_message) }, .what = KVD_Q_STATUS,
+		.m = { .type = KVD_M_QUERY, .size = sizeof(query_message) },
+		.what = KVD_Q_STATUS,
 	};
 	int fds[8], fd;
 
 	setup(_i);
 	for (unsigned i = 0; i < 8; i++)
 		fds[i] = open("/dev/null", O_RDWR | O_CLOEXEC);
-	for (unsigned n = 1; n <= 8; n++) {  /* beyond four the kernel cuts them off */
+	for (unsigned n = 1; n <= 8; n++) { /* beyond four the kernel cuts them off */
 		fd = connect_as(KVD_ROLE_CLIENT, "");
 		send_fds(fd, &query_message, sizeof(query_message), fds, n);
 		expect_closed(fd);
 	}
 	fd = connect_raw();
-	send_fds(fd, "", 1, fds, 1);  /* a doorbell with luggage */
+	send_fds(fd, "", 1, fds, 1); /* a doorbell with luggage */
 	expect_closed(fd);
 	fd = connect_raw();
-	send_fds(fd, "", 0, fds, 2);  /* nothing but luggage */
+	send_fds(fd, "", 0, fds, 2); /* nothing but luggage */
 	expect_closed(fd);
 	for (unsigned i = 0; i < 8; i++)
 		close(fds[i]);
@@ -148,10 +150,16 @@ END_TEST
 START_TEST(negotiates_versions)
 {
 	struct kvd_msg_hello hello = {
-		.m = { .type = KVD_M_HELLO, .size = sizeof(hello), .seq = 9 }, .role = KVD_ROLE_CLIENT, .program = "old",
+		.m = { .type = KVD_M_HELLO, .size = sizeof(hello), .seq = 9 },
+		.role = KVD_ROLE_CLIENT,
+		.program = "old",
 	};
-	static const struct { uint32_t low, high; bool fits; } ranges[] = {
-		{ 1, 1, true }, { 0, 5, true }, { 1, 9, true }, { 2, 9, false }, { 0, 0, false }, { 3, 1, false },
+	static const struct {
+		uint32_t low, high;
+		bool fits;
+	} ranges[] = {
+		{ 1, 1, true },	 { 0, 5, true },  { 1, 9, true },
+		{ 2, 9, false }, { 0, 0, false }, { 3, 1, false },
 	};
 
 	setup(_i);
@@ -169,30 +177,32 @@ START_TEST(negotiates_versions)
 		ck_assert_uint_eq(expect_error(fd, KVD_S_VERSION)->m.seq, 9);
 		expect_closed(fd);
 	}
-	teardown(0);  /* being old is no offence */
+	teardown(0); /* being old is no offence */
 }
 END_TEST
 
 START_TEST(closes_what_is_out_of_order)
 {
-	struct kvd_msg_hello hello = { .m = { .type = KVD_M_HELLO, .size = sizeof(hello) }, .version_max = 1, .role = 7 };
+	struct kvd_msg_hello hello = { .m = { .type = KVD_M_HELLO, .size = sizeof(hello) },
+				       .version_max = 1,
+				       .role = 7 };
 	int fd;
 
 	setup(_i);
 	fd = connect_raw();
-	send_query(fd, KVD_Q_STATUS, 1);        /* before HELLO */
+	send_query(fd, KVD_Q_STATUS, 1); /* before HELLO */
 	expect_closed(fd);
 	fd = connect_as(KVD_ROLE_CLIENT, "");
-	send_hello(fd, KVD_ROLE_CLIENT, "");    /* twice */
+	send_hello(fd, KVD_ROLE_CLIENT, ""); /* twice */
 	expect_closed(fd);
 	fd = connect_raw();
 	ck_assert_int_eq(send(fd, &hello, sizeof(hello), MSG_NOSIGNAL), sizeof(hello));
-	expect_closed(fd);                      /* a role that does not exist */
+	expect_closed(fd); /* a role that does not exist */
 	fd = connect_as(KVD_ROLE_CLIENT, "");
 	ck_assert_int_eq(send(fd, "", 1, MSG_NOSIGNAL), 1);
-	expect_closed(fd);                      /* a doorbell of one who has no ring */
+	expect_closed(fd); /* a doorbell of one who has no ring */
 	fd = connect_as(KVD_ROLE_CLIENT, "");
-	send_query(fd, 99, 5);                  /* a question we do not know is no offence */
+	send_query(fd, 99, 5); /* a question we do not know is no offence */
 	ck_assert_uint_eq(expect_error(fd, KVD_S_BAD_REQUEST)->m.seq, 5);
 	send_query(fd, KVD_Q_STATUS, 6);
 	expect(fd, KVD_M_ROWS);
@@ -262,7 +272,8 @@ START_TEST(closes_who_stops_reading)
 	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &soon, sizeof(soon));
 	for (;;) {
 		struct kvd_msg_query message = {
-			.m = { .type = KVD_M_QUERY, .size = sizeof(message) }, .what = KVD_Q_ENGINES,
+			.m = { .type = KVD_M_QUERY, .size = sizeof(message) },
+			.what = KVD_Q_ENGINES,
 		};
 
 		if (send(fd, &message, sizeof(message), MSG_NOSIGNAL) < 0)
@@ -329,7 +340,7 @@ START_TEST(survives_a_lack_of_descriptors)
 		send_hello(fds[i], KVD_ROLE_CLIENT, "");
 	}
 	usleep(300000);
-	send_query(client, KVD_Q_STATUS, 1);    /* a row needs a descriptor, and there is none */
+	send_query(client, KVD_Q_STATUS, 1); /* a row needs a descriptor, and there is none */
 	expect_error(client, KVD_S_INTERNAL);
 	for (unsigned i = 0; i < N; i += 2)
 		close(fds[i]);
@@ -409,8 +420,8 @@ int main(void)
 	tcase_add_loop_test(tcase, negotiates_versions, 0, 2);
 	tcase_add_loop_test(tcase, closes_what_is_out_of_order, 0, 2);
 	tcase_add_loop_test(tcase, survives_a_flood_of_garbage, 0, 2);
-	tcase_add_loop_test(tcase, serves_beside_many_silent_peers, 0, 1);  /* 5 s each */
-	tcase_add_loop_test(tcase, closes_who_stops_reading, 1, 2);          /* 10 s each */
+	tcase_add_loop_test(tcase, serves_beside_many_silent_peers, 0, 1); /* 5 s each */
+	tcase_add_loop_test(tcase, closes_who_stops_reading, 1, 2);	   /* 10 s each */
 	tcase_add_loop_test(tcase, one_daemon_a_socket, 0, 2);
 	tcase_add_loop_test(tcase, survives_a_lack_of_descriptors, 0, 2);
 	tcase_add_loop_test(tcase, starts_under_systemd, 0, 2);

@@ -29,10 +29,10 @@ static bool open_kind(int i)
 
 struct probe {
 	struct loop_source source; /* first */
-	int other;                 /* our end of the pair */
+	int other;		   /* our end of the pair */
 	unsigned calls, budget, bytes;
 	uint32_t events;
-	struct probe *victim;      /* removed from inside ready() */
+	struct probe *victim; /* removed from inside ready() */
 };
 
 static void probe_ready(struct loop_source *source, uint32_t events)
@@ -62,7 +62,9 @@ static void probe_open(struct probe *probe, unsigned budget)
 	int pair[2];
 
 	ck_assert_int_eq(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
-	*probe = (struct probe){ .source = { .ready = probe_ready, .fd = pair[0] }, .other = pair[1], .budget = budget };
+	*probe = (struct probe){ .source = { .ready = probe_ready, .fd = pair[0] },
+				 .other = pair[1],
+				 .budget = budget };
 	ck_assert_int_eq(loop_add(loop, &probe->source, POLLIN | POLLRDHUP), 0);
 }
 

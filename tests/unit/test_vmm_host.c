@@ -1,5 +1,5 @@
-/* test_vmm_host.c - memory that leaves the daemon: extents, segments, rings; and the mover's work on
- * them.  What a hostile receiver may try is tried. */
+/* test_vmm_host.c - memory that leaves the daemon: extents, segments, rings; and the mover's work
+ * on them.  What a hostile receiver may try is tried. */
 #include "kvd/vmm.h"
 
 #include <check.h>
@@ -113,7 +113,8 @@ START_TEST(segments_are_sealed)
 	ck_assert_int_eq(segment_open(&shape, &segment), 0);
 	ck_assert_int_eq(fstat(segment.comp_fd, &st), 0);
 	ck_assert_int_eq(st.st_mode & 0777, 0600);
-	ck_assert_int_eq(fcntl(segment.sub_fd, F_GET_SEALS), F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL);
+	ck_assert_int_eq(fcntl(segment.sub_fd, F_GET_SEALS),
+			 F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL);
 	ck_assert_int_eq(fcntl(segment.comp_fd, F_GET_SEALS),
 			 F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL | F_SEAL_FUTURE_WRITE);
 	/* The engine's view: submissions writable, completions not, whatever it does. */
@@ -122,8 +123,9 @@ START_TEST(segments_are_sealed)
 	ck_assert_int_lt(write(fd, "x", 1), 0);
 	ck_assert_int_lt(fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE), 0);
 	ck_assert_ptr_ne(mmap(NULL, 4096, PROT_READ, MAP_SHARED, fd, 0), MAP_FAILED);
-	ck_assert_ptr_ne(mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, segment.sub_fd, 0), MAP_FAILED);
-	segment.comp[0] = 1;  /* ours still is */
+	ck_assert_ptr_ne(mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, segment.sub_fd, 0),
+			 MAP_FAILED);
+	segment.comp[0] = 1; /* ours still is */
 	segment_close(&segment);
 	ck_assert_int_eq(segment.sub_fd, -1);
 }
@@ -175,7 +177,7 @@ START_TEST(ring_refuses_jumps)
 	open_ring();
 	sub->sq_tail = 17;
 	ck_assert_int_eq(ring_take(&ring, &sqe), -EPROTO);
-	sub->sq_tail = 0xffffffffu;  /* backwards */
+	sub->sq_tail = 0xffffffffu; /* backwards */
 	ck_assert_int_eq(ring_waiting(&ring), -EPROTO);
 	sub->sq_tail = 0;
 	/* Consumed more than was ever published. */
@@ -219,7 +221,7 @@ START_TEST(ring_doorbells)
 	open_ring();
 	ck_assert(!ring_wants_doorbell(&ring));
 	sub->engine_sleeps = 1;
-	ck_assert(!ring_wants_doorbell(&ring));  /* nothing new: nobody to wake */
+	ck_assert(!ring_wants_doorbell(&ring)); /* nothing new: nobody to wake */
 	ck_assert_int_eq(ring_publish(&ring, &cqe), 0);
 	ck_assert(ring_wants_doorbell(&ring));
 	ck_assert(!ring_wants_doorbell(&ring));
@@ -241,7 +243,12 @@ END_TEST
 static struct move_window window;
 static struct vmm *pool;
 static const struct kvd_geometry geometry = {
-	.extent_bytes = EXTENT, .block_bytes = 1000, .n_planes = 5, .n_frames = 200, .plane_bytes = 200000, .slot_bits = 8,
+	.extent_bytes = EXTENT,
+	.block_bytes = 1000,
+	.n_planes = 5,
+	.n_frames = 200,
+	.plane_bytes = 200000,
+	.slot_bits = 8,
 };
 
 static struct mover_reply run(struct mover_job job)
@@ -254,7 +261,11 @@ static struct mover_reply run(struct mover_job job)
 
 static struct mover_reply run_frames(uint32_t kind, uint32_t source, uint32_t peer, uint32_t target)
 {
-	return run((struct mover_job){ .kind = kind, .cookie = 7, .source = source, .peer = peer, .target = target,
+	return run((struct mover_job){ .kind = kind,
+				       .cookie = 7,
+				       .source = source,
+				       .peer = peer,
+				       .target = target,
 				       .geometry = geometry });
 }
 
@@ -270,7 +281,8 @@ static void open_window(void)
 	for (uint32_t i = 0; i < 3; i++) {
 		ck_assert_int_eq(vmm_extent_create(pool, i), 0);
 		ck_assert_int_eq(move_map(&window, i, vmm_extent_fd(pool, i, true)), 0);
-		ck_assert_int_eq(run((struct mover_job){ .kind = MOVER_POPULATE, .target = i }).error, 0);
+		ck_assert_int_eq(
+			run((struct mover_job){ .kind = MOVER_POPULATE, .target = i }).error, 0);
 	}
 }
 
@@ -304,7 +316,8 @@ START_TEST(populates_all_memory)
 		ck_assert_int_eq(fstat(vmm_extent_fd(pool, i, true), &st), 0);
 		ck_assert_int_ge(st.st_blocks * 512, EXTENT);
 	}
-	ck_assert_int_eq(run((struct mover_job){ .kind = MOVER_POPULATE, .target = 3 }).error, -EINVAL);
+	ck_assert_int_eq(run((struct mover_job){ .kind = MOVER_POPULATE, .target = 3 }).error,
+			 -EINVAL);
 	close_window();
 }
 END_TEST
@@ -326,7 +339,8 @@ START_TEST(copies_and_scrubs_exactly_a_frame)
 	/* Neighbours are untouched. */
 	ck_assert_uint_eq(at(left, 4)[999], (uint8_t)(9 + 12 + 999));
 	ck_assert_uint_eq(at(a, 0)[0], 1);
-	ck_assert_int_eq(run((struct mover_job){ .kind = MOVER_SCRUB_EXTENT, .target = 1 }).error, 0);
+	ck_assert_int_eq(run((struct mover_job){ .kind = MOVER_SCRUB_EXTENT, .target = 1 }).error,
+			 0);
 	ck_assert_uint_eq(at(left, 4)[999], 0);
 	ck_assert_uint_eq(at(a, 0)[0], 1);
 	close_window();
@@ -343,28 +357,35 @@ START_TEST(compares_before_it_copies)
 	ck_assert_uint_eq(run_frames(MOVER_COMPARE_COPY, a, b, target).differs, 0);
 	ck_assert(same(a, target));
 	run_frames(MOVER_SCRUB, 0, 0, target);
-	at(b, 4)[999] ^= 1;  /* the very last byte */
+	at(b, 4)[999] ^= 1; /* the very last byte */
 	ck_assert_uint_eq(run_frames(MOVER_COMPARE_COPY, a, b, target).differs, 1);
-	ck_assert_uint_eq(at(target, 0)[10], 0);  /* nothing was copied */
+	ck_assert_uint_eq(at(target, 0)[10], 0); /* nothing was copied */
 	close_window();
 }
 END_TEST
 
 START_TEST(refuses_impossible_jobs)
 {
-	struct mover_job job = { .kind = MOVER_COPY, .source = 0, .target = 1, .geometry = geometry };
+	struct mover_job job = {
+		.kind = MOVER_COPY, .source = 0, .target = 1, .geometry = geometry
+	};
 	struct mover_job bad;
 
 	open_window();
 	ck_assert_int_eq(run(job).error, 0);
-#define REFUSED(change) do { bad = job; change; ck_assert_int_eq(run(bad).error, -EINVAL); } while (0)
-	REFUSED(bad.target = 200);                     /* slot beyond n_frames */
-	REFUSED(bad.target = 3u << 8);                 /* extent not mapped */
-	REFUSED(bad.target = 9u << 8);                 /* extent beyond the pool */
+#define REFUSED(change) \
+	do { \
+		bad = job; \
+		change; \
+		ck_assert_int_eq(run(bad).error, -EINVAL); \
+	} while (0)
+	REFUSED(bad.target = 200);     /* slot beyond n_frames */
+	REFUSED(bad.target = 3u << 8); /* extent not mapped */
+	REFUSED(bad.target = 9u << 8); /* extent beyond the pool */
 	REFUSED(bad.target = 0xffffffffu);
 	REFUSED(bad.source = bad.target);
 	REFUSED(bad.geometry.extent_bytes *= 2);
-	REFUSED(bad.geometry.n_planes = 6);            /* planes beyond the extent */
+	REFUSED(bad.geometry.n_planes = 6); /* planes beyond the extent */
 	REFUSED(bad.geometry.n_planes = 0);
 	REFUSED(bad.geometry.block_bytes = 0);
 	REFUSED(bad.geometry.block_bytes = 0x80000000u);

@@ -21,7 +21,10 @@ static int check(const void *m, size_t n, uint32_t n_fds, uint32_t role)
 	return r;
 }
 
-#define MESSAGE(type_name, NUMBER) { .m = { .type = KVD_M_##NUMBER, .size = sizeof(struct kvd_msg_##type_name) } }
+#define MESSAGE(type_name, NUMBER) \
+	{ \
+		.m = {.type = KVD_M_##NUMBER, .size = sizeof(struct kvd_msg_##type_name) } \
+	}
 
 START_TEST(takes_what_is_well_formed)
 {
@@ -30,7 +33,10 @@ START_TEST(takes_what_is_well_formed)
 	struct kvd_msg_weights offer = MESSAGE(weights, WEIGHTS_OFFER);
 	struct kvd_msg_stream_open open = MESSAGE(stream_open, STREAM_OPEN);
 	struct kvd_msg_query query = MESSAGE(query, QUERY);
-	struct { struct kvd_msg_query query; char tail[40]; } longer = { .query = MESSAGE(query, QUERY) };
+	struct {
+		struct kvd_msg_query query;
+		char tail[40];
+	} longer = { .query = MESSAGE(query, QUERY) };
 
 	strcpy(hello.program, "kvrun 0.1.0");
 	strcpy(open.model, "SmolLM2 135M (Instruct)");
@@ -82,7 +88,10 @@ END_TEST
 /* Messages that kvd sends, or that never pass it, are none that it takes. */
 START_TEST(refuses_what_flows_the_other_way)
 {
-	static const struct { uint16_t type; const char *direction; } all[] = {
+	static const struct {
+		uint16_t type;
+		const char *direction;
+	} all[] = {
 #define KVD_MSG(name, number, direction, fds, since, text) { number, direction },
 #include "kvd/proto.def"
 #undef KVD_MSG
