@@ -1,6 +1,58 @@
 /* test_core_memory.c - memory follows load: quarantine, restart, small pools, many tenants. */
 #include <stdio.h>
 #include "tests/lib/core_case.h"
+#include "kvd/core/book.h"
+
+/* A shell in few lines, for one engine with more slots than the world's have: answers every action at
+ * once and counts completions by verb. */
+struct crowd { struct core_event queue[8192]; uint32_t n, opened, grown, attached; };
+
+static void crowd_answer(struct crowd *k, const struct core_action *a)
+{
+	struct core_event *r = &k->queue[k->n];
+	ck_assert_uint_lt(k->n, 8191);
+	memset(r, 0, sizeof(*r));
+	switch (a->type) {
+	case CORE_ACT_MAP:
+		r->type = CORE_EV_SUBMIT;
+		r->engine = a->engine;
+		r->submit.sqe = (struct kvd_sqe){ .verb = KVD_EXTENT_ACK, .other = a->map.extent, .count = 1 };
+		k->n++;
+		break;
+	case CORE_ACT_ATTACHED:
+		k->attached = a->attached.status == KVD_S_OK ? a->engine : CORE_NONE;
+		break;
+	case CORE_ACT_STAMP:
+		r->type = CORE_EV_STAMP;
+		k->n++;
+		break;
+	case CORE_ACT_MOVE:
+		r->type = CORE_EV_MOVED;
+		r->moved.job = a->move.job;
+		r->moved.ok = true;
+		k->n++;
+		break;
+	case CORE_ACT_COMPLETE:
+		ck_assert_uint_eq(a->cqe.status, KVD_S_OK);
+		k->opened += a->cqe.verb == KVD_SEQ_OPEN;
+		k->grown += a->cqe.verb == KVD_SEQ_GROW && a->cqe.pages == 13;
+		break;
+	default:
+		break;
+	}
+}
+
+static void crowd_run(struct world *w, struct crowd *k, const struct core_event *ev)
+{
+	struct core_action a;
+	k->queue[0] = *ev;
+	k->n = 1;
+	for (uint32_t at = 0; at < k->n; at++) {
+		core_step(w->core, &k->queue[at], w->now);
+		while (core_next_action(w->core, &a))
+			crowd_answer(k, &a);
+	}
+}
 
 START_TEST(dead_engine_frames_wait_for_quiet)
 {
@@ -50,39 +102,49 @@ START_TEST(restarted_engine_takes_over_the_colour)
 }
 END_TEST
 
-/* Dead colours of other models cannot use up the engine numbers for ever. */
+/* Dead colours of other models, full of cached pages, cannot use up the engine numbers for ever. */
 START_TEST(dead_colours_give_way)
 {
+	static struct crowd k;
+	uint32_t refused = 0;
 	int32_t tokens[WORLD_TOKENS];
 	struct world *w = world_new(80 * EXTENT, EXTENT, 1);
-	uint32_t refused = 0;
 	tokens_fill(tokens, 1);
 	world_tenant(w, "a", "", CORE_MERGE, 0);
 	w->fsck_every = 16;
-	struct core_event ev = { .type = CORE_EV_ATTACH, .engine = CORE_NONE };
-	strcpy(ev.attach.name, "x");
-	ev.attach.kv_format = 1;
-	ev.attach.n_planes = PLANES;
-	ev.attach.block_bytes = BLOCK;
-	ev.attach.max_seqs = 2;
-	ev.attach.max_pages = 8;
+	while (world_populate(w))
+		;
 	for (uint32_t model = 0; model < 200; model++) {
+		struct core_event ev = { .type = CORE_EV_ATTACH, .engine = CORE_NONE };
+		snprintf(ev.attach.name, sizeof(ev.attach.name), "m%u", model);
 		ev.attach.fingerprint[1] = (uint8_t)model;
-		core_step(w->core, &ev, w->now);
-		struct core_action a;
-		uint32_t status = 0, engine = 0;
-		while (core_next_action(w->core, &a))
-			if (a.type == CORE_ACT_ATTACHED) {
-				status = a.attached.status;
-				engine = a.engine;
-			}
-		refused += status != KVD_S_OK;
-		if (status == KVD_S_OK)
-			core_step(w->core, &(struct core_event){ .type = CORE_EV_QUIET, .engine = engine }, w->now);
-		while (core_next_action(w->core, &a))
-			;
+		ev.attach.kv_format = 1;
+		ev.attach.n_planes = PLANES;
+		ev.attach.block_bytes = BLOCK;
+		ev.attach.max_seqs = 2;
+		ev.attach.max_pages = 8;
+		crowd_run(w, &k, &ev);
+		if (k.attached == CORE_NONE) {
+			refused++;
+			continue;
+		}
+		struct core_event s = { .type = CORE_EV_SUBMIT, .engine = k.attached };
+		s.submit.tokens = tokens;
+		s.submit.n_tokens = 40;
+		s.submit.sqe = (struct kvd_sqe){ .verb = KVD_SEQ_OPEN, .n_tokens = 40 };
+		crowd_run(w, &k, &s);
+		s.submit.sqe = (struct kvd_sqe){ .verb = KVD_SEQ_GROW, .want = 3 };
+		crowd_run(w, &k, &s);
+		s.submit.sqe = (struct kvd_sqe){ .verb = KVD_SEQ_SEAL, .count = 2 };
+		s.submit.n_tokens = 32;
+		crowd_run(w, &k, &s);
+		crowd_run(w, &k, &(struct core_event){ .type = CORE_EV_QUIET, .engine = k.attached });
+		world_fsck(w);
 	}
-	ck_assert_uint_eq(refused, 0);
+	/* 63 numbers: from then on each attach costs one refusal, and the next one succeeds */
+	ck_assert_uint_gt(refused, 30);
+	ck_assert_uint_le(refused, 100);
+	ck_assert_uint_gt(status_of(w).evicted_pages, 60);
 	world_free(w);
 }
 END_TEST
@@ -153,6 +215,53 @@ START_TEST(growth_never_preempts_the_oldest)
 }
 END_TEST
 
+/* The oldest is alone, and the shared extent that it reads from is in its way: it goes on without. */
+START_TEST(shared_pages_do_not_stop_the_last_one)
+{
+	int32_t tokens[WORLD_TOKENS];
+	struct world *w = world_new(2 * EXTENT, EXTENT, 3);  /* 32 pages */
+	world_tenant(w, "a", "", CORE_MERGE, 0);
+	world_tenant(w, "b", "", CORE_MERGE, 0);
+	uint32_t e = attach(w, "e0");
+	tokens_fill(tokens, 1);
+	run_prompt(w, e, 0, 0, tokens, 80, 0);
+	run_prompt(w, e, 1, 1, tokens, 80, 0);
+	world_settle(w, false);
+	ck_assert_uint_eq(status_of(w).merges, 5);
+	ck_assert_uint_eq(submit(w, e, (struct kvd_sqe){ .verb = KVD_SEQ_CLOSE, .slot = 1 }).status, KVD_S_OK);
+	memset(world_slot(w, e, 1), 0, sizeof(struct world_slot));
+	world_slot(w, e, 0)->hold = false;
+	world_slot(w, e, 0)->n_target = 30 * 16;             /* 5 shared + 16 own are not enough */
+	world_settle(w, true);
+	ck_assert_uint_eq(w->finished, 1);
+	ck_assert_uint_eq(status_of(w).preemptions, 1);
+	world_free(w);
+}
+END_TEST
+
+/* A pool of claims that is full of old ones makes room for a new one. */
+START_TEST(full_claims_forget_the_oldest)
+{
+	int32_t tokens[WORLD_TOKENS];
+	struct world *w = world_new(4 * EXTENT, EXTENT, 3);
+	tokens_fill(tokens, 1);
+	for (uint32_t i = 0; i < 20; i++) {
+		char name[16];
+		snprintf(name, sizeof(name), "t%u", i);
+		world_tenant(w, name, "", CORE_MERGE, 0);
+	}
+	uint32_t e = attach(w, "e0");
+	run_one(w, e, 0, 0, tokens, 100);
+	ck_assert_uint_eq(w->core->claims.count, 6);
+	*(uint32_t *)(uintptr_t)&w->core->claims.max = w->core->claims.high; /* as if it were as small as that */
+	for (uint32_t i = 1; i < 20; i++) {
+		ck_assert_uint_eq(run_one(w, e, 0, i, tokens, 100), 0);
+		ck_assert_uint_le(w->core->claims.count, 6);
+	}
+	world_free(w);
+}
+END_TEST
+
 /* Nobody overtakes the oldest that waits, however small its own wish. */
 START_TEST(queue_is_strict)
 {
@@ -181,49 +290,6 @@ START_TEST(queue_is_strict)
 	world_free(w);
 }
 END_TEST
-
-/* A shell in few lines, for one engine with more slots than the world's have: answers every action at
- * once and counts completions by verb. */
-struct crowd { struct core_event queue[8192]; uint32_t n, opened, grown; };
-
-static void crowd_answer(struct crowd *k, const struct core_action *a)
-{
-	struct core_event *r = &k->queue[k->n];
-	ck_assert_uint_lt(k->n, 8191);
-	memset(r, 0, sizeof(*r));
-	switch (a->type) {
-	case CORE_ACT_MAP:
-		r->type = CORE_EV_SUBMIT;
-		r->submit.sqe = (struct kvd_sqe){ .verb = KVD_EXTENT_ACK, .other = a->map.extent, .count = 1 };
-		k->n++;
-		break;
-	case CORE_ACT_MOVE:
-		r->type = CORE_EV_MOVED;
-		r->moved.job = a->move.job;
-		r->moved.ok = true;
-		k->n++;
-		break;
-	case CORE_ACT_COMPLETE:
-		ck_assert_uint_eq(a->cqe.status, KVD_S_OK);
-		k->opened += a->cqe.verb == KVD_SEQ_OPEN;
-		k->grown += a->cqe.verb == KVD_SEQ_GROW && a->cqe.pages == 13;
-		break;
-	default:
-		break;
-	}
-}
-
-static void crowd_run(struct world *w, struct crowd *k, const struct core_event *ev)
-{
-	struct core_action a;
-	k->queue[0] = *ev;
-	k->n = 1;
-	for (uint32_t at = 0; at < k->n; at++) {
-		core_step(w->core, &k->queue[at], w->now);
-		while (core_next_action(w->core, &a))
-			crowd_answer(k, &a);
-	}
-}
 
 /* 1,000 tenants with one 200-token sequence each fit: SmolLM2's geometry, 4 MiB extents. */
 START_TEST(a_thousand_small_tenants)
@@ -361,6 +427,7 @@ int main(void)
 	static const TTest *const *tests[] = {
 		&dead_engine_frames_wait_for_quiet, &restarted_engine_takes_over_the_colour, &dead_colours_give_way,
 		&eight_sequences_in_a_pool_for_three, &two_engines_in_a_pool_for_one, &growth_never_preempts_the_oldest,
+		&shared_pages_do_not_stop_the_last_one, &full_claims_forget_the_oldest,
 		&queue_is_strict, &a_thousand_small_tenants, &small_pool_four_tenants_two_engines, &one_prefix_for_all,
 		&empty_extents_go_back,
 	};

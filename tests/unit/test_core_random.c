@@ -283,6 +283,13 @@ START_TEST(two_spaces_tight)
 }
 END_TEST
 
+/* Two extents for two engines: one long sequence needs all of it, shared pages are in its way. */
+START_TEST(tiny_pool)
+{
+	storm_run(&(struct storm){ .n_extents = 2, .n_engines = 2, .ops = 40000, .fail_percent = 2 }, seed_of(15));
+}
+END_TEST
+
 int main(void)
 {
 	Suite *s = suite_create("core_random");
@@ -296,6 +303,8 @@ int main(void)
 		tcase_add_test(t, kills);
 	if (!getenv("ONLY") || atoi(getenv("ONLY")) == 3)
 		tcase_add_test(t, two_spaces_tight);
+	if (!getenv("ONLY") || atoi(getenv("ONLY")) == 4)
+		tcase_add_test(t, tiny_pool);
 	suite_add_tcase(s, t);
 	SRunner *r = srunner_create(s);
 	srunner_run_all(r, CK_NORMAL);
