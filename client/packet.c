@@ -122,9 +122,13 @@ int kvd_packet_receive(int fd, void *buffer, size_t max, struct kvd_packet *ret)
 
 	ret->bytes = 0;
 	ret->n_fds = 0;
-	do {
+	/* A peer that closes with unread packets of ours leaves one ECONNRESET before the packets that
+	 * it sent itself, its last words among them: the end of the connection is a read of 0 only. */
+	for (int resets = 0;;) {
 		r = recvmsg(fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-	} while (r < 0 && errno == EINTR);
+		if (r >= 0 || (errno != EINTR && (errno != ECONNRESET || resets++ > 0)))
+			break;
+	}
 	if (r < 0) {
 		if (errno == EAGAIN || errno == EWOULDBLOCK)
 			return -EAGAIN;
