@@ -190,7 +190,8 @@ struct kvd_msg_end {
 	uint32_t ttft_usec;        /* from receipt of the request to the first token */
 	uint32_t itl_p50_usec;     /* median time between tokens */
 	uint64_t total_usec;
-	uint64_t logits_hash;      /* KVD_REQ_LOGITS_HASH, else 0 */
+	uint64_t logits_hash;      /* KVD_REQ_LOGITS_HASH, else 0; after n_resume it covers the positions
+	                            * generated since then */
 	char text[240];            /* the sentence, where status is not OK */
 };
 enum kvd_finish { KVD_FINISH_STOP = 1, KVD_FINISH_LENGTH = 2, KVD_FINISH_CANCEL = 3, KVD_FINISH_ERROR = 4 };
