@@ -1,12 +1,13 @@
 /* log.c - one write() a line, so that lines of two engines on one terminal never mix.
  *
- * Holds the level and nothing else.  Any thread may log; log_init() runs before others start. */
+ * Holds the level and a counter.  Any thread may log; log_init() runs before others start. */
 #include "engine/log.h"
 
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 static const char *const level_names[] = { "error", "warning", "info", "debug" };
@@ -30,20 +31,15 @@ void log_init(enum log_level level)
 	to_journal = getenv("JOURNAL_STREAM") != NULL && !isatty(STDERR_FILENO);
 }
 
-void log_write(enum log_level level, const char *format, ...)
+static void write_line(enum log_level level, const char *format, va_list arguments)
 {
 	char line[1024];
-	va_list arguments;
 	int n = 0, more;
 
-	if (level > log_limit)
-		return;
 	if (to_journal)
 		n = snprintf(line, sizeof(line), "<%d>", syslog_numbers[level]);
 	n += snprintf(line + n, sizeof(line) - (size_t)n, "kvengine %s ", level_names[level]);
-	va_start(arguments, format);
 	more = vsnprintf(line + n, sizeof(line) - (size_t)n - 1, format, arguments);
-	va_end(arguments);
 	if (more > 0)
 		n += more;
 	if (n > (int)sizeof(line) - 2)
@@ -55,4 +51,36 @@ void log_write(enum log_level level, const char *format, ...)
 	line[n++] = '\n';
 	if (write(STDERR_FILENO, line, (size_t)n) < 0)
 		return;            /* nowhere to say that saying it failed */
+}
+
+void log_write(enum log_level level, const char *format, ...)
+{
+	va_list arguments;
+
+	if (level > log_limit)
+		return;
+	va_start(arguments, format);
+	write_line(level, format, arguments);
+	va_end(arguments);
+}
+
+void log_peer(const char *format, ...)
+{
+	static time_t second;
+	static unsigned n_lines;
+	struct timespec now;
+	va_list arguments;
+
+	clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+	if (now.tv_sec != second) {
+		if (n_lines > LOG_PEER_LINES)
+			log_info("lines left out=%u", n_lines - LOG_PEER_LINES);
+		second = now.tv_sec;
+		n_lines = 0;
+	}
+	if (n_lines++ >= LOG_PEER_LINES || LOG_LEVEL_INFO > log_limit)
+		return;
+	va_start(arguments, format);
+	write_line(LOG_LEVEL_INFO, format, arguments);
+	va_end(arguments);
 }

@@ -15,6 +15,11 @@ void log_init(enum log_level level);
 
 void log_write(enum log_level level, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+/* A line that a client can cause as often as it likes: at most LOG_PEER_LINES a second of all of
+ * them together are written, the others counted.  The engine's thread only. */
+#define LOG_PEER_LINES 10u
+void log_peer(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
 #define log_error(...) log_write(LOG_LEVEL_ERROR, __VA_ARGS__)
 #define log_warning(...) log_write(LOG_LEVEL_WARNING, __VA_ARGS__)
 #define log_info(...) log_write(LOG_LEVEL_INFO, __VA_ARGS__)

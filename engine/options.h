@@ -23,7 +23,7 @@ struct options {
 	uint32_t n_ctx;            /* 0: the model's, at most OPTIONS_CTX_USUAL */
 	uint32_t n_threads;
 	uint32_t max_seqs;
-	uint32_t chunk_tokens;     /* 0: by the number of threads */
+	uint32_t chunk_tokens;     /* tokens of prefill in a step */
 	uint32_t spin_usec;
 	bool json;
 	enum log_level log_level;

@@ -264,7 +264,7 @@ void serve_accept(struct serve *v, const struct kvd_engine_client *client, uint6
 	if (v->n_active == SERVE_STREAMS_MAX || tenant == SCHED_NONE || v->draining) {
 		/* closed without a word: libkvd asks another engine */
 		struct kvd_msg_client_gone gone = { .client = client->client };
-		log_warning("stream refused client=%u streams=%u draining=%d", client->client,
+		log_peer("stream refused client=%u streams=%u draining=%d", client->client,
 			    v->n_active, v->draining);
 		if (tenant != SCHED_NONE)
 			sched_tenant_put(v->sched, tenant);
@@ -362,7 +362,7 @@ static void on_packet(struct serve *v, struct stream *s, size_t size, uint64_t n
 			  now_usec);
 		break;
 	case REQUEST_REFUSED:
-		log_info("request refused client=%u status=%u", s->client, status);
+		log_peer("request refused client=%u status=%u", s->client, status);
 		serve_end(v, s, status, KVD_FINISH_ERROR, err, now_usec);
 		break;
 	}
@@ -416,7 +416,7 @@ static void check_time(struct serve *v, struct stream *s, uint64_t now_usec)
 		if (s->state != STREAM_LINGERING)
 			serve_end(v, s, KVD_S_SLOW_READER, KVD_FINISH_ERROR,
 				  "the client read nothing for 30 seconds", now_usec);
-		log_info("slow reader closed client=%u", s->client);
+		log_peer("slow reader closed client=%u", s->client);
 		drop(v, s, "slow reader");
 	} else if (s->deadline_usec && s->state != STREAM_LINGERING &&
 		   now_usec >= s->deadline_usec) {

@@ -44,8 +44,12 @@ END_TEST
 START_TEST(defaults)
 {
 	ck_assert_int_eq(parse("--model m.gguf"), 0);
-	ck_assert(o.n_threads >= 1 && o.max_seqs == 16 && o.chunk_tokens == 128 &&
+	ck_assert(o.n_threads >= 1 && o.max_seqs == 16 && o.chunk_tokens >= 64 &&
 		  o.spin_usec == 50 && o.n_ctx == 0);
+	ck_assert_int_eq(parse("--model m.gguf --threads 1"), 0);
+	ck_assert_uint_eq(o.chunk_tokens, 64);
+	ck_assert_int_eq(parse("--model m.gguf --threads 16"), 0);
+	ck_assert_uint_eq(o.chunk_tokens, 256);
 	ck_assert_int_eq(parse("--eval m.gguf --text - --json"), 0);
 	ck_assert(o.action == OPTIONS_EVAL && o.json);
 	ck_assert_int_eq(parse("--check m.gguf"), 0);
