@@ -22,6 +22,7 @@
 #define MOVER_SMALL_QUEUE 2048u
 #define MOVER_POPULATE_RETRY_USEC 1000000u
 #define MOVER_BACKOFF_MAX_USEC 5000000u
+#define MOVER_REAP_POLL_USEC 2000u
 
 /* ---- queues ---- */
 
@@ -226,6 +227,7 @@ static void handle_reply(struct mover_link *link, const struct mover_reply *repl
 {
 	struct mover_entry entry = flight_take(link, reply->cookie);
 
+	link->silent_at_usec = CLOCK_NEVER;  /* the pump begins to count again */
 	if (reply->error && entry.job.kind == MOVER_POPULATE) {
 		log_error("mover.no_memory extent=%u error=\"%s\" remedy=\"free memory or choose a "
 			  "smaller --pool\"",
@@ -240,18 +242,28 @@ static void handle_reply(struct mover_link *link, const struct mover_reply *repl
 	report(link, &entry, reply->error == 0, reply->differs != 0);
 }
 
+/* The mover is of no more use: end it.  What it had is reported only when it has really ended, for
+ * until then it may still write into its targets; mover_link_pump() waits and never blocks. */
 static void mover_lost(struct mover_link *link)
 {
-	uint64_t now_usec = clock_now_usec();
-	int status = 0;
-
 	loop_remove(link->daemon->loop, &link->source);
 	close(link->source.fd);
-	/* It may still run with its socket closed: then it is of no more use. */
 	(void)kill(link->pid, SIGKILL);
-	while (waitpid(link->pid, &status, 0) < 0 && errno == EINTR)
-		;
+	link->ending = true;
+	link->silent_at_usec = CLOCK_NEVER;
+	link->restart_at_usec = CLOCK_NEVER;
+	daemon_deadline(link->daemon, clock_now_usec());
+}
+
+/* Has the lost mover ended?  Then give its jobs back and choose when the next one starts. */
+static bool mover_reap(struct mover_link *link, uint64_t now_usec)
+{
+	int status = 0;
+
+	if (waitpid(link->pid, &status, WNOHANG) == 0)
+		return false;
 	link->pid = 0;
+	link->ending = false;
 	link->backoff_usec = now_usec - link->started_usec > 1000000 ? 0
 			     : link->backoff_usec		     ? link->backoff_usec * 2
 								     : LIMIT_MOVER_RESTART_USEC;
@@ -275,6 +287,7 @@ static void mover_lost(struct mover_link *link)
 		else
 			report(link, &entry, false, false);
 	}
+	return true;
 }
 
 static void mover_ready(struct loop_source *source, uint32_t events)
@@ -332,8 +345,25 @@ static int mover_start(struct mover_link *link, uint64_t now_usec)
 	return r == -EPIPE ? 0 : r;
 }
 
+/* When the mover has been silent for too long; it is counted from its last reply. */
+static uint64_t silence(struct mover_link *link, uint64_t now_usec)
+{
+	if (link->n_small + link->n_big == 0)
+		link->silent_at_usec = CLOCK_NEVER;
+	else if (link->silent_at_usec == CLOCK_NEVER)
+		link->silent_at_usec = now_usec + LIMIT_MOVER_SILENCE_USEC;
+	return link->silent_at_usec;
+}
+
 uint64_t mover_link_pump(struct mover_link *link, uint64_t now_usec)
 {
+	uint64_t silent_at_usec;
+
+	if (link->ending) {
+		if (!mover_reap(link, now_usec))
+			return now_usec + MOVER_REAP_POLL_USEC;
+		return now_usec;  /* the core may have answered with new jobs and stamps */
+	}
 	if (!link->source.slot && link->restart_at_usec <= now_usec) {
 		int r = mover_start(link, now_usec);
 
@@ -341,9 +371,9 @@ uint64_t mover_link_pump(struct mover_link *link, uint64_t now_usec)
 			log_error("mover.start_failed error=\"%s\"", strerror(-r));
 			link->restart_at_usec = now_usec + MOVER_BACKOFF_MAX_USEC;
 		} else {
+			link->restarts++;
 			log_info("mover.started pid=%d restarts=%" PRIu64, link->pid,
 				 link->restarts);
-			link->restarts++;
 		}
 	}
 	if (!link->source.slot)
@@ -356,7 +386,15 @@ uint64_t mover_link_pump(struct mover_link *link, uint64_t now_usec)
 	while (link->big.n && link->n_big < LIMIT_MOVER_BIG && !link->populate_at_usec)
 		if (!send_first(link, &link->big, &link->n_big, now_usec))
 			break;
-	return link->populate_at_usec ? link->populate_at_usec : CLOCK_NEVER;
+	silent_at_usec = silence(link, now_usec);
+	if (silent_at_usec <= now_usec) {
+		log_error("mover.silent pid=%d jobs=%u", link->pid, link->n_small + link->n_big);
+		mover_lost(link);
+		return now_usec;
+	}
+	if (link->populate_at_usec && link->populate_at_usec < silent_at_usec)
+		return link->populate_at_usec;
+	return silent_at_usec;
 }
 
 static int mover_find(struct mover_link *link)
@@ -388,6 +426,7 @@ int mover_link_open(struct daemon *daemon, uint32_t n_extents)
 
 	link->daemon = daemon;
 	link->source.fd = -1;
+	link->silent_at_usec = CLOCK_NEVER;
 	r = mover_find(link);
 	if (r < 0)
 		return r;
@@ -407,6 +446,8 @@ void mover_link_close(struct mover_link *link)
 	if (link->source.slot) {
 		loop_remove(link->daemon->loop, &link->source);
 		close(link->source.fd);
+	}
+	if (link->pid) {
 		(void)kill(link->pid, SIGKILL);
 		while (waitpid(link->pid, NULL, 0) < 0 && errno == EINTR)
 			;

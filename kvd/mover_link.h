@@ -42,6 +42,8 @@ struct mover_link {
 	struct mover_entry flight[MOVER_FLIGHT];
 	uint32_t n_small, n_big;   /* in flight */
 	uint64_t started_usec, restart_at_usec, backoff_usec;
+	bool ending;               /* told to end, not yet reaped: its jobs are still its own */
+	uint64_t silent_at_usec;   /* jobs in flight and no reply until then: it is stuck */
 	uint64_t populate_at_usec; /* no memory for an extent: try again then */
 	uint64_t restarts;
 };
