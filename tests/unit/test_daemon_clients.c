@@ -80,6 +80,46 @@ START_TEST(introduces_clients)
 }
 END_TEST
 
+/* The last words of an engine that ends with mail unread. */
+static void body_last_words(void)
+{
+	struct kvd_msg_client_gone gone = {
+		.m = { .type = KVD_M_CLIENT_GONE, .size = sizeof(gone) }, .prompt_tokens = 11,
+	};
+	struct raw_engine engine;
+	int client, engine_end;
+
+	attach_raw(&engine, "dying");
+	gone.client = open_stream(&engine, "ann", &client, &engine_end);
+	send_query(engine.fd, KVD_Q_ENGINES, 1);
+	usleep(100000);  /* the answer lies unread */
+	ck_assert_int_eq(send(engine.fd, &gone, sizeof(gone), MSG_NOSIGNAL), sizeof(gone));
+	raise(SIGKILL);
+}
+
+START_TEST(hears_last_words)
+{
+	struct kvd_row_tenant *rows;
+	uint64_t n, tokens = 0;
+	int fd;
+
+	setup(_i);
+	ck_assert(WIFSIGNALED(ended(in_child(body_last_words))));
+	fd = connect_as(KVD_ROLE_CLIENT, "ann");
+	for (unsigned i = 0; i < 100 && !tokens; i++) {
+		rows = query(fd, KVD_Q_TENANTS, &n);
+		while (n--)
+			if (!strcmp(rows[n].name, "ann"))
+				tokens = rows[n].prompt_tokens;
+		free(rows);
+		usleep(10000);
+	}
+	ck_assert_uint_eq(tokens, 11);
+	close(fd);
+	teardown(0);
+}
+END_TEST
+
 static void body_weights(void)
 {
 	struct kvd_msg_weights m = { .m = { .size = sizeof(m), .seq = 3 },
@@ -214,6 +254,7 @@ int main(void)
 	signal(SIGPIPE, SIG_IGN);
 	tcase_set_timeout(tcase, 60);
 	tcase_add_loop_test(tcase, introduces_clients, 0, 2);
+	tcase_add_loop_test(tcase, hears_last_words, 0, 2);
 	tcase_add_loop_test(tcase, passes_weights_on, 0, 2);
 	tcase_add_loop_test(tcase, strangers_see_their_own, 0, 2);
 	suite_add_tcase(suite, tcase);
