@@ -41,9 +41,9 @@ const char options_help[] =
 "\n"
 "On SIGTERM running answers get 5 seconds to end; the others go on in another engine.\n";
 
-/* Tokens of prefill in a step, for each thread.  A step is how long everybody else waits for a token:
- * SmolLM2-135M on one Zen 3 thread prefills 351, 379, 387, 395, 391 tokens/s in chunks of 16, 32, 64,
- * 128, 256, in steps of 46, 85, 165, 324, 656 ms. */
+/* Tokens of prefill in a step, for each thread.  Everybody else waits a step for a token:
+ * SmolLM2-135M on one Zen 3 thread prefills 351, 379, 387, 395, 391 tokens/s in chunks of 16,
+ * 32, 64, 128, 256, in steps of 46, 85, 165, 324, 656 ms. */
 #define CHUNK_A_THREAD 64u
 
 enum kind { ACTION, STRING, NUMBER, FLAG, CHOICE, LEVEL };
