@@ -242,6 +242,43 @@ START_TEST(strangers_see_their_own)
 }
 END_TEST
 
+static int crowd_pipe[2];
+static void body_crowd(void)
+{
+	enum { MAX = 512 };                     /* LIMIT_PEERS_PER_UID */
+	int fd;
+
+	ck_assert(setgid(4242) == 0 && setuid(4242) == 0);
+	for (unsigned i = 0; i < MAX; i++)
+		(void)connect_as(KVD_ROLE_CLIENT, "");
+	fd = connect_raw();
+	ck_assert_uint_eq(expect_error(fd, KVD_S_LIMIT)->have, MAX);
+	expect_closed(fd);
+	/* Nobody else is shut out: the parent looks. */
+	ck_assert_int_eq(send(crowd_pipe[1], "x", 1, 0), 1);
+	(void)!recv(crowd_pipe[1], packet, 1, 0);
+}
+
+START_TEST(one_user_cannot_crowd_out_others)
+{
+	pid_t pid;
+	char byte;
+
+	if (getuid() != 0) {
+		printf("skipped: needs root to become another user\n");
+		return;
+	}
+	setup(_i);
+	ck_assert_int_eq(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, crowd_pipe), 0);
+	pid = in_child(body_crowd);
+	ck_assert_int_eq(recv(crowd_pipe[0], &byte, 1, 0), 1);
+	ck_assert_uint_eq(status_now().healthy, 1);
+	ck_assert_int_eq(send(crowd_pipe[0], "x", 1, 0), 1);
+	ck_assert_int_eq(ended(pid), 0);
+	teardown(0);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite = suite_create("daemon_clients");
@@ -257,6 +294,7 @@ int main(void)
 	tcase_add_loop_test(tcase, hears_last_words, 0, 2);
 	tcase_add_loop_test(tcase, passes_weights_on, 0, 2);
 	tcase_add_loop_test(tcase, strangers_see_their_own, 0, 2);
+	tcase_add_loop_test(tcase, one_user_cannot_crowd_out_others, 0, 2);
 	suite_add_tcase(suite, tcase);
 	runner = srunner_create(suite);
 	srunner_run_all(runner, CK_NORMAL);
