@@ -10,6 +10,19 @@
 
 #define PAGE_KEYS 16u                /* KVD_PAGE_TOKENS */
 
+/* s[r][c] += pair of query r . pair of vector c: all first elements, then all second ones, so that
+ * only half of the vectors' elements must be in registers at a time. */
+#define PAIR_STEPS(R, C, s, vectors, pair_of_r) \
+	UNROLL(2) \
+	for (int half = 0; half < PAIR_HALVES; half++) { \
+		UNROLL(6) \
+		for (int r = 0; r < (R); r++) { \
+			UNROLL(4) \
+			for (int c = 0; c < (C); c++) \
+				s[r][c] = pair_step(s[r][c], vectors[c], pair_of_r, half); \
+		} \
+	}
+
 /* scores[r][0 .. 16 * n_pages) = query r . key; N pages at a time so that sums enough are in flight */
 TILE void score_pages(const int R, const int N, const struct attn_tile *t, uint32_t page,
 			float scores[][ATTN_BLOCK_KEYS])
@@ -22,16 +35,12 @@ TILE void score_pages(const int R, const int N, const struct attn_tile *t, uint3
 		for (int c = 0; c < N * LANE_VECS; c++)
 			s[r][c] = vf_zero();
 	for (uint32_t i = 0; i < t->head_dim / 2u; i++) {
-		struct pair_w k[4];
+		pair_w k[4];
 		UNROLL(4)
 		for (int c = 0; c < N * LANE_VECS; c++)
 			k[c] = pair_load(t->pages[page + (uint32_t)(c / LANE_VECS)] +
 					 (size_t)i * PAGE_KEYS * 4u + (c % LANE_VECS) * VW * 4);
-		UNROLL(6)
-		for (int r = 0; r < R; r++)
-			UNROLL(4)
-			for (int c = 0; c < N * LANE_VECS; c++)
-				s[r][c] = pair_step(s[r][c], k[c], t->queries[r] + (size_t)i * PAIR_BYTES);
+		PAIR_STEPS(R, N * LANE_VECS, s, k, t->queries[r] + (size_t)i * PAIR_BYTES)
 	}
 	UNROLL(6)
 	for (int r = 0; r < R; r++)
@@ -83,16 +92,12 @@ TILE void mix_values(const int R, const int N, const struct attn_tile *t, uint32
 	for (uint32_t page = 0; page < t->n_pages; page++) {
 		const uint8_t *v = t->pages[page] + PAGE_KEYS * t->head_dim * 2u + dim * 4u;
 		for (uint32_t i = 0; i < PAGE_KEYS / 2u; i++, v += t->head_dim * 4u) {
-			struct pair_w w[4];
+			pair_w w[4];
 			UNROLL(4)
 			for (int c = 0; c < N; c++)
 				w[c] = pair_load(v + c * VW * 4);
-			UNROLL(6)
-			for (int r = 0; r < R; r++)
-				UNROLL(4)
-				for (int c = 0; c < N; c++)
-					s[r][c] = pair_step(s[r][c], w[c], weights[r] +
-						(size_t)(page * PAGE_KEYS / 2u + i) * PAIR_BYTES);
+			PAIR_STEPS(R, N, s, w, weights[r] +
+				   (size_t)(page * PAGE_KEYS / 2u + i) * PAIR_BYTES)
 		}
 	}
 	UNROLL(6)
@@ -123,9 +128,9 @@ static void mix_values_rest(const struct attn_tile *t, uint32_t dim,
 /* Few queries leave registers free: they take twice the keys and dimensions at a time. */
 TILE void attend_tile(const int R, const struct attn_tile *t)
 {
-	const int N = R <= 3 || LANE_VECS == 1 ? 2 : 1;
-	float scores[6][ATTN_BLOCK_KEYS] __attribute__((aligned(64)));
-	uint8_t weights[6][ATTN_BLOCK_KEYS / 2 * PAIR_BYTES] __attribute__((aligned(64)));
+	const int N = R <= 2 || LANE_VECS == 1 ? 2 : 1;
+	float scores[ATTN_TILE_QUERIES][ATTN_BLOCK_KEYS] __attribute__((aligned(64)));
+	uint8_t weights[ATTN_TILE_QUERIES][ATTN_BLOCK_KEYS / 2 * PAIR_BYTES] __attribute__((aligned(64)));
 	uint32_t page = 0, dim = 0;
 
 	for (; page + (uint32_t)N <= t->n_pages; page += (uint32_t)N)
@@ -144,12 +149,12 @@ TILE void attend_tile(const int R, const struct attn_tile *t)
 }
 
 #define ATTEND_TILE(R) static void attend_##R(const struct attn_tile *t) { attend_tile(R, t); }
-ATTEND_TILE(1) ATTEND_TILE(2) ATTEND_TILE(3) ATTEND_TILE(4) ATTEND_TILE(5) ATTEND_TILE(6)
+ATTEND_TILE(1) ATTEND_TILE(2) ATTEND_TILE(3) ATTEND_TILE(4) ATTEND_TILE(5)
 
 static void attend(const struct attn_tile *t)
 {
-	static void (*const tiles[7])(const struct attn_tile *) = {
-		NULL, attend_1, attend_2, attend_3, attend_4, attend_5, attend_6 };
+	static void (*const tiles[ATTN_TILE_QUERIES + 1u])(const struct attn_tile *) = {
+		NULL, attend_1, attend_2, attend_3, attend_4, attend_5 };
 
 	tiles[t->n_queries](t);
 }

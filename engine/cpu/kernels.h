@@ -25,7 +25,7 @@
 #define BLOCK_K 32u               /* activations that share a scale */
 #define ATTN_BLOCK_KEYS 128u      /* keys of an attention block: 8 pages */
 #define ATTN_BLOCK_PAGES 8u
-#define ATTN_TILE_QUERIES 6u      /* queries of one register tile */
+#define ATTN_TILE_QUERIES 5u      /* queries of one register tile: 10 sums on AVX2; 6 would spill */
 #define PANEL_TILE_ROWS 48u       /* rows of one panel_rows() call: 8 register tiles */
 
 enum weight_form {

@@ -131,17 +131,14 @@ INLINE void wide_store(int16_t *q, const int32_t *from)
 /* Pairs: two consecutive elements of each lane (bf16) against a pair shared by all lanes, which
  * lies in memory as two floats. */
 #define PAIR_BYTES 8
-struct pair_w { vf even, odd; };
-INLINE struct pair_w pair_load(const void *p)
+#define PAIR_HALVES 2               /* steps a pair takes: first element, then second */
+typedef vi pair_w;
+INLINE pair_w pair_load(const void *p) { return vi_load(p); }
+INLINE vf pair_step(vf s, pair_w w, const void *pair, const int half)
 {
-	vi w = vi_load(p);
-	return (struct pair_w){ vf_bits(_mm256_slli_epi32(w, 16)),
-				vf_bits(_mm256_and_si256(w, _mm256_set1_epi32((int)0xFFFF0000u))) };
-}
-INLINE vf pair_step(vf s, struct pair_w w, const void *pair)
-{
-	const float *x = pair;
-	return vf_fma(w.odd, vf_set1(x[1]), vf_fma(w.even, vf_set1(x[0]), s));
+	vf x = half ? vf_bits(_mm256_and_si256(w, _mm256_set1_epi32((int)0xFFFF0000u)))
+		    : vf_bits(_mm256_slli_epi32(w, 16));
+	return vf_fma(x, vf_set1(((const float *)pair)[half]), s);
 }
 /* Store VW elements as pairs at element index i of an array of pairs. */
 INLINE void pair_store(void *pairs, uint32_t i, vf a) { vf_store((float *)pairs + i, a); }

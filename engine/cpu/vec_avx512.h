@@ -104,11 +104,12 @@ INLINE void wide_store(int16_t *q, const int32_t *from)
 
 /* A shared pair lies in memory as two bf16. */
 #define PAIR_BYTES 4
-struct pair_w { vi both; };
-INLINE struct pair_w pair_load(const void *p) { return (struct pair_w){ vi_load(p) }; }
-INLINE vf pair_step(vf s, struct pair_w w, const void *pair)
+#define PAIR_HALVES 1               /* one step takes both elements */
+typedef vi pair_w;
+INLINE pair_w pair_load(const void *p) { return vi_load(p); }
+INLINE vf pair_step(vf s, pair_w w, const void *pair, const int half)
 {
-	return _mm512_dpbf16_ps(s, (__m512bh)w.both, (__m512bh)vi_bcast(pair));
+	return _mm512_dpbf16_ps(s, (__m512bh)w, (__m512bh)vi_bcast(pair));
 }
 INLINE void pair_store(void *pairs, uint32_t i, vf a)
 {

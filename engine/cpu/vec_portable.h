@@ -126,18 +126,17 @@ INLINE void wide_store(int16_t *q, const int32_t *from)
 	}
 }
 
-struct pair_w { vf even, odd; };
-INLINE struct pair_w pair_load(const void *p)
+typedef vi pair_w;
+INLINE pair_w pair_load(const void *p) { return vi_load(p); }
+/* Element 0 or 1 of a lane's pair. */
+INLINE float pair_element(pair_w w, int lane, int half)
 {
-	vi w = vi_load(p);
-	struct pair_w r;
-	LANES r.even.v[l] = f32_from_bf16((uint16_t)w.v[l]);
-	LANES r.odd.v[l] = f32_from_bf16((uint16_t)((uint32_t)w.v[l] >> 16));
-	return r;
+	return f32_from_bf16((uint16_t)((uint32_t)w.v[lane] >> 16 * half));
 }
 
 #ifdef VEC_EMULATE_BF16_DOT
 #define PAIR_BYTES 4
+#define PAIR_HALVES 1
 INLINE float flush_denormal(float x) { return fabsf(x) < 0x1p-126f ? copysignf(0.0f, x) : x; }
 INLINE float pair_get(const void *pairs, uint32_t i)
 {
@@ -149,22 +148,24 @@ INLINE void pair_set(void *pairs, uint32_t i, float x)
 }
 INLINE void pair_store(void *pairs, uint32_t i, vf a) { LANES pair_set(pairs, i + (uint32_t)l, a.v[l]); }
 /* A product of two bf16 is exact in f32; inputs and results are flushed; odd elements first. */
-INLINE vf pair_step(vf s, struct pair_w w, const void *pair)
+INLINE vf pair_step(vf s, pair_w w, const void *pair, const int half)
 {
 	float even = flush_denormal(pair_get(pair, 0)), odd = flush_denormal(pair_get(pair, 1));
-	LANES s.v[l] = flush_denormal(fmaf(flush_denormal(w.odd.v[l]), odd, flush_denormal(s.v[l])));
-	LANES s.v[l] = flush_denormal(fmaf(flush_denormal(w.even.v[l]), even, s.v[l]));
+	LANES s.v[l] = flush_denormal(fmaf(flush_denormal(pair_element(w, l, 1)), odd, flush_denormal(s.v[l])));
+	LANES s.v[l] = flush_denormal(fmaf(flush_denormal(pair_element(w, l, 0)), even, s.v[l]));
 	return s;
 }
 #else
 #define PAIR_BYTES 8
+#define PAIR_HALVES 2
 INLINE float pair_get(const void *pairs, uint32_t i) { return ((const float *)pairs)[i]; }
 INLINE void pair_set(void *pairs, uint32_t i, float x) { ((float *)pairs)[i] = x; }
 INLINE void pair_store(void *pairs, uint32_t i, vf a) { vf_store((float *)pairs + i, a); }
-INLINE vf pair_step(vf s, struct pair_w w, const void *pair)
+INLINE vf pair_step(vf s, pair_w w, const void *pair, const int half)
 {
-	const float *x = pair;
-	return vf_fma(w.odd, vf_set1(x[1]), vf_fma(w.even, vf_set1(x[0]), s));
+	float x = ((const float *)pair)[half];
+	LANES s.v[l] = fmaf(pair_element(w, l, half), x, s.v[l]);
+	return s;
 }
 #endif
 
