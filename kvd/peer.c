@@ -157,8 +157,8 @@ static bool read_one(struct peer *peer)
 
 	if (n == -EAGAIN)
 		return false;
-	/* It ended with mail unread.  The kernel says so before it gives us what was sent last; that
-	 * still counts (an engine's totals), and after it comes the end. */
+	/* It ended with mail unread.  The kernel says so before it gives us what was sent last;
+	 * that still counts (an engine's totals), and after it comes the end. */
 	if (n == -ECONNRESET)
 		return true;
 	if (n == 1 && daemon->packet[0] == 0 && !n_fds && peer->engine) {
