@@ -57,6 +57,11 @@ int kvrun_read_file(const char *path, struct kvrun_text *ret)
 
 int kvrun_message(json_t *messages, const char *role, const char *text, size_t n)
 {
+	/* Chat messages travel as JSON, whose readers take no NUL; --raw carries any text. */
+	if (memchr(text, '\0', n)) {
+		fprintf(stderr, "kvrun: the %s text has a NUL byte; is it a text? remove it or use --raw\n", role);
+		return 2;
+	}
 	json_t *content = json_stringn(text, n);
 	if (!content) {
 		fprintf(stderr, "kvrun: the %s text is not UTF-8; convert it first (iconv)\n",

@@ -173,15 +173,23 @@ uint32_t core_read_sequences(const struct core *c, uint32_t tenant, uint64_t now
 	return n;
 }
 
-static bool page_is_of(const struct core *c, const struct page *p, uint32_t tenant)
+/* The tenant's complete claim on a page's content, CORE_NONE if it has none. */
+static uint32_t claim_on(const struct core *c, const struct page *p, uint32_t tenant)
 {
-	if (p->tenant == tenant && !p->node)
-		return true;
 	for (uint32_t k = p->node ? list_first(&node_at(c, p->node)->claims) : CORE_NONE; k != CORE_NONE;
 	     k = list_next(c, LIST_NODE_CLAIMS, k))
 		if (claim_at(c, k)->complete && claim_at(c, k)->tenant == tenant)
-			return true;
-	return false;
+			return k;
+	return CORE_NONE;
+}
+
+/* A tenant sees one row for each content, also while another's copy of the same waits for its merge. */
+static bool page_is_of(const struct core *c, uint32_t page, uint32_t tenant)
+{
+	const struct page *p = page_at(c, page);
+	if (!p->node)
+		return p->tenant == tenant;
+	return list_first(&node_at(c, p->node)->copies) == page && claim_on(c, p, tenant) != CORE_NONE;
 }
 
 static uint32_t parent_copy(const struct core *c, const struct page *p)
@@ -223,6 +231,19 @@ static void read_page(const struct core *c, uint32_t f, uint64_t now_usec, bool 
 	row->claims = p->node ? node_at(c, p->node)->n_complete : 0;
 }
 
+/* What a tenant may know of its page: its own use of it, as if nobody else had the same. */
+static void read_own_page(const struct core *c, uint32_t f, uint32_t tenant, uint64_t now_usec, struct kvd_row_page *row)
+{
+	const struct page *p = page_at(c, frame_at(c, f)->page);
+	uint32_t k = claim_on(c, p, tenant);
+	read_page(c, f, now_usec, false, row);
+	copy_name(row->tenant, tenant_at(c, tenant)->name);
+	if (k == CORE_NONE)
+		return;
+	row->state = claim_at(c, k)->holds ? KVD_FRAME_SEALED : KVD_FRAME_COOL;
+	row->idle_usec = now_usec > claim_at(c, k)->used_usec ? now_usec - claim_at(c, k)->used_usec : 0;
+}
+
 /* cursor: frame number.  Free frames have rows too, for the map. */
 uint32_t core_read_pages(const struct core *c, uint32_t tenant, uint64_t now_usec, uint32_t *cursor,
 			 struct kvd_row_page *ret, uint32_t max)
@@ -237,12 +258,10 @@ uint32_t core_read_pages(const struct core *c, uint32_t tenant, uint64_t now_use
 		}
 		++*cursor;
 		uint32_t page = frame_at(c, f)->page;
-		if (tenant != CORE_NONE && !(page && page_is_of(c, page_at(c, page), tenant)))
-			continue;
-		read_page(c, f, now_usec, tenant == CORE_NONE, &ret[n]);
-		if (tenant != CORE_NONE)
-			copy_name(ret[n].tenant, tenant_at(c, tenant)->name);
-		n++;
+		if (tenant == CORE_NONE)
+			read_page(c, f, now_usec, true, &ret[n++]);
+		else if (page && page_is_of(c, page, tenant))
+			read_own_page(c, f, tenant, now_usec, &ret[n++]);
 	}
 	return n;
 }

@@ -176,6 +176,51 @@ START_TEST(merge_mismatch_is_alarmed_and_stays_apart)
 }
 END_TEST
 
+/* What a tenant reads of its pages is the same whether or not another has the same ones, in use, and one of
+ * them even in a copy of its own. */
+START_TEST(rows_of_a_tenant_say_nothing_of_others)
+{
+	enum { MAX = 16 };
+	int32_t tokens[WORLD_TOKENS];
+	struct kvd_row_page rows[2][MAX] = { 0 };
+	uint32_t n[2];
+	tokens_fill(tokens, 1);
+	for (uint32_t others = 0; others < 2; others++) {
+		struct world *w = world_with(CORE_MERGE, "");
+		uint32_t e = attach(w, "e0"), cursor = 0;
+		if (others) {
+			run_prompt(w, e, 0, 0, tokens, 100, 0);
+			w->lie_frame_plus_1 = KVD_ENTRY_FRAME(world_slot(w, e, 0)->table[2]) + 1;
+			w->tags[w->lie_frame_plus_1 - 1] ^= 0xff00;
+		}
+		run_prompt(w, e, 1, 1, tokens, 100, 0);
+		ck_assert_uint_eq(submit(w, e, (struct kvd_sqe){ .verb = KVD_SEQ_CLOSE, .slot = 1 }).status, KVD_S_OK);
+		world_settle(w, false);
+		w->now += 3000000;
+		if (others)
+			run_prompt(w, e, 2, 0, tokens, 100, 0);
+		world_settle(w, false);
+		ck_assert_uint_eq(status_of(w).merge_mismatches, others);
+		n[others] = core_read_pages(w->core, 1, w->now, &cursor, rows[others], MAX);
+		world_free(w);
+	}
+	ck_assert_uint_eq(n[0], 6);
+	ck_assert_uint_eq(n[1], 6);
+	for (uint32_t i = 0; i < 6; i++) {
+		const struct kvd_row_page *row = NULL;
+		for (uint32_t j = 0; j < 6; j++)
+			if (rows[1][j].depth == rows[0][i].depth)
+				row = &rows[1][j];
+		ck_assert_msg(row != NULL, "no row of depth %u", rows[0][i].depth);
+		ck_assert_uint_ge(row->idle_usec, 3000000);
+		ck_assert_uint_ge(rows[0][i].idle_usec, 3000000);
+		struct kvd_row_page alone = rows[0][i], beside = *row;
+		alone.idle_usec = beside.idle_usec = 0;
+		ck_assert_mem_eq(&alone, &beside, sizeof(alone));
+	}
+}
+END_TEST
+
 START_TEST(same_tenant_same_engine_needs_no_mover)
 {
 	int32_t tokens[WORLD_TOKENS];
@@ -318,7 +363,8 @@ int main(void)
 	static const TTest *const *tests[] = {
 		&single_flight, &takeover_when_the_promiser_closes, &takeover_when_the_promiser_dies,
 		&takeover_when_the_promiser_is_slow, &merge_between_tenants, &merge_mismatch_is_alarmed_and_stays_apart,
-		&same_tenant_same_engine_needs_no_mover, &promotion_across_engines, &tables_wait_for_the_extent_ack,
+		&rows_of_a_tenant_say_nothing_of_others, &same_tenant_same_engine_needs_no_mover,
+		&promotion_across_engines, &tables_wait_for_the_extent_ack,
 		&private_tenants_share_with_nobody, &domain_names_do_not_collide, &failing_mover_only_delays_a_merge,
 	};
 	const TTest *list[sizeof(tests) / sizeof(tests[0])];
