@@ -137,7 +137,10 @@ static int run_frames(struct move_window *window, const struct mover_job *job,
 		scrub(window, g, job->target);
 		return 0;
 	}
-	if (!frame_valid(window, g, job->source) || job->source == job->target)
+	if (!frame_valid(window, g, job->source))
+		return -EINVAL;
+	/* COMPARE_COPY whose source is the target: the shared copy is there, it is compared only */
+	if (job->source == job->target && job->kind != MOVER_COMPARE_COPY)
 		return -EINVAL;
 	if (job->kind == MOVER_COMPARE_COPY) {
 		if (!frame_valid(window, g, job->peer) || job->peer == job->target)
@@ -147,7 +150,8 @@ static int run_frames(struct move_window *window, const struct mover_job *job,
 			return 0;
 		}
 	}
-	copy(window, g, job->source, job->target);
+	if (job->source != job->target)
+		copy(window, g, job->source, job->target);
 	return 0;
 }
 

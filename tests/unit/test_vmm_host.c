@@ -360,6 +360,10 @@ START_TEST(compares_before_it_copies)
 	at(b, 4)[999] ^= 1; /* the very last byte */
 	ck_assert_uint_eq(run_frames(MOVER_COMPARE_COPY, a, b, target).differs, 1);
 	ck_assert_uint_eq(at(target, 0)[10], 0); /* nothing was copied */
+	/* the source is the target: a third copy is compared with the shared one */
+	ck_assert_uint_eq(run_frames(MOVER_COMPARE_COPY, a, b, a).differs, 1);
+	at(b, 4)[999] ^= 1;
+	ck_assert_uint_eq(run_frames(MOVER_COMPARE_COPY, a, b, a).differs, 0);
 	close_window();
 }
 END_TEST
