@@ -57,6 +57,7 @@ static void check_frame(struct check *k, uint32_t f, const struct group *g)
 	const struct page *p = frame->page && frame->page <= c->pages.high ? page_at(c, frame->page) : NULL;
 	bool has_page = state == KVD_FRAME_OPEN || state == KVD_FRAME_SEALED || state == KVD_FRAME_COOL;
 	fsck_check(k, frame->page <= c->pages.high, "a frame names a page that does not exist", f);
+	k->broken = k->broken || frame->page > c->pages.high;
 	fsck_check(k, has_page == !!p, has_page ? "a frame in use has no page" : "a frame without content has a page", f);
 	if (state != KVD_FRAME_FREE) {
 		fsck_check(k, FRAME_COLOUR(frame->word) == g->colour, "a frame's colour is not its extent's", f);
@@ -102,8 +103,10 @@ static void check_assigned(struct check *k, uint32_t x, struct sums *sums, uint6
 	const struct extent *e = extent_at(c, x);
 	uint32_t count[KVD_FRAME_STATES] = { 0 };
 	fsck_check(k, e->group < GROUPS_MAX, "an extent belongs to no group", x);
-	if (e->group >= GROUPS_MAX)
+	if (e->group >= GROUPS_MAX || c->groups[e->group].space >= SPACES_MAX) {
+		k->broken = true;
 		return;
+	}
 	const struct group *g = &c->groups[e->group];
 	const struct space *s = &c->spaces[g->space];
 	fsck_check(k, s->live && e->n_frames == s->geometry.n_frames && e->n_frames <= 1u << c->slot_bits,
@@ -253,6 +256,8 @@ uint32_t core_fsck(const struct core *core, void (*report)(void *arg, const char
 	struct check k = { .c = core, .report = report, .arg = arg };
 	struct sums sums[GROUPS_MAX] = { 0 };
 	check_extents(&k, sums);
+	if (k.broken)
+		return k.problems;
 	check_groups(&k, sums);
 	check_retire(&k);
 	fsck_index(&k);

@@ -10,6 +10,7 @@ struct check {
 	void *arg;
 	uint32_t problems;
 	uint64_t pages;
+	bool broken;                   /* a number points outside its array: following it is not safe */
 };
 
 /* Count a problem unless `ok`; the sentence gets the record's number. */
