@@ -4,11 +4,12 @@
  * first OPEN), strictly: nobody overtakes the oldest, so nobody starves; a resumed sequence stands
  * where its age puts it.  Only a RESUME that its own tenant's max holds back is passed by.
  *
- * OPEN and RESUME never take anything from a running sequence.  GROW beyond its reservation does, when
- * nothing can be reclaimed: the youngest sequence of the tenant with most bytes is preempted, which
- * may be the one that grows, but never the oldest running one.  So the oldest always proceeds, and
- * everybody becomes the oldest.  If the oldest is alone and still does not fit, the shared extents it
- * reads from are in its way: it is preempted too, and computes all its pages itself when resumed. */
+ * OPEN and RESUME never take anything from a running sequence.  GROW beyond its reservation does,
+ * when nothing can be reclaimed: the youngest sequence of the tenant with most bytes is preempted,
+ * which may be the one that grows, but never the oldest running one.  So the oldest always
+ * proceeds, and everybody becomes the oldest.  If the oldest is alone and still does not fit, the
+ * shared extents it reads from are in its way: it is preempted too, and computes all its pages
+ * itself when resumed. */
 #include "kvd/core/parts.h"
 
 void admit_enqueue(const struct core *c, uint32_t seq)
@@ -17,7 +18,8 @@ void admit_enqueue(const struct core *c, uint32_t seq)
 	SET(c->memory_changed, 1);
 }
 
-static void insert_by_age(const struct core *c, enum list_kind kind, const struct list *l, uint32_t seq)
+static void insert_by_age(const struct core *c, enum list_kind kind, const struct list *l,
+			  uint32_t seq)
 {
 	uint32_t where = CORE_NONE, last = list_last(l);
 	while (last != CORE_NONE && seq_at(c, last)->age > seq_at(c, seq)->age) {
@@ -64,12 +66,14 @@ void admit_preempt(const struct core *c, uint32_t seq)
 	act_complete(c, s->engine, &(struct kvd_cqe){ .verb = KVD_EV_PREEMPT, .slot = s->slot });
 }
 
-/* The youngest sequence of the tenant with most bytes; never the oldest of all.  0: only that runs. */
+/* The youngest sequence of the tenant with most bytes; never the oldest of all.  0: only that runs.
+ *  */
 static uint32_t victim_find(const struct core *c)
 {
 	uint32_t best = 0, oldest = list_first(&c->running);
 	uint64_t most = 0;
-	for (uint32_t t = list_first(&c->tenants_running); t != CORE_NONE; t = list_next(c, LIST_TENANTS, t)) {
+	for (uint32_t t = list_first(&c->tenants_running); t != CORE_NONE;
+	     t = list_next(c, LIST_TENANTS, t)) {
 		const struct tenant *tenant = tenant_at(c, t);
 		uint64_t bytes = tenant->held_bytes + tenant->reserved_bytes;
 		uint32_t youngest = list_last(&tenant->running);
@@ -87,7 +91,8 @@ bool admit_reserve(const struct core *c, uint32_t seq, uint32_t pages)
 	const struct seq *s = seq_at(c, seq);
 	const struct tenant *t = tenant_at(c, s->tenant);
 	if (t->max_bytes)
-		reclaim_tenant(c, s->tenant, pages * page_bytes_of_space(c, c->engines[s->engine].space));
+		reclaim_tenant(c, s->tenant,
+			       pages * page_bytes_of_space(c, c->engines[s->engine].space));
 	seq_reserve(c, seq, pages);
 	while (!core_fits(c)) {
 		uint32_t victim = victim_find(c);
@@ -167,7 +172,8 @@ static enum admission admit_try(const struct core *c, uint32_t seq)
 	while ((found = lookup_probe(c, seq, hits, &record)) == PROBE_HIT)
 		hits++;
 	if (found == PROBE_PROMISED) {
-		/* It waits outside the queue and holds nothing, so it cannot be in the promiser's way. */
+		/* It waits outside the queue and holds nothing, so it cannot be in the promiser's
+		 * way. */
 		seq_unwait(c, seq);
 		lookup_wait_promise(c, seq, hits);
 		return ADMIT_LEFT;
@@ -214,7 +220,8 @@ void admit_pump(const struct core *c)
 			return;
 		}
 		if (admit_try(c, seq) == ADMIT_BLOCKED) {
-			SET(c->memory_changed, 0); /* what it took and gave back is not new memory */
+			/* what it took and gave back is not new memory */
+			SET(c->memory_changed, 0);
 			return;
 		}
 		seq = next;
@@ -226,13 +233,14 @@ void admit_pump(const struct core *c)
 static uint64_t group_missing(const struct core *c, const struct group *g)
 {
 	uint64_t missing = 0;
-	for (uint32_t s = list_first(&g->pending); s != CORE_NONE; s = list_next(c, LIST_WAITERS, s))
+	for (uint32_t s = list_first(&g->pending); s != CORE_NONE;
+	     s = list_next(c, LIST_WAITERS, s))
 		missing += seq_at(c, s)->copy_from ? 1 : seq_at(c, s)->want - seq_at(c, s)->n_pages;
 	return missing;
 }
 
-/* The idle extent of another group that costs least: an empty one, else the one longest idle.  A group
- * keeps as many idle ones as its reservations want. */
+/* The idle extent of another group that costs least: an empty one, else the one longest idle.  A
+ * group keeps as many idle ones as its reservations want. */
 static uint32_t idle_find(const struct core *c, uint32_t self, bool *ret_empty)
 {
 	uint32_t best = CORE_NONE;
@@ -244,7 +252,8 @@ static uint32_t idle_find(const struct core *c, uint32_t self, bool *ret_empty)
 		uint32_t x = list_first(&g->idle);
 		bool empty = extent_at(c, x)->frames[KVD_FRAME_FREE] == extent_at(c, x)->n_frames;
 		if (best == CORE_NONE || (empty && !*ret_empty) ||
-		    (empty == *ret_empty && extent_at(c, x)->idle_usec < extent_at(c, best)->idle_usec)) {
+		    (empty == *ret_empty &&
+		     extent_at(c, x)->idle_usec < extent_at(c, best)->idle_usec)) {
 			best = x;
 			*ret_empty = empty;
 		}
@@ -252,8 +261,8 @@ static uint32_t idle_find(const struct core *c, uint32_t self, bool *ret_empty)
 	return best;
 }
 
-/* Bring frames under way for a group's waiters.  In order: a free extent; one that is coming; what is
- * older, the group's own cached pages or another group's idle extent. */
+/* Bring frames under way for a group's waiters.  In order: a free extent; one that is coming; what
+ * is older, the group's own cached pages or another group's idle extent. */
 static void group_supply(const struct core *c, uint32_t number)
 {
 	const struct group *g = &c->groups[number];
@@ -271,7 +280,8 @@ static void group_supply(const struct core *c, uint32_t number)
 			return;
 		}
 		uint64_t own = reclaim_oldest_usec(c, number);
-		if (victim != CORE_NONE && (empty || own == UINT64_MAX || extent_at(c, victim)->idle_usec <= own)) {
+		if (victim != CORE_NONE &&
+		    (empty || own == UINT64_MAX || extent_at(c, victim)->idle_usec <= own)) {
 			ADD(c->demand, 1);
 			extent_drain(c, victim);
 			return;
@@ -284,7 +294,8 @@ static void group_supply(const struct core *c, uint32_t number)
 void admit_serve(const struct core *c)
 {
 	SET(c->demand, 0);
-	for (uint32_t n = mask_next(c->pending_groups, 0); n < GROUPS_MAX; n = mask_next(c->pending_groups, n + 1)) {
+	for (uint32_t n = mask_next(c->pending_groups, 0); n < GROUPS_MAX;
+	     n = mask_next(c->pending_groups, n + 1)) {
 		const struct list *pending = &c->groups[n].pending;
 		while (pending->count && act_room(c) && seq_fill(c, list_first(pending)))
 			;

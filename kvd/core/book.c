@@ -23,7 +23,8 @@ static uint32_t power_of_two_at_least(uint64_t value)
 static bool book_layout(const struct core_config *g, struct layout *ret)
 {
 	const uint64_t least = 256u << 10, most = 1u << 30;
-	if (g->extent_bytes < least || g->extent_bytes > most || (g->extent_bytes & (g->extent_bytes - 1)))
+	if (g->extent_bytes < least || g->extent_bytes > most ||
+	    (g->extent_bytes & (g->extent_bytes - 1)))
 		return false;
 	if (g->page_bytes_min < 64 || (g->page_bytes_min & (g->page_bytes_min - 1)) ||
 	    g->page_bytes_min > g->extent_bytes / 8)
@@ -41,15 +42,18 @@ static bool book_layout(const struct core_config *g, struct layout *ret)
 	struct layout c = { .n_extents = (uint32_t)n_extents, .slot_bits = slot_bits };
 	c.frames_max = (uint32_t)(n_extents << slot_bits);
 	c.domains_max = 2 * g->tenants_max;
-	/* A page has a frame.  A node has a copy or is named by a table slot (fsck checks it).  A claim
-	 * is complete and then belongs to a held or a cached page, or is named by a promise or a waiter. */
-	uint64_t nodes = (uint64_t)c.frames_max + g->holds_max, claims = (uint64_t)c.frames_max + 2ull * g->holds_max;
+	/* A page has a frame.  A node has a copy or is named by a table slot (fsck checks it).  A
+	 * claim is complete and then belongs to a held or a cached page, or is named by a promise
+	 * or a waiter. */
+	uint64_t nodes = (uint64_t)c.frames_max + g->holds_max,
+		 claims = (uint64_t)c.frames_max + 2ull * g->holds_max;
 	c.nodes_max = nodes > 1u << 31 ? 1u << 31 : (uint32_t)nodes;
 	c.claims_max = claims > 1u << 31 ? 1u << 31 : (uint32_t)claims;
 	c.buckets_max = power_of_two_at_least(c.nodes_max);
-	/* Actions of one event: its handler's own (worst: a submission that preempts every sequence,
-	 * three items each; an attach that maps every extent), then background units of work, each of
-	 * which begins only with room for the worst one: again three items for every sequence. */
+	/* Actions of one event: its handler's own (worst: a submission that preempts every
+	 * sequence, three items each; an attach that maps every extent), then background units of
+	 * work, each of which begins only with room for the worst one: again three items for every
+	 * sequence. */
 	c.items_max = 6 * g->seqs_max + 2 * (uint32_t)n_extents + 4096;
 
 	uint64_t at = round_up(sizeof(struct core), 4096);
@@ -128,7 +132,8 @@ const struct link *list_link(const struct core *c, enum list_kind kind, uint32_t
 	return NULL;
 }
 
-void list_insert(const struct core *c, enum list_kind kind, const struct list *l, uint32_t r, uint32_t where)
+void list_insert(const struct core *c, enum list_kind kind, const struct list *l, uint32_t r,
+		 uint32_t where)
 {
 	const struct link *link = list_link(c, kind, r);
 	assert(!link->prev && !link->next && l->head != r + 1);
@@ -151,7 +156,8 @@ void list_push(const struct core *c, enum list_kind kind, const struct list *l, 
 	list_insert(c, kind, l, record, CORE_NONE);
 }
 
-void list_push_head(const struct core *c, enum list_kind kind, const struct list *l, uint32_t record)
+void list_push_head(const struct core *c, enum list_kind kind, const struct list *l,
+		    uint32_t record)
 {
 	list_insert(c, kind, l, record, list_first(l));
 }
@@ -174,7 +180,8 @@ void list_remove(const struct core *c, enum list_kind kind, const struct list *l
 	ADD(l->count, -1);
 }
 
-void list_splice(const struct core *c, enum list_kind kind, const struct list *to, const struct list *from)
+void list_splice(const struct core *c, enum list_kind kind, const struct list *to,
+		 const struct list *from)
 {
 	if (!from->count)
 		return;
@@ -193,10 +200,22 @@ static const struct pool *pool_of(const struct core *c, enum pool_kind kind, uin
 				  const void **ret_record, size_t *ret_size)
 {
 	switch (kind) {
-	case POOL_PAGES: *ret_record = page_at(c, record); *ret_size = sizeof(struct page); return &c->pages;
-	case POOL_NODES: *ret_record = node_at(c, record); *ret_size = sizeof(struct node); return &c->nodes;
-	case POOL_CLAIMS: *ret_record = claim_at(c, record); *ret_size = sizeof(struct claim); return &c->claims;
-	case POOL_JOBS: *ret_record = &c->job[record]; *ret_size = sizeof(struct job); return &c->jobs;
+	case POOL_PAGES:
+		*ret_record = page_at(c, record);
+		*ret_size = sizeof(struct page);
+		return &c->pages;
+	case POOL_NODES:
+		*ret_record = node_at(c, record);
+		*ret_size = sizeof(struct node);
+		return &c->nodes;
+	case POOL_CLAIMS:
+		*ret_record = claim_at(c, record);
+		*ret_size = sizeof(struct claim);
+		return &c->claims;
+	case POOL_JOBS:
+		*ret_record = &c->job[record];
+		*ret_size = sizeof(struct job);
+		return &c->jobs;
 	}
 	assert(!"pool kind");
 	return NULL;

@@ -42,29 +42,30 @@ void core_book_hook(const void *address, size_t size);
 enum {
 	SPACES_MAX = 128,              /* spaces with an engine or an extent */
 	GROUPS_MAX = 64 + SPACES_MAX,  /* one per engine number, then one shared one per space */
-	BATCHES_MAX = 256,             /* retire batches: (group, stamp) that wait for step counters */
-	SCRUBS_MAX = 512,              /* mover jobs in flight, by purpose: deep enough to hide ... */
-	SHARES_MAX = 128,              /* ... the round trip to the mover, small enough that a dying ... */
+	BATCHES_MAX = 256, /* retire batches: (group, stamp) that wait for step counters */
+	SCRUBS_MAX = 512, /* mover jobs in flight, by purpose: deep enough to hide ... */
+	SHARES_MAX = 128, /* ... the round trip to the mover, small enough that a dying ... */
 	COPIES_MAX = 256,              /* ... mover loses little work */
 	EXTENT_SCRUBS_MAX = 16,
 	JOBS_MAX = SCRUBS_MAX + SHARES_MAX + COPIES_MAX + EXTENT_SCRUBS_MAX + 1,
-	POPULATES_MAX = 4,             /* first touch is memory-bound: more in flight gains nothing */
+	POPULATES_MAX = 4, /* first touch is memory-bound: more in flight gains nothing */
 	SHARE_AHEAD_PAGES = 32,        /* pages of a chain promoted ahead of the one waited for */
-	BUCKETS = 14,                  /* by log2(free frames): an extent holds at most 1 GiB / 8 KiB */
+	BUCKETS = 14, /* by log2(free frames): an extent holds at most 1 GiB / 8 KiB */
 };
 
 struct link { uint32_t prev, next; };           /* record number + 1; 0 = end */
 struct list { uint32_t head, tail, count; };    /* likewise */
 
 /* The primary facts of a frame are one aligned word (design.md section 7). */
-#define FRAME_WORD(state, colour, generation, owner) \
-	((uint64_t)(state) | (uint64_t)(colour) << 4 | (uint64_t)(generation) << 12 | (uint64_t)(owner) << 28)
+#define FRAME_WORD(state, colour, generation, owner)                                               \
+	((uint64_t)(state) | (uint64_t)(colour) << 4 | (uint64_t)(generation) << 12 |              \
+	 (uint64_t)(owner) << 28)
 #define FRAME_STATE(word) ((enum kvd_frame_state)((word) & 15u))
 #define FRAME_COLOUR(word) ((uint32_t)((word) >> 4) & 0xffu)
 #define FRAME_GENERATION(word) ((uint32_t)((word) >> 12) & 0xffffu)
 #define FRAME_OWNER(word) ((uint32_t)((word) >> 28) & 0xffffffu)
 
-#define FRAME_READY 0x80000000u        /* of pins: only the pins keep this RETIRING frame from its scrub */
+#define FRAME_READY 0x80000000u /* of pins: only the pins keep this RETIRING frame from its scrub */
 
 struct frame {
 	uint64_t word;
@@ -76,7 +77,7 @@ struct frame {
 struct extent {
 	uint32_t state;                /* enum kvd_extent_state */
 	uint32_t group, n_frames;      /* valid while ASSIGNED or LEAVING */
-	uint32_t high;                 /* frames from here on were never used since it was assigned */
+	uint32_t high; /* frames from here on were never used since it was assigned */
 	uint32_t frames[KVD_FRAME_STATES];
 	uint32_t bucket;               /* partial list it is in, + 1; 0: none */
 	uint8_t draining, idle_listed, populating, acked_once;
@@ -119,11 +120,11 @@ struct node {                          /* content identity: (space, parent, 16 t
 	struct link sibling, queue, switch_link;
 };
 
-struct claim {                         /* "this domain may skip computing this page", or a promise of it */
+struct claim { /* "this domain may skip computing this page", or a promise of it */
 	uint32_t next_free;            /* book.c's, 0 while the record is live */
 	uint32_t node, domain, tenant; /* tenant: who made it, and pays */
 	uint32_t hash_next;
-	uint32_t holds, children;      /* table slots of the domain; complete claims on child nodes */
+	uint32_t holds, children; /* table slots of the domain; complete claims on child nodes */
 	uint32_t complete;             /* 0: only promised or waited for */
 	uint32_t promiser;             /* sequence that computes it now, 0: none */
 	uint32_t group;                /* whose reclaim list it is in, + 1; 0: none */
@@ -136,20 +137,30 @@ struct claim {                         /* "this domain may skip computing this p
 struct hold { uint32_t page, claim, node, seq; struct link link; }; /* one table slot */
 
 enum core_seq_state { SEQ_EMPTY = 0, SEQ_WAITING, SEQ_RUNNING, SEQ_PARKED, SEQ_PREEMPTED };
-enum seq_wait { WAIT_NONE = 0, WAIT_QUEUE, WAIT_PROMISE, WAIT_SHARE, WAIT_ACK, WAIT_MEMORY, WAIT_AWAKE, WAIT_JOB };
+enum seq_wait {
+	WAIT_NONE = 0,
+	WAIT_QUEUE,
+	WAIT_PROMISE,
+	WAIT_SHARE,
+	WAIT_ACK,
+	WAIT_MEMORY,
+	WAIT_AWAKE,
+	WAIT_JOB
+};
 
 struct seq {
 	uint32_t state, engine, slot, tenant, domain;
 	uint32_t row;                  /* first hold slot */
 	uint32_t n_pages, n_sealed;    /* table entries; sealed ones at the front */
-	uint32_t n_nodes, n_take;      /* prompt nodes known; of these may be taken from the index */
+	uint32_t n_nodes, n_take; /* prompt nodes known; of these may be taken from the index */
 	uint32_t n_cached, n_tokens, reserved, want, need; /* need: pages asked for at admission */
 	uint8_t no_index, alone, no_share, lookup, tenant_full;
 	uint32_t pending_slot;
 	uint16_t pending;              /* verb answered late, 0: none */
 	uint64_t pending_data;
 	uint32_t wait, wait_on, job;   /* enum seq_wait; claim, node or extent; copy in flight */
-	uint32_t copy_page, copy_from; /* table index the copy is for; frame + 1 it is made from, pinned */
+	uint32_t copy_page,
+		copy_from; /* table index the copy is for; frame + 1 it is made from, pinned */
 	uint32_t preempted;
 	uint64_t age, opened_usec, progress_usec;
 	struct list promises;          /* claims */
@@ -184,7 +195,8 @@ struct space {
 	uint8_t fingerprint[16];
 	char numerics[KVD_NAME_MAX], model[KVD_NAME_MAX];
 	struct kvd_geometry geometry;
-	uint64_t page_bytes, engines;  /* engines LIVE or DEAD: those that may still look at a frame */
+	uint64_t page_bytes,
+		engines; /* engines LIVE or DEAD: those that may still look at a frame */
 	uint32_t first_tenant, many;   /* a second tenant or engine has appeared */
 };
 
@@ -199,7 +211,12 @@ struct group {                         /* one (space, colour): who may use which
 	struct list fresh, stamping, quarantined; /* frames */
 };
 
-struct batch { uint64_t mask; uint64_t begun[CORE_ENGINES_MAX]; struct list frames; uint32_t live; };
+struct batch {
+	uint64_t mask;
+	uint64_t begun[CORE_ENGINES_MAX];
+	struct list frames;
+	uint32_t live;
+};
 
 enum job_kind { JOB_NONE = 0, JOB_SCRUB, JOB_SHARE, JOB_COPY, JOB_EXTENT };
 struct job {
@@ -218,9 +235,10 @@ struct pool { uint32_t high, free, count, max; }; /* records below high; free li
 
 struct layout {
 	uint64_t book_bytes;
-	uint64_t at_extents, at_frames, at_pages, at_nodes, at_claims, at_holds, at_seqs, at_tenants,
-		at_domains, at_node_hash, at_claim_hash, at_items;
-	uint32_t n_extents, slot_bits, frames_max, nodes_max, claims_max, buckets_max, domains_max, items_max;
+	uint64_t at_extents, at_frames, at_pages, at_nodes, at_claims, at_holds, at_seqs,
+		at_tenants, at_domains, at_node_hash, at_claim_hash, at_items;
+	uint32_t n_extents, slot_bits, frames_max, nodes_max, claims_max, buckets_max, domains_max,
+		items_max;
 };
 
 struct core {
@@ -238,10 +256,12 @@ struct core {
 	uint32_t busy_extents, n_draining, demand;
 	uint64_t wanted;               /* sum over groups */
 	uint64_t logical_bytes, physical_bytes, peak_logical_bytes, peak_physical_bytes;
-	uint64_t merges, merge_mismatches, promotions, single_flight_waits, preemptions, evicted_pages;
+	uint64_t merges, merge_mismatches, promotions, single_flight_waits, preemptions,
+		evicted_pages;
 	uint32_t jobs_in[JOB_EXTENT + 1];
 	uint32_t job_serial, stamp_out, more, memory_changed, n_batches, waiting;
-	uint64_t fresh_groups[GROUPS_MAX / 64], stamping_groups[GROUPS_MAX / 64], pending_groups[GROUPS_MAX / 64];
+	uint64_t fresh_groups[GROUPS_MAX / 64], stamping_groups[GROUPS_MAX / 64],
+		pending_groups[GROUPS_MAX / 64];
 	struct list unassigned, leaving; /* extents */
 	struct list scrub;             /* frames to be zeroed */
 	struct list scrub_extents;     /* extents to be zeroed */
@@ -261,29 +281,75 @@ struct core {
 /* ---- records by number ---- */
 #define BOOK_AT(core, offset, type, number) \
 	((const struct type *)((const char *)(core) + (core)->layout.offset) + (number))
-static inline const struct extent *extent_at(const struct core *c, uint32_t n) { return BOOK_AT(c, at_extents, extent, n); }
-static inline const struct frame *frame_at(const struct core *c, uint32_t n) { return BOOK_AT(c, at_frames, frame, n); }
-static inline const struct page *page_at(const struct core *c, uint32_t n) { return BOOK_AT(c, at_pages, page, n); }
-static inline const struct node *node_at(const struct core *c, uint32_t n) { return BOOK_AT(c, at_nodes, node, n); }
-static inline const struct claim *claim_at(const struct core *c, uint32_t n) { return BOOK_AT(c, at_claims, claim, n); }
-static inline const struct hold *hold_at(const struct core *c, uint32_t n) { return BOOK_AT(c, at_holds, hold, n); }
-static inline const struct seq *seq_at(const struct core *c, uint32_t n) { return BOOK_AT(c, at_seqs, seq, n); }
-static inline const struct tenant *tenant_at(const struct core *c, uint32_t n) { return BOOK_AT(c, at_tenants, tenant, n); }
-static inline const struct domain *domain_at(const struct core *c, uint32_t n) { return BOOK_AT(c, at_domains, domain, n); }
-static inline const struct item *item_at(const struct core *c, uint32_t n) { return BOOK_AT(c, at_items, item, n); }
-static inline uint32_t extent_of(const struct core *c, uint32_t frame) { return frame >> c->slot_bits; }
-static inline const struct group *group_of_extent(const struct core *c, uint32_t x) { return &c->groups[extent_at(c, x)->group]; }
-static inline const struct group *group_of_frame(const struct core *c, uint32_t f) { return group_of_extent(c, extent_of(c, f)); }
+static inline const struct extent *extent_at(const struct core *c, uint32_t n)
+{
+	return BOOK_AT(c, at_extents, extent, n);
+}
+static inline const struct frame *frame_at(const struct core *c, uint32_t n)
+{
+	return BOOK_AT(c, at_frames, frame, n);
+}
+static inline const struct page *page_at(const struct core *c, uint32_t n)
+{
+	return BOOK_AT(c, at_pages, page, n);
+}
+static inline const struct node *node_at(const struct core *c, uint32_t n)
+{
+	return BOOK_AT(c, at_nodes, node, n);
+}
+static inline const struct claim *claim_at(const struct core *c, uint32_t n)
+{
+	return BOOK_AT(c, at_claims, claim, n);
+}
+static inline const struct hold *hold_at(const struct core *c, uint32_t n)
+{
+	return BOOK_AT(c, at_holds, hold, n);
+}
+static inline const struct seq *seq_at(const struct core *c, uint32_t n)
+{
+	return BOOK_AT(c, at_seqs, seq, n);
+}
+static inline const struct tenant *tenant_at(const struct core *c, uint32_t n)
+{
+	return BOOK_AT(c, at_tenants, tenant, n);
+}
+static inline const struct domain *domain_at(const struct core *c, uint32_t n)
+{
+	return BOOK_AT(c, at_domains, domain, n);
+}
+static inline const struct item *item_at(const struct core *c, uint32_t n)
+{
+	return BOOK_AT(c, at_items, item, n);
+}
+static inline uint32_t extent_of(const struct core *c, uint32_t frame)
+{
+	return frame >> c->slot_bits;
+}
+static inline const struct group *group_of_extent(const struct core *c, uint32_t x)
+{
+	return &c->groups[extent_at(c, x)->group];
+}
+static inline const struct group *group_of_frame(const struct core *c, uint32_t f)
+{
+	return group_of_extent(c, extent_of(c, f));
+}
 static inline uint32_t group_shared(uint32_t space) { return 64u + space; }
-static inline enum kvd_frame_state frame_state(const struct core *c, uint32_t f) { return FRAME_STATE(frame_at(c, f)->word); }
-static inline uint64_t page_bytes_of_space(const struct core *c, uint32_t space) { return c->spaces[space].page_bytes; }
+static inline enum kvd_frame_state frame_state(const struct core *c, uint32_t f)
+{
+	return FRAME_STATE(frame_at(c, f)->word);
+}
+static inline uint64_t page_bytes_of_space(const struct core *c, uint32_t space)
+{
+	return c->spaces[space].page_bytes;
+}
 
 static inline void mask_set(const struct core *c, const uint64_t *mask, uint32_t bit, bool on)
 {
 	uint64_t word = mask[bit / 64], one = 1ull << bit % 64;
 	SET(mask[bit / 64], on ? word | one : word & ~one);
 }
-static inline uint32_t mask_next(const uint64_t *mask, uint32_t from) /* lowest bit >= from; GROUPS_MAX: none */
+static inline uint32_t mask_next(const uint64_t *mask,
+				 uint32_t from) /* lowest bit >= from; GROUPS_MAX: none */
 {
 	for (; from < GROUPS_MAX; from = (from / 64 + 1) * 64) {
 		uint64_t rest = mask[from / 64] >> from % 64;
@@ -294,21 +360,47 @@ static inline uint32_t mask_next(const uint64_t *mask, uint32_t from) /* lowest 
 }
 
 /* ---- intrusive lists: the kind says in which array the links lie ---- */
-enum list_kind { LIST_EXTENTS, LIST_PARTIAL, LIST_IDLE, LIST_FRAMES, LIST_HOLDERS, LIST_COPIES, LIST_COOL,
+enum list_kind {
+	LIST_EXTENTS,
+	LIST_PARTIAL,
+	LIST_IDLE,
+	LIST_FRAMES,
+	LIST_HOLDERS,
+	LIST_COPIES,
+	LIST_COOL,
 	LIST_CHILDREN, LIST_MERGES, LIST_SWITCHES, LIST_NODE_CLAIMS, LIST_LRU, LIST_TENANT_CLAIMS,
-	LIST_PROMISES, LIST_WAITERS, LIST_RUNNING, LIST_TENANT_RUNNING, LIST_PROMISERS, LIST_TENANTS };
+	LIST_PROMISES,
+	LIST_WAITERS,
+	LIST_RUNNING,
+	LIST_TENANT_RUNNING,
+	LIST_PROMISERS,
+	LIST_TENANTS
+};
 const struct link *list_link(const struct core *c, enum list_kind kind, uint32_t record);
-static inline uint32_t list_first(const struct list *l) { return l->head - 1u; }  /* CORE_NONE: empty */
+static inline uint32_t list_first(const struct list *l)
+{
+	return l->head - 1u;
+} /* CORE_NONE: empty */
 static inline uint32_t list_last(const struct list *l) { return l->tail - 1u; }
-static inline uint32_t list_next(const struct core *c, enum list_kind k, uint32_t r) { return list_link(c, k, r)->next - 1u; }
-static inline uint32_t list_prev(const struct core *c, enum list_kind k, uint32_t r) { return list_link(c, k, r)->prev - 1u; }
-void list_push(const struct core *c, enum list_kind kind, const struct list *l, uint32_t record);  /* at the tail */
-void list_push_head(const struct core *c, enum list_kind kind, const struct list *l, uint32_t record);
+static inline uint32_t list_next(const struct core *c, enum list_kind k, uint32_t r)
+{
+	return list_link(c, k, r)->next - 1u;
+}
+static inline uint32_t list_prev(const struct core *c, enum list_kind k, uint32_t r)
+{
+	return list_link(c, k, r)->prev - 1u;
+}
+void list_push(const struct core *c, enum list_kind kind, const struct list *l,
+	       uint32_t record); /* at the tail */
+void list_push_head(const struct core *c, enum list_kind kind, const struct list *l,
+		    uint32_t record);
 /* before `where`; CORE_NONE: at the tail */
-void list_insert(const struct core *c, enum list_kind kind, const struct list *l, uint32_t record, uint32_t where);
+void list_insert(const struct core *c, enum list_kind kind, const struct list *l, uint32_t record,
+		 uint32_t where);
 void list_remove(const struct core *c, enum list_kind kind, const struct list *l, uint32_t record);
 /* append all of `from` to `to`; from is empty afterwards */
-void list_splice(const struct core *c, enum list_kind kind, const struct list *to, const struct list *from);
+void list_splice(const struct core *c, enum list_kind kind, const struct list *to,
+		 const struct list *from);
 
 /* ---- pools: a record number >= 1, zeroed; 0 = the pool is full ---- */
 enum pool_kind { POOL_PAGES, POOL_NODES, POOL_CLAIMS, POOL_JOBS };

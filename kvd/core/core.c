@@ -1,10 +1,10 @@
 /* core.c - one event in, actions out: dispatch, the background work of an event, the action queue.
  *
- * An event is handled at once; then background work goes on in units, each of which begins only when
- * the queue has room for the worst unit, and what does not fit is left to the next event (core_next_
- * tick_usec() then says "now").  The queue holds compact items: the range of a table row that an
- * event changed is one item and becomes up to max_pages CORE_ACT_ENTRY only when it is taken out, so
- * an OPEN of 4,096 cached pages costs one item.  Bound: see items_max in book.c.
+ * An event is handled at once; then background work goes on in units, each of which begins only
+ * when the queue has room for the worst unit, and what does not fit is left to the next event
+ * (core_next_ tick_usec() then says "now").  The queue holds compact items: the range of a table
+ * row that an event changed is one item and becomes up to max_pages CORE_ACT_ENTRY only when it is
+ * taken out, so an OPEN of 4,096 cached pages costs one item.  Bound: see items_max in book.c.
  *
  * Never: a system call, a clock, an allocation, a page byte. */
 #include "kvd/core/parts.h"
@@ -61,7 +61,8 @@ void act_entry(const struct core *c, uint32_t seq, uint32_t page)
 	act_row(c, seq, page, page + 1);
 }
 
-void act_extent(const struct core *c, enum item_kind kind, uint32_t engine, uint32_t extent, bool writable)
+void act_extent(const struct core *c, enum item_kind kind, uint32_t engine, uint32_t extent,
+		bool writable)
 {
 	const struct item *i = item_push(c, kind, engine);
 	SET(i->a, extent);
@@ -84,7 +85,8 @@ static uint32_t saturate(uint64_t value)
 	return value > UINT32_MAX ? UINT32_MAX : (uint32_t)value;
 }
 
-void act_attached(const struct core *c, uint32_t engine, uint32_t status, uint64_t need, uint64_t have)
+void act_attached(const struct core *c, uint32_t engine, uint32_t status, uint64_t need,
+		  uint64_t have)
 {
 	const struct item *i = item_push(c, ITEM_ATTACHED, engine);
 	SET(i->a, status);
@@ -131,10 +133,12 @@ static void alarm_text(const struct item *i, char *text)
 		at = text_number(text, at, i->b);
 		at = text_add(text, at, ", page ");
 		at = text_number(text, at, i->c);
-		text_add(text, at, " of its prefix; both stay private, compare the engines' numerics");
+		text_add(text, at,
+			 " of its prefix; both stay private, compare the engines' numerics");
 		break;
 	case ALARM_TENANTS_FULL:
-		text_add(text, 0, "no room for another tenant; raise the daemon's limit of tenants");
+		text_add(text, 0,
+			 "no room for another tenant; raise the daemon's limit of tenants");
 		break;
 	case ALARM_DOMAINS_FULL:
 		text_add(text, 0, "no room for another domain; the tenant keeps its old one");
@@ -145,7 +149,8 @@ static void alarm_text(const struct item *i, char *text)
 static void move_action(const struct core *c, uint32_t job, struct core_action *ret)
 {
 	const struct job *j = &c->job[job];
-	uint32_t space = j->kind == JOB_EXTENT ? extent_at(c, j->target)->scrub_space : c->groups[j->group].space;
+	uint32_t space = j->kind == JOB_EXTENT ? extent_at(c, j->target)->scrub_space
+					       : c->groups[j->group].space;
 	ret->type = CORE_ACT_MOVE;
 	ret->move.job = j->generation << 10 | job;
 	ret->move.kind = j->move;
@@ -199,9 +204,14 @@ bool core_next_action(struct core *core, struct core_action *ret)
 	switch ((enum item_kind)i->kind) {
 	case ITEM_ACTION_COMPLETE:
 		ret->type = CORE_ACT_COMPLETE;
-		ret->cqe = (struct kvd_cqe){ .verb = (uint16_t)(i->a >> 16), .status = (uint16_t)i->a,
-			.slot = i->b, .user_data = i->x, .cached = i->c, .pages = i->d,
-			.need_pages = i->e, .have_pages = i->f };
+		ret->cqe = (struct kvd_cqe){ .verb = (uint16_t)(i->a >> 16),
+					     .status = (uint16_t)i->a,
+					     .slot = i->b,
+					     .user_data = i->x,
+					     .cached = i->c,
+					     .pages = i->d,
+					     .need_pages = i->e,
+					     .have_pages = i->f };
 		break;
 	case ITEM_ROW: last = row_action(c, i, ret); break;
 	case ITEM_MAP:
@@ -268,8 +278,8 @@ void core_step(struct core *core, const struct core_event *event, uint64_t now_u
 	SET(c->more, 0);
 	core_dispatch(c, event);
 	promise_tick(c);
-	/* Memory that comes free lets a sequence in, whose lookups ask for copies, whose end ...: two
-	 * rounds settle what one event can settle, and `more` asks for another event. */
+	/* Memory that comes free lets a sequence in, whose lookups ask for copies, whose end ...:
+	 * two rounds settle what one event can settle, and `more` asks for another event. */
 	for (uint32_t round = 0; round < 2; round++) {
 		extent_pump(c);
 		while (c->awake.count && act_room(c)) {
@@ -293,5 +303,6 @@ uint64_t core_next_tick_usec(const struct core *core)
 	if (core->more)
 		return core->now_usec;
 	uint32_t s = list_first(&core->promisers);
-	return s == CORE_NONE ? UINT64_MAX : seq_at(core, s)->progress_usec + core->config.promise_usec;
+	return s == CORE_NONE ? UINT64_MAX
+			      : seq_at(core, s)->progress_usec + core->config.promise_usec;
 }

@@ -5,8 +5,9 @@
  *                                   pages live on, to be copied for other engines
  *   DEAD  -> QUIET  engine_quiet    its process is gone and the device agrees: quarantine ends
  *   QUIET -> FREE   engine_maybe_free   the last extent of its colour has left
- *   QUIET -> LIVE   engine_attach   an engine of the same space takes over the colour with its cache,
- *                                   so that a restarted engine finds its pages where they were
+ *   QUIET -> LIVE   engine_attach   an engine of the same space takes over the colour with its
+ *                                   cache, so that a restarted engine finds its pages where they
+ *                                   were
  *
  * A number (hence a colour) is never given to another space while extents of the colour exist.
  * A space lives while it has an engine or an extent. */
@@ -16,9 +17,9 @@ static bool identity_equal(const struct space *s, const struct core_event *ev)
 {
 	const struct kvd_geometry *g = &s->geometry;
 	return !memcmp(s->fingerprint, ev->attach.fingerprint, sizeof(s->fingerprint)) &&
-	       !memcmp(s->numerics, ev->attach.numerics, sizeof(s->numerics)) && s->layout == ev->attach.layout &&
-	       s->kv_format == ev->attach.kv_format && g->n_planes == ev->attach.n_planes &&
-	       g->block_bytes == ev->attach.block_bytes;
+	       !memcmp(s->numerics, ev->attach.numerics, sizeof(s->numerics)) &&
+	       s->layout == ev->attach.layout && s->kv_format == ev->attach.kv_format &&
+	       g->n_planes == ev->attach.n_planes && g->block_bytes == ev->attach.block_bytes;
 }
 
 static uint32_t space_find(const struct core *c, const struct core_event *ev)
@@ -37,8 +38,10 @@ static uint32_t space_make(const struct core *c, const struct core_event *ev)
 	if (number == SPACES_MAX)
 		return CORE_NONE;
 	const struct space *s = &c->spaces[number];
-	struct kvd_geometry g = { .extent_bytes = c->config.extent_bytes, .block_bytes = ev->attach.block_bytes,
-		.n_planes = ev->attach.n_planes, .slot_bits = c->slot_bits };
+	struct kvd_geometry g = { .extent_bytes = c->config.extent_bytes,
+				  .block_bytes = ev->attach.block_bytes,
+				  .n_planes = ev->attach.n_planes,
+				  .slot_bits = c->slot_bits };
 	uint64_t page_bytes = (uint64_t)g.block_bytes * g.n_planes;
 	g.n_frames = (uint32_t)(c->config.extent_bytes / page_bytes);
 	g.plane_bytes = (uint64_t)g.n_frames * g.block_bytes;
@@ -122,12 +125,14 @@ static void number_make_room(const struct core *c)
 		reclaim_page(c, list_first(&g->cool));
 }
 
-static uint32_t attach_check(const struct core *c, const struct core_event *ev, uint64_t *ret_need, uint64_t *ret_have)
+static uint32_t attach_check(const struct core *c, const struct core_event *ev, uint64_t *ret_need,
+			     uint64_t *ret_have)
 {
 	*ret_need = *ret_have = 0;
 	uint32_t planes = ev->attach.n_planes, block = ev->attach.block_bytes;
-	if (!planes || !block || !ev->attach.kv_format || ev->attach.kv_format > 15 || !ev->attach.max_seqs ||
-	    !ev->attach.max_pages || ev->attach.max_seqs > 4096 || ev->attach.max_pages > 1u << 20 || !ev->attach.name[0])
+	if (!planes || !block || !ev->attach.kv_format || ev->attach.kv_format > 15 ||
+	    !ev->attach.max_seqs || !ev->attach.max_pages || ev->attach.max_seqs > 4096 ||
+	    ev->attach.max_pages > 1u << 20 || !ev->attach.name[0])
 		return KVD_S_BAD_REQUEST;
 	for (uint32_t i = 0; i < CORE_ENGINES_MAX; i++)
 		if (c->engines[i].state == ENGINE_LIVE &&
@@ -154,7 +159,8 @@ static void engine_map_all(const struct core *c, uint32_t number, uint32_t group
 		extent_map(c, x, number);
 }
 
-static void engine_start(const struct core *c, uint32_t number, uint32_t space, const struct core_event *ev)
+static void engine_start(const struct core *c, uint32_t number, uint32_t space,
+			 const struct core_event *ev)
 {
 	const struct engine *e = &c->engines[number];
 	const struct space *s = &c->spaces[space];
@@ -219,7 +225,7 @@ void engine_hangup(const struct core *c, uint32_t number)
 	if (number >= CORE_ENGINES_MAX || c->engines[number].state != ENGINE_LIVE)
 		return;
 	const struct engine *e = &c->engines[number];
-	SET(e->state, ENGINE_DEAD);          /* first: frames go to quarantine, nothing is answered */
+	SET(e->state, ENGINE_DEAD); /* first: frames go to quarantine, nothing is answered */
 	SET(e->died_usec, c->now_usec);
 	for (uint32_t i = 0; i < e->max_seqs; i++)
 		if (seq_at(c, e->seq_base + i)->state != SEQ_EMPTY)
@@ -281,7 +287,8 @@ void engine_maybe_free(const struct core *c, uint32_t number)
 
 void engine_drain(const struct core *c, uint32_t number)
 {
-	if (number >= CORE_ENGINES_MAX || c->engines[number].state != ENGINE_LIVE || c->engines[number].draining)
+	if (number >= CORE_ENGINES_MAX || c->engines[number].state != ENGINE_LIVE ||
+	    c->engines[number].draining)
 		return;
 	SET(c->engines[number].draining, 1);
 	act_complete(c, number, &(struct kvd_cqe){ .verb = KVD_EV_DRAIN });

@@ -1,13 +1,13 @@
 /* extent.c - the life of one extent, and the arithmetic of what the pool can still promise.
  *
  *   BARE       -> UNASSIGNED  extent_populated   the mover gave it zeroed memory
- *   UNASSIGNED -> ASSIGNED    extent_assign      cut into frames of one (space, colour); engines map it
- *   ASSIGNED   -> LEAVING     extent_leave       every frame FREE; engines unmap it
+ *   UNASSIGNED -> ASSIGNED    extent_assign      cut into frames of one (space, colour); engines
+ *   map it ASSIGNED   -> LEAVING     extent_leave       every frame FREE; engines unmap it
  *   LEAVING    -> SCRUB       extent_unmapped    the last engine has unmapped it or is gone
  *   SCRUB      -> UNASSIGNED  extent_scrubbed    zero again
  *
- * An ASSIGNED extent is busy while a frame of it is OPEN, SEALED, FILLING or QUARANTINED, else idle;
- * an idle one can be emptied without taking anything from a sequence, by reclaim alone.
+ * An ASSIGNED extent is busy while a frame of it is OPEN, SEALED, FILLING or QUARANTINED, else
+ * idle; an idle one can be emptied without taking anything from a sequence, by reclaim alone.
  *
  * The promise (core_fits): a group (space, colour) has frames that are not in use in its busy
  * extents, and may have reserved more than those; what is missing, in whole extents, is `wanted`.
@@ -25,8 +25,8 @@ static bool state_is_busy(enum kvd_frame_state state)
 
 static uint32_t extent_busy_frames(const struct extent *e)
 {
-	return e->frames[KVD_FRAME_OPEN] + e->frames[KVD_FRAME_SEALED] + e->frames[KVD_FRAME_FILLING] +
-	       e->frames[KVD_FRAME_QUARANTINED];
+	return e->frames[KVD_FRAME_OPEN] + e->frames[KVD_FRAME_SEALED] +
+	       e->frames[KVD_FRAME_FILLING] + e->frames[KVD_FRAME_QUARANTINED];
 }
 
 void group_recount(const struct core *c, uint32_t number)
@@ -73,7 +73,8 @@ uint32_t extents_coming(const struct core *c)
 static void extent_state(const struct core *c, uint32_t x, enum kvd_extent_state to)
 {
 	const struct extent *e = extent_at(c, x);
-	assert(to == (e->state == KVD_EXTENT_SCRUB ? KVD_EXTENT_UNASSIGNED : (enum kvd_extent_state)(e->state + 1)));
+	assert(to == (e->state == KVD_EXTENT_SCRUB ? KVD_EXTENT_UNASSIGNED
+						   : (enum kvd_extent_state)(e->state + 1)));
 	ADD(c->extents_in[e->state], -1);
 	ADD(c->extents_in[to], 1);
 	SET(e->state, to);
@@ -125,7 +126,8 @@ static void extent_draining(const struct core *c, uint32_t x, bool on)
 	ADD(c->groups[e->group].n_draining, on ? 1 : -1);
 }
 
-void extent_counts_changed(const struct core *c, uint32_t x, enum kvd_frame_state from, enum kvd_frame_state to)
+void extent_counts_changed(const struct core *c, uint32_t x, enum kvd_frame_state from,
+			   enum kvd_frame_state to)
 {
 	const struct extent *e = extent_at(c, x);
 	const struct group *g = &c->groups[e->group];
@@ -255,7 +257,8 @@ void extent_maybe_leave(const struct core *c, uint32_t x)
 		extent_leave(c, x);
 }
 
-/* Empty an idle extent for somebody else: its cached pages go; when its last frame is free it leaves. */
+/* Empty an idle extent for somebody else: its cached pages go; when its last frame is free it
+ * leaves. */
 void extent_drain(const struct core *c, uint32_t x)
 {
 	const struct extent *e = extent_at(c, x);
@@ -324,7 +327,8 @@ bool extent_ack(const struct core *c, uint32_t engine, uint32_t x, uint32_t coun
 
 void extent_populated(const struct core *c, uint32_t x)
 {
-	if (x >= c->n_extents || extent_at(c, x)->state != KVD_EXTENT_BARE || !extent_at(c, x)->populating)
+	if (x >= c->n_extents || extent_at(c, x)->state != KVD_EXTENT_BARE ||
+	    !extent_at(c, x)->populating)
 		return;
 	SET(extent_at(c, x)->populating, 0);
 	ADD(c->populating, -1);
@@ -365,11 +369,12 @@ void extent_pump(const struct core *c)
 		ADD(c->populate_next, 1);
 		ADD(c->populating, 1);
 	}
-	while (c->scrub_extents.count && c->jobs_in[JOB_EXTENT] < EXTENT_SCRUBS_MAX && act_room(c)) {
+	while (c->scrub_extents.count && c->jobs_in[JOB_EXTENT] < EXTENT_SCRUBS_MAX &&
+	       act_room(c)) {
 		uint32_t x = list_first(&c->scrub_extents);
 		list_remove(c, LIST_EXTENTS, &c->scrub_extents, x);
-		uint32_t job = job_new(c, JOB_EXTENT, CORE_MOVE_SCRUB_EXTENT, extent_at(c, x)->group, CORE_NONE,
-				       CORE_NONE, x);
+		uint32_t job = job_new(c, JOB_EXTENT, CORE_MOVE_SCRUB_EXTENT,
+				       extent_at(c, x)->group, CORE_NONE, CORE_NONE, x);
 		assert(job);
 		job_start(c, job);
 	}

@@ -19,7 +19,8 @@
  *   RETIRING    -> FREE         job_moved        every step that saw it is done, and it is zero
  *   QUARANTINED -> RETIRING     retire_engine_quiet
  *
- * Invariant: FREE means zero bytes.  A frame belongs to an ASSIGNED extent whenever it is not FREE. */
+ * Invariant: FREE means zero bytes.  A frame belongs to an ASSIGNED extent whenever it is not FREE.
+ *  */
 #include "kvd/core/parts.h"
 
 #define TO(state) (1u << KVD_FRAME_##state)
@@ -82,11 +83,13 @@ void frame_move(const struct core *c, uint32_t f, enum kvd_frame_state to, uint3
 }
 
 /* Take a free frame of a group: of the preferred extent, else of the fullest one. */
-uint32_t frame_take(const struct core *c, uint32_t group, uint32_t prefer, enum kvd_frame_state to, uint32_t owner)
+uint32_t frame_take(const struct core *c, uint32_t group, uint32_t prefer, enum kvd_frame_state to,
+		    uint32_t owner)
 {
 	const struct group *g = &c->groups[group];
 	uint32_t x = CORE_NONE;
-	if (prefer != CORE_NONE && extent_at(c, prefer)->bucket && extent_at(c, prefer)->group == group)
+	if (prefer != CORE_NONE && extent_at(c, prefer)->bucket &&
+	    extent_at(c, prefer)->group == group)
 		x = prefer;
 	for (uint32_t b = 0; x == CORE_NONE && b < BUCKETS; b++)
 		x = list_first(&g->partial[b]);

@@ -1,8 +1,8 @@
 /* fsck.c - does every invariant between two events hold?  Extents, frames, pages, sums, lists.
  *
- * The same function runs in tests after every event, in `kvctl fsck`, and as production's sample.  It
- * recomputes everything from the primary facts and compares; it allocates nothing and writes only
- * the tenants' check_ fields.  Index and sequences: fsck_index.c. */
+ * The same function runs in tests after every event, in `kvctl fsck`, and as production's sample.
+ * It recomputes everything from the primary facts and compares; it allocates nothing and writes
+ * only the tenants' check_ fields.  Index and sequences: fsck_index.c. */
 #include "kvd/core/fsck.h"
 
 void fsck_check(struct check *k, bool ok, const char *sentence, uint64_t number)
@@ -29,7 +29,8 @@ void fsck_check(struct check *k, bool ok, const char *sentence, uint64_t number)
 	k->report(k->arg, text);
 }
 
-bool fsck_list(struct check *k, enum list_kind kind, const struct list *l, uint64_t bound, const char *name)
+bool fsck_list(struct check *k, enum list_kind kind, const struct list *l, uint64_t bound,
+	       const char *name)
 {
 	uint32_t n = 0, before = 0;
 	for (uint32_t r = l->head; r; r = list_link(k->c, kind, r - 1)->next, n++) {
@@ -54,32 +55,42 @@ static void check_frame(struct check *k, uint32_t f, const struct group *g)
 	const struct core *c = k->c;
 	const struct frame *frame = frame_at(c, f);
 	enum kvd_frame_state state = FRAME_STATE(frame->word);
-	const struct page *p = frame->page && frame->page <= c->pages.high ? page_at(c, frame->page) : NULL;
-	bool has_page = state == KVD_FRAME_OPEN || state == KVD_FRAME_SEALED || state == KVD_FRAME_COOL;
+	const struct page *p =
+		frame->page && frame->page <= c->pages.high ? page_at(c, frame->page) : NULL;
+	bool has_page =
+		state == KVD_FRAME_OPEN || state == KVD_FRAME_SEALED || state == KVD_FRAME_COOL;
 	fsck_check(k, frame->page <= c->pages.high, "a frame names a page that does not exist", f);
 	k->broken = k->broken || frame->page > c->pages.high;
-	fsck_check(k, has_page == !!p, has_page ? "a frame in use has no page" : "a frame without content has a page", f);
+	fsck_check(k, has_page == !!p,
+		   has_page ? "a frame in use has no page" : "a frame without content has a page",
+		   f);
 	if (state != KVD_FRAME_FREE) {
-		fsck_check(k, FRAME_COLOUR(frame->word) == g->colour, "a frame's colour is not its extent's", f);
-		fsck_check(k, FRAME_OWNER(frame->word) < c->n_tenants, "a frame's owner is no tenant", f);
+		fsck_check(k, FRAME_COLOUR(frame->word) == g->colour,
+			   "a frame's colour is not its extent's", f);
+		fsck_check(k, FRAME_OWNER(frame->word) < c->n_tenants,
+			   "a frame's owner is no tenant", f);
 	} else {
 		fsck_check(k, !frame->pins, "a free frame is pinned", f);
 	}
-	fsck_check(k, state == KVD_FRAME_RETIRING || !(frame->pins & FRAME_READY), "a frame in use is marked ready to scrub", f);
+	fsck_check(k, state == KVD_FRAME_RETIRING || !(frame->pins & FRAME_READY),
+		   "a frame in use is marked ready to scrub", f);
 	if (!has_page || !p)
 		return;
 	k->pages++;
-	fsck_check(k, !p->next_free && p->state == PAGE_RESIDENT, "a frame's page is not resident", f);
+	fsck_check(k, !p->next_free && p->state == PAGE_RESIDENT, "a frame's page is not resident",
+		   f);
 	fsck_check(k, p->frame == f, "a frame's page names another frame", f);
 	if (state == KVD_FRAME_OPEN) {
 		fsck_check(k, p->holders.count == 1, "an open frame has not exactly one holder", f);
 		fsck_check(k, !p->node, "an open frame is in the index", f);
 		fsck_check(k, g->engine != CORE_NONE, "an open frame lies in the shared colour", f);
 	}
-	fsck_check(k, state != KVD_FRAME_SEALED || p->holders.count, "a sealed frame has no holder and is not cool", f);
+	fsck_check(k, state != KVD_FRAME_SEALED || p->holders.count,
+		   "a sealed frame has no holder and is not cool", f);
 	if (state == KVD_FRAME_COOL) {
 		fsck_check(k, !p->holders.count, "a cool frame has a holder", f);
-		fsck_check(k, p->node && node_at(c, p->node)->n_complete, "a cool frame is claimed by nobody", f);
+		fsck_check(k, p->node && node_at(c, p->node)->n_complete,
+			   "a cool frame is claimed by nobody", f);
 		fsck_check(k, p->cool_listed, "a cool frame is in no reclaim list", f);
 	}
 }
@@ -91,13 +102,17 @@ static void check_free_frames(struct check *k, uint32_t x)
 	const struct extent *e = extent_at(k->c, x);
 	uint32_t unused = e->n_frames - e->high;
 	fsck_check(k, e->high <= e->n_frames, "an extent has used more frames than it has", x);
-	if (fsck_list(k, LIST_FRAMES, &e->free, k->c->layout.frames_max, "an extent's free list is broken"))
-		fsck_check(k, e->free.count + unused == e->frames[KVD_FRAME_FREE], "an extent's free frames are not all listed", x);
+	if (fsck_list(k, LIST_FRAMES, &e->free, k->c->layout.frames_max,
+		      "an extent's free list is broken"))
+		fsck_check(k, e->free.count + unused == e->frames[KVD_FRAME_FREE],
+			   "an extent's free frames are not all listed", x);
 	for (uint32_t i = e->high; i < e->n_frames; i++)
-		fsck_check(k, frame_state(k->c, (x << k->c->slot_bits) + i) == KVD_FRAME_FREE, "a frame never used is not free", x);
+		fsck_check(k, frame_state(k->c, (x << k->c->slot_bits) + i) == KVD_FRAME_FREE,
+			   "a frame never used is not free", x);
 }
 
-static void check_assigned(struct check *k, uint32_t x, struct sums *sums, uint64_t *frames, uint64_t *bytes)
+static void check_assigned(struct check *k, uint32_t x, struct sums *sums, uint64_t *frames,
+			   uint64_t *bytes)
 {
 	const struct core *c = k->c;
 	const struct extent *e = extent_at(c, x);
@@ -109,8 +124,10 @@ static void check_assigned(struct check *k, uint32_t x, struct sums *sums, uint6
 	}
 	const struct group *g = &c->groups[e->group];
 	const struct space *s = &c->spaces[g->space];
-	fsck_check(k, s->live && e->n_frames == s->geometry.n_frames && e->n_frames <= 1u << c->slot_bits,
-	      "an extent is not cut as its space says", x);
+	fsck_check(k,
+		   s->live && e->n_frames == s->geometry.n_frames &&
+			   e->n_frames <= 1u << c->slot_bits,
+		   "an extent is not cut as its space says", x);
 	for (uint32_t i = 0; i < e->n_frames && i < 1u << c->slot_bits; i++) {
 		uint32_t f = (x << c->slot_bits) + i, state = frame_state(c, f);
 		fsck_check(k, state_ok(state), "a frame is in no known state", f);
@@ -119,17 +136,23 @@ static void check_assigned(struct check *k, uint32_t x, struct sums *sums, uint6
 		count[state]++;
 		check_frame(k, f, g);
 	}
-	uint32_t busy = count[KVD_FRAME_OPEN] + count[KVD_FRAME_SEALED] + count[KVD_FRAME_FILLING] + count[KVD_FRAME_QUARANTINED];
+	uint32_t busy = count[KVD_FRAME_OPEN] + count[KVD_FRAME_SEALED] + count[KVD_FRAME_FILLING] +
+			count[KVD_FRAME_QUARANTINED];
 	for (uint32_t i = 0; i < KVD_FRAME_STATES; i++) {
-		fsck_check(k, count[i] == e->frames[i], "an extent's count of a frame state is wrong", x);
+		fsck_check(k, count[i] == e->frames[i],
+			   "an extent's count of a frame state is wrong", x);
 		frames[i] += count[i];
 		bytes[i] += count[i] * s->page_bytes;
 	}
 	check_free_frames(k, x);
-	fsck_check(k, !(e->acked & ~e->mapped), "an engine acknowledged an extent that it was not sent", x);
-	fsck_check(k, g->engine == CORE_NONE || !(e->mapped & ~(1ull << g->engine)), "an engine maps another engine's extent", x);
-	fsck_check(k, !(e->mapped & ~s->engines), "an extent is mapped by an engine that is gone", x);
-	fsck_check(k, e->idle_listed == (!busy && !e->draining), "an extent is idle and not listed so, or the reverse", x);
+	fsck_check(k, !(e->acked & ~e->mapped),
+		   "an engine acknowledged an extent that it was not sent", x);
+	fsck_check(k, g->engine == CORE_NONE || !(e->mapped & ~(1ull << g->engine)),
+		   "an engine maps another engine's extent", x);
+	fsck_check(k, !(e->mapped & ~s->engines), "an extent is mapped by an engine that is gone",
+		   x);
+	fsck_check(k, e->idle_listed == (!busy && !e->draining),
+		   "an extent is idle and not listed so, or the reverse", x);
 	struct sums *sum = &sums[e->group];
 	sum->extents++;
 	sum->busy_extents += !!busy;
@@ -154,32 +177,45 @@ static void check_extents(struct check *k, struct sums *sums)
 		if (e->state == KVD_EXTENT_ASSIGNED)
 			check_assigned(k, x, sums, frames, bytes);
 		else
-			fsck_check(k, e->state == KVD_EXTENT_LEAVING || !e->mapped, "an extent without owner is mapped", x);
+			fsck_check(k, e->state == KVD_EXTENT_LEAVING || !e->mapped,
+				   "an extent without owner is mapped", x);
 	}
 	for (uint32_t i = 0; i < KVD_EXTENT_STATES; i++)
-		fsck_check(k, states[i] == c->extents_in[i], "the number of extents in a state is wrong", i);
+		fsck_check(k, states[i] == c->extents_in[i],
+			   "the number of extents in a state is wrong", i);
 	for (uint32_t i = 0; i < KVD_FRAME_STATES; i++) {
-		fsck_check(k, frames[i] == c->frames[i], "the number of frames in a state is wrong", i);
-		fsck_check(k, bytes[i] == c->frame_bytes[i], "the bytes of frames in a state are wrong", i);
+		fsck_check(k, frames[i] == c->frames[i], "the number of frames in a state is wrong",
+			   i);
+		fsck_check(k, bytes[i] == c->frame_bytes[i],
+			   "the bytes of frames in a state are wrong", i);
 		total += c->frame_bytes[i];
 	}
-	uint64_t whole = (uint64_t)states[KVD_EXTENT_BARE] + states[KVD_EXTENT_UNASSIGNED] + states[KVD_EXTENT_LEAVING] +
-			 states[KVD_EXTENT_SCRUB];
-	fsck_check(k, total + c->tail_bytes + whole * c->config.extent_bytes == c->config.pool_bytes,
-	      "the states do not add up to the pool; bytes accounted for", total + c->tail_bytes);
-	fsck_check(k, c->physical_bytes == bytes[KVD_FRAME_OPEN] + bytes[KVD_FRAME_SEALED] + bytes[KVD_FRAME_COOL],
-	      "physical bytes are not those of open, sealed and cool frames", c->physical_bytes);
-	fsck_check(k, c->pages.count == k->pages, "pages exist without a frame, or frames share one", c->pages.count);
-	fsck_check(k, c->unassigned.count == states[KVD_EXTENT_UNASSIGNED], "unassigned extents are not all listed", c->unassigned.count);
-	fsck_check(k, c->leaving.count == states[KVD_EXTENT_LEAVING], "leaving extents are not all listed", c->leaving.count);
+	uint64_t whole = (uint64_t)states[KVD_EXTENT_BARE] + states[KVD_EXTENT_UNASSIGNED] +
+			 states[KVD_EXTENT_LEAVING] + states[KVD_EXTENT_SCRUB];
+	fsck_check(
+		k, total + c->tail_bytes + whole * c->config.extent_bytes == c->config.pool_bytes,
+		"the states do not add up to the pool; bytes accounted for", total + c->tail_bytes);
+	fsck_check(k,
+		   c->physical_bytes ==
+			   bytes[KVD_FRAME_OPEN] + bytes[KVD_FRAME_SEALED] + bytes[KVD_FRAME_COOL],
+		   "physical bytes are not those of open, sealed and cool frames",
+		   c->physical_bytes);
+	fsck_check(k, c->pages.count == k->pages,
+		   "pages exist without a frame, or frames share one", c->pages.count);
+	fsck_check(k, c->unassigned.count == states[KVD_EXTENT_UNASSIGNED],
+		   "unassigned extents are not all listed", c->unassigned.count);
+	fsck_check(k, c->leaving.count == states[KVD_EXTENT_LEAVING],
+		   "leaving extents are not all listed", c->leaving.count);
 }
 
 static uint64_t frames_listed(struct check *k, const struct list *l, enum kvd_frame_state state)
 {
-	if (!fsck_list(k, LIST_FRAMES, l, k->c->layout.frames_max, "a list of retiring frames is broken"))
+	if (!fsck_list(k, LIST_FRAMES, l, k->c->layout.frames_max,
+		       "a list of retiring frames is broken"))
 		return 0;
 	for (uint32_t f = list_first(l); f != CORE_NONE; f = list_next(k->c, LIST_FRAMES, f))
-		fsck_check(k, frame_state(k->c, f) == state, "a frame in a retire list is in another state", f);
+		fsck_check(k, frame_state(k->c, f) == state,
+			   "a frame in a retire list is in another state", f);
 	return l->count;
 }
 
@@ -209,12 +245,16 @@ static void check_retire(struct check *k)
 		retiring += j->kind == JOB_SCRUB;
 	}
 	for (uint32_t x = 0; x < c->n_extents; x++)  /* frames that only wait for their pins */
-		for (uint32_t i = 0; extent_at(c, x)->state == KVD_EXTENT_ASSIGNED && i < extent_at(c, x)->high; i++)
+		for (uint32_t i = 0;
+		     extent_at(c, x)->state == KVD_EXTENT_ASSIGNED && i < extent_at(c, x)->high;
+		     i++)
 			retiring += !!(frame_at(c, (x << c->slot_bits) + i)->pins & FRAME_READY);
 	fsck_check(k, live == c->n_batches, "the number of retire batches is wrong", live);
 	fsck_check(k, jobs == c->jobs.count, "the number of mover jobs is wrong", jobs);
-	fsck_check(k, retiring == c->frames[KVD_FRAME_RETIRING], "a retiring frame is lost, or at two stations", retiring);
-	fsck_check(k, quarantined == c->frames[KVD_FRAME_QUARANTINED], "a quarantined frame is lost", quarantined);
+	fsck_check(k, retiring == c->frames[KVD_FRAME_RETIRING],
+		   "a retiring frame is lost, or at two stations", retiring);
+	fsck_check(k, quarantined == c->frames[KVD_FRAME_QUARANTINED],
+		   "a quarantined frame is lost", quarantined);
 }
 
 static void check_groups(struct check *k, const struct sums *sums)
@@ -226,32 +266,48 @@ static void check_groups(struct check *k, const struct sums *sums)
 		const struct group *g = &c->groups[i];
 		wanted += g->wanted;
 		busy += sums[i].busy_extents;
-		fsck_check(k, g->extents.count == sums[i].extents, "a group's extents are not all listed", i);
-		fsck_check(k, g->busy_extents == sums[i].busy_extents, "a group's count of busy extents is wrong", i);
-		fsck_check(k, g->busy_frames == sums[i].busy_frames, "a group's count of busy frames is wrong", i);
-		fsck_check(k, g->n_draining == sums[i].draining, "a group's count of draining extents is wrong", i);
-		fsck_check(k, g->retiring == sums[i].retiring, "a group's count of retiring frames is wrong", i);
-		fsck_check(k, g->n_unacked == sums[i].unacked, "a group's count of unacknowledged extents is wrong", i);
-		fsck_list(k, LIST_EXTENTS, &g->extents, c->n_extents, "a group's list of extents is broken");
-		fsck_list(k, LIST_IDLE, &g->idle, c->n_extents, "a group's list of idle extents is broken");
+		fsck_check(k, g->extents.count == sums[i].extents,
+			   "a group's extents are not all listed", i);
+		fsck_check(k, g->busy_extents == sums[i].busy_extents,
+			   "a group's count of busy extents is wrong", i);
+		fsck_check(k, g->busy_frames == sums[i].busy_frames,
+			   "a group's count of busy frames is wrong", i);
+		fsck_check(k, g->n_draining == sums[i].draining,
+			   "a group's count of draining extents is wrong", i);
+		fsck_check(k, g->retiring == sums[i].retiring,
+			   "a group's count of retiring frames is wrong", i);
+		fsck_check(k, g->n_unacked == sums[i].unacked,
+			   "a group's count of unacknowledged extents is wrong", i);
+		fsck_list(k, LIST_EXTENTS, &g->extents, c->n_extents,
+			  "a group's list of extents is broken");
+		fsck_list(k, LIST_IDLE, &g->idle, c->n_extents,
+			  "a group's list of idle extents is broken");
 		for (uint32_t b = 0; b < BUCKETS; b++) {
-			if (!fsck_list(k, LIST_PARTIAL, &g->partial[b], c->n_extents, "a list of partly free extents is broken"))
+			if (!fsck_list(k, LIST_PARTIAL, &g->partial[b], c->n_extents,
+				       "a list of partly free extents is broken"))
 				continue;
-			for (uint32_t x = list_first(&g->partial[b]); x != CORE_NONE; x = list_next(c, LIST_PARTIAL, x))
-				fsck_check(k, extent_at(c, x)->group == i && extent_at(c, x)->bucket == b + 1,
-				      "an extent is in the wrong list of partly free ones", x);
+			for (uint32_t x = list_first(&g->partial[b]); x != CORE_NONE;
+			     x = list_next(c, LIST_PARTIAL, x))
+				fsck_check(k,
+					   extent_at(c, x)->group == i &&
+						   extent_at(c, x)->bucket == b + 1,
+					   "an extent is in the wrong list of partly free ones", x);
 		}
-		if (fsck_list(k, LIST_COOL, &g->cool, c->pages.high + 1, "a list of cool pages is broken"))
-			for (uint32_t p = list_first(&g->cool); p != CORE_NONE; p = list_next(c, LIST_COOL, p))
-				fsck_check(k, frame_state(c, page_at(c, p)->frame) == KVD_FRAME_COOL && page_at(c, p)->cool_listed,
-				      "a page in use is in a reclaim list", p);
+		if (fsck_list(k, LIST_COOL, &g->cool, c->pages.high + 1,
+			      "a list of cool pages is broken"))
+			for (uint32_t p = list_first(&g->cool); p != CORE_NONE;
+			     p = list_next(c, LIST_COOL, p))
+				fsck_check(k,
+					   frame_state(c, page_at(c, p)->frame) == KVD_FRAME_COOL &&
+						   page_at(c, p)->cool_listed,
+					   "a page in use is in a reclaim list", p);
 	}
 	fsck_check(k, wanted == c->wanted, "the sum of wanted extents is wrong", wanted);
 	fsck_check(k, busy == c->busy_extents, "the number of busy extents is wrong", busy);
 }
 
-uint32_t core_fsck(const struct core *core, void (*report)(void *arg, const char *problem), void *arg,
-		   uint64_t *ret_pages)
+uint32_t core_fsck(const struct core *core, void (*report)(void *arg, const char *problem),
+		   void *arg, uint64_t *ret_pages)
 {
 	struct check k = { .c = core, .report = report, .arg = arg };
 	struct sums sums[GROUPS_MAX] = { 0 };

@@ -10,13 +10,14 @@ struct check {
 	void *arg;
 	uint32_t problems;
 	uint64_t pages;
-	bool broken;                   /* a number points outside its array: following it is not safe */
+	bool broken; /* a number points outside its array: following it is not safe */
 };
 
 /* Count a problem unless `ok`; the sentence gets the record's number. */
 void fsck_check(struct check *k, bool ok, const char *sentence, uint64_t number);
 /* Walk a list: links agree in both directions, count is right.  False: do not walk it. */
-bool fsck_list(struct check *k, enum list_kind kind, const struct list *l, uint64_t bound, const char *name);
+bool fsck_list(struct check *k, enum list_kind kind, const struct list *l, uint64_t bound,
+	       const char *name);
 void fsck_index(struct check *k);     /* nodes, claims, charges */
 void fsck_sequences(struct check *k); /* rows, holds, waits, promises, reservations */
 

@@ -5,7 +5,8 @@ static uint32_t claim_holds_counted(const struct core *c, const struct node *n, 
 {
 	uint32_t holds = 0;
 	for (uint32_t p = list_first(&n->copies); p != CORE_NONE; p = list_next(c, LIST_COPIES, p))
-		for (uint32_t h = list_first(&page_at(c, p)->holders); h != CORE_NONE; h = list_next(c, LIST_HOLDERS, h))
+		for (uint32_t h = list_first(&page_at(c, p)->holders); h != CORE_NONE;
+		     h = list_next(c, LIST_HOLDERS, h))
 			holds += hold_at(c, h)->claim == claim;
 	return holds;
 }
@@ -13,7 +14,8 @@ static uint32_t claim_holds_counted(const struct core *c, const struct node *n, 
 static uint32_t claim_children_counted(const struct core *c, const struct node *n, uint32_t domain)
 {
 	uint32_t children = 0;
-	for (uint32_t child = list_first(&n->children); child != CORE_NONE; child = list_next(c, LIST_CHILDREN, child)) {
+	for (uint32_t child = list_first(&n->children); child != CORE_NONE;
+	     child = list_next(c, LIST_CHILDREN, child)) {
 		uint32_t claim = claim_find(c, child, domain);
 		children += claim && claim_at(c, claim)->complete;
 	}
@@ -22,7 +24,8 @@ static uint32_t claim_children_counted(const struct core *c, const struct node *
 
 static void charge(const struct core *c, uint32_t tenant, uint64_t rss, uint64_t held)
 {
-	struct tenant *t = (struct tenant *)(uintptr_t)tenant_at(c, tenant); /* check_ fields only */
+	struct tenant *t =
+		(struct tenant *)(uintptr_t)tenant_at(c, tenant); /* check_ fields only */
 	t->check_rss += rss;
 	t->check_held += held;
 }
@@ -31,20 +34,28 @@ static void check_claim(struct check *k, uint32_t number, const struct node *n)
 {
 	const struct core *c = k->c;
 	const struct claim *claim = claim_at(c, number);
-	fsck_check(k, claim_find(c, claim->node, claim->domain) == number, "a claim is not found by its hash, or twice there", number);
-	fsck_check(k, claim->complete || claim->promiser || claim->waiters.count, "a claim is nobody's", number);
+	fsck_check(k, claim_find(c, claim->node, claim->domain) == number,
+		   "a claim is not found by its hash, or twice there", number);
+	fsck_check(k, claim->complete || claim->promiser || claim->waiters.count,
+		   "a claim is nobody's", number);
 	if (!claim->complete) {
-		fsck_check(k, !claim->holds && !claim->children && !claim->group, "a mere promise is used as a claim", number);
+		fsck_check(k, !claim->holds && !claim->children && !claim->group,
+			   "a mere promise is used as a claim", number);
 		return;
 	}
-	fsck_check(k, !claim->promiser && !claim->waiters.count, "a complete claim is still promised or waited for", number);
+	fsck_check(k, !claim->promiser && !claim->waiters.count,
+		   "a complete claim is still promised or waited for", number);
 	fsck_check(k, n->copies.count, "a claim's page has no copy", number);
 	uint32_t parent = n->parent ? claim_find(c, n->parent, claim->domain) : 0;
-	fsck_check(k, !n->parent || (parent && claim_at(c, parent)->complete), "a claim's chain does not reach its root", number);
-	fsck_check(k, claim->holds == claim_holds_counted(c, n, number), "a claim's holds are not its table slots", number);
-	fsck_check(k, claim->children == claim_children_counted(c, n, claim->domain), "a claim's count of children is wrong", number);
+	fsck_check(k, !n->parent || (parent && claim_at(c, parent)->complete),
+		   "a claim's chain does not reach its root", number);
+	fsck_check(k, claim->holds == claim_holds_counted(c, n, number),
+		   "a claim's holds are not its table slots", number);
+	fsck_check(k, claim->children == claim_children_counted(c, n, claim->domain),
+		   "a claim's count of children is wrong", number);
 	bool evictable = !claim->holds && !claim->children;
-	fsck_check(k, evictable == !!claim->group, "a claim is a reclaim candidate and not listed so, or the reverse", number);
+	fsck_check(k, evictable == !!claim->group,
+		   "a claim is a reclaim candidate and not listed so, or the reverse", number);
 	uint64_t bytes = page_bytes_of_space(c, n->space);
 	charge(c, claim->tenant, bytes, claim->holds ? bytes : 0);
 }
@@ -54,26 +65,42 @@ static void check_node(struct check *k, uint32_t number)
 	const struct core *c = k->c;
 	const struct node *n = node_at(c, number);
 	uint32_t complete = 0;
-	fsck_check(k, node_find(c, n->space, n->parent, n->tokens) == number, "a node is not found by its hash, or twice there", number);
-	fsck_check(k, !n->parent || (node_at(c, n->parent)->live && !node_at(c, n->parent)->next_free &&
-				node_at(c, n->parent)->depth + 1 == n->depth), "a node's parent is gone", number);
-	fsck_check(k, n->refs || n->copies.count || n->children.count || n->claims.count, "a node is nobody's", number);
-	if (fsck_list(k, LIST_COPIES, &n->copies, c->pages.high + 1, "a node's list of copies is broken"))
-		for (uint32_t p = list_first(&n->copies); p != CORE_NONE; p = list_next(c, LIST_COPIES, p)) {
+	fsck_check(k, node_find(c, n->space, n->parent, n->tokens) == number,
+		   "a node is not found by its hash, or twice there", number);
+	fsck_check(k,
+		   !n->parent ||
+			   (node_at(c, n->parent)->live && !node_at(c, n->parent)->next_free &&
+			    node_at(c, n->parent)->depth + 1 == n->depth),
+		   "a node's parent is gone", number);
+	fsck_check(k, n->refs || n->copies.count || n->children.count || n->claims.count || n->job,
+		   "a node is nobody's", number);
+	if (fsck_list(k, LIST_COPIES, &n->copies, c->pages.high + 1,
+		      "a node's list of copies is broken"))
+		for (uint32_t p = list_first(&n->copies); p != CORE_NONE;
+		     p = list_next(c, LIST_COPIES, p)) {
 			bool shared = !FRAME_COLOUR(frame_at(c, page_at(c, p)->frame)->word);
-			fsck_check(k, page_at(c, p)->node == number, "a copy does not name its node", p);
-			fsck_check(k, shared == (n->shared == p), "a node does not know its shared copy", number);
+			fsck_check(k, page_at(c, p)->node == number,
+				   "a copy does not name its node", p);
+			fsck_check(k, shared == (n->shared == p),
+				   "a node does not know its shared copy", number);
 		}
-	if (fsck_list(k, LIST_NODE_CLAIMS, &n->claims, c->claims.high + 1, "a node's list of claims is broken"))
-		for (uint32_t q = list_first(&n->claims); q != CORE_NONE; q = list_next(c, LIST_NODE_CLAIMS, q)) {
-			fsck_check(k, claim_at(c, q)->node == number, "a claim does not name its node", q);
+	if (fsck_list(k, LIST_NODE_CLAIMS, &n->claims, c->claims.high + 1,
+		      "a node's list of claims is broken"))
+		for (uint32_t q = list_first(&n->claims); q != CORE_NONE;
+		     q = list_next(c, LIST_NODE_CLAIMS, q)) {
+			fsck_check(k, claim_at(c, q)->node == number,
+				   "a claim does not name its node", q);
 			complete += !!claim_at(c, q)->complete;
 			check_claim(k, q, n);
 		}
 	fsck_check(k, complete == n->n_complete, "a node's count of claims is wrong", number);
-	fsck_list(k, LIST_CHILDREN, &n->children, c->nodes.high + 1, "a node's list of children is broken");
-	fsck_list(k, LIST_WAITERS, &n->waiters, c->config.seqs_max + 1, "a node's list of waiters is broken");
-	fsck_check(k, !n->job || (c->job[n->job].kind == JOB_SHARE && c->job[n->job].node == number), "a node's job is not its own", number);
+	fsck_list(k, LIST_CHILDREN, &n->children, c->nodes.high + 1,
+		  "a node's list of children is broken");
+	fsck_list(k, LIST_WAITERS, &n->waiters, c->config.seqs_max + 1,
+		  "a node's list of waiters is broken");
+	fsck_check(k,
+		   !n->job || (c->job[n->job].kind == JOB_SHARE && c->job[n->job].node == number),
+		   "a node's job is not its own", number);
 }
 
 void fsck_index(struct check *k)
@@ -101,19 +128,26 @@ void fsck_index(struct check *k)
 		charge(c, p->tenant, bytes, bytes);
 	}
 	for (uint32_t i = 0; i < GROUPS_MAX; i++)
-		if (fsck_list(k, LIST_LRU, &c->groups[i].lru, c->claims.high + 1, "a reclaim list is broken"))
-			for (uint32_t q = list_first(&c->groups[i].lru); q != CORE_NONE; q = list_next(c, LIST_LRU, q)) {
+		if (fsck_list(k, LIST_LRU, &c->groups[i].lru, c->claims.high + 1,
+			      "a reclaim list is broken"))
+			for (uint32_t q = list_first(&c->groups[i].lru); q != CORE_NONE;
+			     q = list_next(c, LIST_LRU, q)) {
 				in_lru++;
-				fsck_check(k, claim_at(c, q)->group == i + 1, "a claim is in another group's reclaim list", q);
+				fsck_check(k, claim_at(c, q)->group == i + 1,
+					   "a claim is in another group's reclaim list", q);
 			}
 	for (uint32_t t = 0; t < c->n_tenants; t++) {
 		const struct tenant *tenant = tenant_at(c, t);
-		fsck_check(k, tenant->rss_bytes == tenant->check_rss, "a tenant's charge is not what it has", t);
-		fsck_check(k, tenant->held_bytes == tenant->check_held, "a tenant's held bytes are not what its sequences hold", t);
-		if (fsck_list(k, LIST_TENANT_CLAIMS, &tenant->claims, c->claims.high + 1, "a tenant's reclaim list is broken"))
+		fsck_check(k, tenant->rss_bytes == tenant->check_rss,
+			   "a tenant's charge is not what it has", t);
+		fsck_check(k, tenant->held_bytes == tenant->check_held,
+			   "a tenant's held bytes are not what its sequences hold", t);
+		if (fsck_list(k, LIST_TENANT_CLAIMS, &tenant->claims, c->claims.high + 1,
+			      "a tenant's reclaim list is broken"))
 			listed += tenant->claims.count;
 	}
-	fsck_check(k, in_lru == listed, "a reclaim candidate is missing in its tenant's list", listed);
+	fsck_check(k, in_lru == listed, "a reclaim candidate is missing in its tenant's list",
+		   listed);
 }
 
 /* One table row: holds point at pages that list them, sealed in front, open behind. */
@@ -122,25 +156,38 @@ static uint64_t check_row(struct check *k, uint32_t seq, const struct seq *s, ui
 	const struct core *c = k->c;
 	const struct engine *e = &c->engines[s->engine];
 	uint64_t bytes = 0;
-	fsck_check(k, s->n_sealed <= s->n_pages && s->n_pages <= e->max_pages, "a sequence has more pages than its row", seq);
+	fsck_check(k, s->n_sealed <= s->n_pages && s->n_pages <= e->max_pages,
+		   "a sequence has more pages than its row", seq);
 	for (uint32_t i = 0; i < e->max_pages; i++) {
 		const struct hold *h = hold_at(c, s->row + i);
 		*ret_refs += !!h->node;
-		fsck_check(k, !!h->node == (i < s->n_nodes), "a table slot names a prompt page beyond the prompt, or lacks one", seq);
-		fsck_check(k, !!h->page == (i < s->n_pages), "a table row has a hole or a tail", seq);
+		fsck_check(k, !!h->node == (i < s->n_nodes),
+			   "a table slot names a prompt page beyond the prompt, or lacks one", seq);
+		fsck_check(k, !!h->page == (i < s->n_pages), "a table row has a hole or a tail",
+			   seq);
 		if (!h->page || i >= s->n_pages)
 			continue;
 		const struct page *p = page_at(c, h->page);
 		enum kvd_frame_state state = frame_state(c, p->frame);
 		bool copied = s->copy_from && s->copy_page == i;
-		fsck_check(k, p->state == PAGE_RESIDENT && !p->next_free && h->seq == seq, "a table slot names a page that is gone", seq);
-		fsck_check(k, state == (i < s->n_sealed || copied ? KVD_FRAME_SEALED : KVD_FRAME_OPEN) || (copied && state == KVD_FRAME_OPEN),
-		      "a table entry's frame is neither sealed in front nor open behind", p->frame);
-		fsck_check(k, !h->claim || claim_at(c, h->claim)->node == p->node, "a table slot's claim is on another page", seq);
-		fsck_check(k, !h->claim == !p->node, "a table slot uses an indexed page without a claim", seq);
-		uint32_t x = extent_of(c, p->frame), colour = FRAME_COLOUR(frame_at(c, p->frame)->word);
-		fsck_check(k, !colour || colour == s->engine + 1, "a sequence's table names another engine's frame", p->frame);
-		fsck_check(k, extent_at(c, x)->acked >> s->engine & 1u, "a table names a frame that the engine has not mapped", p->frame);
+		fsck_check(k, p->state == PAGE_RESIDENT && !p->next_free && h->seq == seq,
+			   "a table slot names a page that is gone", seq);
+		fsck_check(
+			k,
+			state == (i < s->n_sealed || copied ? KVD_FRAME_SEALED : KVD_FRAME_OPEN) ||
+				(copied && state == KVD_FRAME_OPEN),
+			"a table entry's frame is neither sealed in front nor open behind",
+			p->frame);
+		fsck_check(k, !h->claim || claim_at(c, h->claim)->node == p->node,
+			   "a table slot's claim is on another page", seq);
+		fsck_check(k, !h->claim == !p->node,
+			   "a table slot uses an indexed page without a claim", seq);
+		uint32_t x = extent_of(c, p->frame),
+			 colour = FRAME_COLOUR(frame_at(c, p->frame)->word);
+		fsck_check(k, !colour || colour == s->engine + 1,
+			   "a sequence's table names another engine's frame", p->frame);
+		fsck_check(k, extent_at(c, x)->acked >> s->engine & 1u,
+			   "a table names a frame that the engine has not mapped", p->frame);
 		bytes += page_bytes_of_space(c, e->space);
 	}
 	return bytes;
@@ -149,22 +196,33 @@ static uint64_t check_row(struct check *k, uint32_t seq, const struct seq *s, ui
 static void check_wait(struct check *k, uint32_t seq, const struct seq *s)
 {
 	bool waiting = s->wait != WAIT_NONE;
-	fsck_check(k, waiting == !!s->pending, "a sequence waits without owing an answer, or owes one and waits for nothing", seq);
-	fsck_check(k, s->state != SEQ_WAITING || s->pending == KVD_SEQ_OPEN || s->pending == KVD_SEQ_RESUME,
-	      "a sequence in the queue was not opened or resumed", seq);
-	fsck_check(k, s->state == SEQ_RUNNING || s->state == SEQ_WAITING || !waiting, "a sequence that does not run waits", seq);
-	fsck_check(k, s->wait != WAIT_PROMISE || !s->promises.count, "a sequence waits for a promise and holds promises", seq);
-	fsck_check(k, s->state == SEQ_RUNNING || (!s->n_pages && !s->reserved && !s->promises.count),
-	      "a sequence that does not run holds memory or promises", seq);
-	if (fsck_list(k, LIST_PROMISES, &s->promises, k->c->claims.high + 1, "a list of promises is broken"))
-		for (uint32_t q = list_first(&s->promises); q != CORE_NONE; q = list_next(k->c, LIST_PROMISES, q))
-			fsck_check(k, claim_at(k->c, q)->promiser == seq, "a promise is another sequence's", q);
+	fsck_check(k, waiting == !!s->pending,
+		   "a sequence waits without owing an answer, or owes one and waits for nothing",
+		   seq);
+	fsck_check(k,
+		   s->state != SEQ_WAITING || s->pending == KVD_SEQ_OPEN ||
+			   s->pending == KVD_SEQ_RESUME,
+		   "a sequence in the queue was not opened or resumed", seq);
+	fsck_check(k, s->state == SEQ_RUNNING || s->state == SEQ_WAITING || !waiting,
+		   "a sequence that does not run waits", seq);
+	fsck_check(k, s->wait != WAIT_PROMISE || !s->promises.count,
+		   "a sequence waits for a promise and holds promises", seq);
+	fsck_check(k,
+		   s->state == SEQ_RUNNING || (!s->n_pages && !s->reserved && !s->promises.count),
+		   "a sequence that does not run holds memory or promises", seq);
+	if (fsck_list(k, LIST_PROMISES, &s->promises, k->c->claims.high + 1,
+		      "a list of promises is broken"))
+		for (uint32_t q = list_first(&s->promises); q != CORE_NONE;
+		     q = list_next(k->c, LIST_PROMISES, q))
+			fsck_check(k, claim_at(k->c, q)->promiser == seq,
+				   "a promise is another sequence's", q);
 }
 
 void fsck_sequences(struct check *k)
 {
 	const struct core *c = k->c;
-	uint64_t holds = 0, held_bytes = 0, refs = 0, node_refs = 0, page_holds = 0, claim_bytes = 0;
+	uint64_t holds = 0, held_bytes = 0, refs = 0, node_refs = 0, page_holds = 0,
+		 claim_bytes = 0;
 	uint64_t reserved[GROUPS_MAX] = { 0 };
 	uint32_t running = 0, waiting = 0;
 	for (uint32_t i = 0; i < CORE_ENGINES_MAX; i++) {
@@ -179,36 +237,50 @@ void fsck_sequences(struct check *k)
 			check_wait(k, e->seq_base + n, s);
 			holds += s->n_pages;
 			reserved[i] += s->reserved;
-			((struct tenant *)(uintptr_t)tenant_at(c, s->tenant))->check_reserved += s->reserved * page_bytes_of_space(c, e->space);
+			((struct tenant *)(uintptr_t)tenant_at(c, s->tenant))->check_reserved +=
+				s->reserved * page_bytes_of_space(c, e->space);
 			running += s->state == SEQ_RUNNING;
 			waiting += s->wait == WAIT_QUEUE || s->wait == WAIT_MEMORY;
 		}
-		fsck_check(k, e->state != ENGINE_LIVE || live == e->n_seqs, "an engine's number of sequences is wrong", i);
+		fsck_check(k, e->state != ENGINE_LIVE || live == e->n_seqs,
+			   "an engine's number of sequences is wrong", i);
 	}
 	for (uint32_t i = 1; i <= c->pages.high; i++) {
 		const struct page *p = page_at(c, i);
 		if (p->next_free || p->state != PAGE_RESIDENT)
 			continue;
 		page_holds += p->holders.count;
-		if (fsck_list(k, LIST_HOLDERS, &p->holders, c->config.holds_max, "a page's list of holders is broken"))
-			for (uint32_t h = list_first(&p->holders); h != CORE_NONE; h = list_next(c, LIST_HOLDERS, h))
-				fsck_check(k, hold_at(c, h)->page == i, "a page's holder holds another page", i);
+		if (fsck_list(k, LIST_HOLDERS, &p->holders, c->config.holds_max,
+			      "a page's list of holders is broken"))
+			for (uint32_t h = list_first(&p->holders); h != CORE_NONE;
+			     h = list_next(c, LIST_HOLDERS, h))
+				fsck_check(k, hold_at(c, h)->page == i,
+					   "a page's holder holds another page", i);
 	}
 	for (uint32_t i = 1; i <= c->nodes.high; i++)
 		node_refs += node_at(c, i)->next_free ? 0 : node_at(c, i)->refs;
 	for (uint32_t i = 1; i <= c->claims.high; i++)
-		if (!claim_at(c, i)->next_free && claim_at(c, i)->complete && !claim_at(c, i)->holds)
-			claim_bytes += page_bytes_of_space(c, node_at(c, claim_at(c, i)->node)->space);
-	fsck_check(k, holds == page_holds, "table entries and pages' holders differ in number", page_holds);
-	fsck_check(k, refs == node_refs, "table slots and nodes' references differ in number", node_refs);
-	fsck_check(k, c->logical_bytes == held_bytes + claim_bytes, "logical bytes are not table entries plus cached claims", c->logical_bytes);
+		if (!claim_at(c, i)->next_free && claim_at(c, i)->complete &&
+		    !claim_at(c, i)->holds)
+			claim_bytes +=
+				page_bytes_of_space(c, node_at(c, claim_at(c, i)->node)->space);
+	fsck_check(k, holds == page_holds, "table entries and pages' holders differ in number",
+		   page_holds);
+	fsck_check(k, refs == node_refs, "table slots and nodes' references differ in number",
+		   node_refs);
+	fsck_check(k, c->logical_bytes == held_bytes + claim_bytes,
+		   "logical bytes are not table entries plus cached claims", c->logical_bytes);
 	fsck_check(k, c->running.count == running, "running sequences are not all listed", running);
 	fsck_check(k, c->waiting == waiting, "the number of waiting sequences is wrong", waiting);
 	for (uint32_t i = 0; i < GROUPS_MAX; i++)
-		fsck_check(k, c->groups[i].reserved == reserved[i], "a group's reservations are not its sequences'", i);
+		fsck_check(k, c->groups[i].reserved == reserved[i],
+			   "a group's reservations are not its sequences'", i);
 	for (uint32_t t = 0; t < c->n_tenants; t++)
-		fsck_check(k, tenant_at(c, t)->reserved_bytes == tenant_at(c, t)->check_reserved, "a tenant's reservations are not its sequences'", t);
+		fsck_check(k, tenant_at(c, t)->reserved_bytes == tenant_at(c, t)->check_reserved,
+			   "a tenant's reservations are not its sequences'", t);
 	fsck_list(k, LIST_WAITERS, &c->queue, c->config.seqs_max + 1, "the queue is broken");
-	fsck_list(k, LIST_RUNNING, &c->running, c->config.seqs_max + 1, "the list of running sequences is broken");
-	fsck_list(k, LIST_PROMISERS, &c->promisers, c->config.seqs_max + 1, "the list of promisers is broken");
+	fsck_list(k, LIST_RUNNING, &c->running, c->config.seqs_max + 1,
+		  "the list of running sequences is broken");
+	fsck_list(k, LIST_PROMISERS, &c->promisers, c->config.seqs_max + 1,
+		  "the list of promisers is broken");
 }

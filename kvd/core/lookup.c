@@ -5,14 +5,15 @@
  * Where it stops, it waits for one of three things, or computes:
  *   promise  another sequence of its domain computes the page right now (single flight)
  *   share    the only copies are in other engines' colours: a copy into the shared one is under way
- *   ack      a copy is there (a shared one, or one of the colour this engine took over), but the engine
- *            has not mapped its extent yet
+ *   ack      a copy is there (a shared one, or one of the colour this engine took over), but the
+ *            engine has not mapped its extent yet
  *
- * A sequence that computes promises the run of pages that nobody else has or promises.  No deadlock:
- * a sequence that waits for a promise gives up all its own first, so a promiser never waits for a
- * promise; and only admitted sequences promise, whose prompt pages are reserved, so a promiser never
- * waits for memory that a waiter has.  A promiser that seals nothing for promise_usec is passed
- * over: its promises break, waiters wake in order of arrival and the first computes. */
+ * A sequence that computes promises the run of pages that nobody else has or promises.  No
+ * deadlock: a sequence that waits for a promise gives up all its own first, so a promiser never
+ * waits for a promise; and only admitted sequences promise, whose prompt pages are reserved, so a
+ * promiser never waits for memory that a waiter has.  A promiser that seals nothing for
+ * promise_usec is passed over: its promises break, waiters wake in order of arrival and the first
+ * computes. */
 #include "kvd/core/parts.h"
 
 void wake_all(const struct core *c, const struct list *waiters)
@@ -21,13 +22,15 @@ void wake_all(const struct core *c, const struct list *waiters)
 		seq_wake(c, list_first(waiters));
 }
 
-/* The copy to take: of the shared colour if the engine has mapped it, else of its own.  Own extents may
- * be unmapped too: those that the engine took over with the colour of a dead one. */
-static enum probe copy_probe(const struct core *c, const struct seq *s, uint32_t node, uint32_t *ret_record)
+/* The copy to take: of the shared colour if the engine has mapped it, else of its own.  Own extents
+ * may be unmapped too: those that the engine took over with the colour of a dead one. */
+static enum probe copy_probe(const struct core *c, const struct seq *s, uint32_t node,
+			     uint32_t *ret_record)
 {
 	const struct node *n = node_at(c, node);
 	enum probe found = PROBE_MISS;
-	for (uint32_t p = list_first(&n->copies); p != CORE_NONE; p = list_next(c, LIST_COPIES, p)) {
+	for (uint32_t p = list_first(&n->copies); p != CORE_NONE;
+	     p = list_next(c, LIST_COPIES, p)) {
 		if (!page_serves(c, p, s->tenant, s->domain))
 			continue;
 		uint32_t x = extent_of(c, page_at(c, p)->frame);
@@ -49,8 +52,8 @@ static enum probe copy_probe(const struct core *c, const struct seq *s, uint32_t
 	return found;
 }
 
-/* What the index says about page `index` of the prompt.  ret_record: HIT a page, SHARE a node, ACK an
- * extent, PROMISED a claim. */
+/* What the index says about page `index` of the prompt.  ret_record: HIT a page, SHARE a node, ACK
+ * an extent, PROMISED a claim. */
 enum probe lookup_probe(const struct core *c, uint32_t seq, uint32_t index, uint32_t *ret_record)
 {
 	const struct seq *s = seq_at(c, seq);
@@ -126,7 +129,8 @@ void promise_break_all(const struct core *c, uint32_t seq)
 	const struct seq *s = seq_at(c, seq);
 	while (s->promises.count) {
 		uint32_t number = list_first(&s->promises);
-		wake_all(c, &claim_at(c, number)->waiters); /* while the promise still keeps the record */
+		wake_all(c, &claim_at(c, number)
+				     ->waiters); /* while the promise still keeps the record */
 		promise_remove(c, number);
 		claim_maybe_free(c, number);
 	}
@@ -136,14 +140,16 @@ void promise_tick(const struct core *c)
 {
 	for (;;) {
 		uint32_t seq = list_first(&c->promisers);
-		if (seq == CORE_NONE || seq_at(c, seq)->progress_usec + c->config.promise_usec > c->now_usec)
+		if (seq == CORE_NONE ||
+		    seq_at(c, seq)->progress_usec + c->config.promise_usec > c->now_usec)
 			return;
 		promise_break_all(c, seq);
 	}
 }
 
-/* Wait for the last page of the run that the same sequence promises from `index` on: pages are sealed
- * in order, so then all of the run are there.  False: the page there is not promised by another. */
+/* Wait for the last page of the run that the same sequence promises from `index` on: pages are
+ * sealed in order, so then all of the run are there.  False: the page there is not promised by
+ * another. */
 bool lookup_wait_promise(const struct core *c, uint32_t seq, uint32_t index)
 {
 	const struct seq *s = seq_at(c, seq);
@@ -163,8 +169,8 @@ bool lookup_wait_promise(const struct core *c, uint32_t seq, uint32_t index)
 	return true;
 }
 
-/* Take one page into the table at the first unsealed index; false: that would break what others have
- * been promised. */
+/* Take one page into the table at the first unsealed index; false: that would break what others
+ * have been promised. */
 static bool take_one(const struct core *c, uint32_t seq, uint32_t index, uint32_t page)
 {
 	const struct seq *s = seq_at(c, seq);
@@ -192,7 +198,8 @@ static bool take_one(const struct core *c, uint32_t seq, uint32_t index, uint32_
 	return true;
 }
 
-/* Ask for copies of the pages from `index` on that only other engines have.  False: none is coming. */
+/* Ask for copies of the pages from `index` on that only other engines have.  False: none is coming.
+ *  */
 static bool share_ahead(const struct core *c, uint32_t seq, uint32_t index)
 {
 	const struct seq *s = seq_at(c, seq);
@@ -206,8 +213,8 @@ static bool share_ahead(const struct core *c, uint32_t seq, uint32_t index)
 	return first;
 }
 
-/* Does the prompt's next node follow the page that is in the table?  An engine may have sealed other
- * tokens than its prompt's. */
+/* Does the prompt's next node follow the page that is in the table?  An engine may have sealed
+ * other tokens than its prompt's. */
 static bool chain_intact(const struct core *c, const struct seq *s)
 {
 	uint32_t index = s->n_sealed;
@@ -225,7 +232,8 @@ bool lookup_take(const struct core *c, uint32_t seq)
 	enum probe found;
 	if (!chain_intact(c, s))
 		return false;
-	while ((found = lookup_probe(c, seq, index, &record)) == PROBE_HIT && take_one(c, seq, index, record))
+	while ((found = lookup_probe(c, seq, index, &record)) == PROBE_HIT &&
+	       take_one(c, seq, index, record))
 		index++;
 	act_row(c, seq, first, index);
 	switch (found) {

@@ -1,12 +1,12 @@
 /* page.c - pages and the table slots that hold them.
  *
- * A page is the K and V of 16 tokens, RESIDENT in one frame.  In the index it is one copy of a node's
- * content (prefix.c); outside it (being written, or its sequence is not indexed) it belongs to the
- * tenant who made it.  A hold is one entry of one sequence's table; it names its page, the claim by
- * which its domain may use it, and the node that the prompt has at this place.
+ * A page is the K and V of 16 tokens, RESIDENT in one frame.  In the index it is one copy of a
+ * node's content (prefix.c); outside it (being written, or its sequence is not indexed) it belongs
+ * to the tenant who made it.  A hold is one entry of one sequence's table; it names its page, the
+ * claim by which its domain may use it, and the node that the prompt has at this place.
  *
- * Invariants: OPEN <=> the page has exactly one holder and no node.  SEALED <=> at least one holder.
- * COOL <=> no holder, a node, and a complete claim on it. */
+ * Invariants: OPEN <=> the page has exactly one holder and no node.  SEALED <=> at least one
+ * holder. COOL <=> no holder, a node, and a complete claim on it. */
 #include "kvd/core/parts.h"
 
 static uint32_t page_group(const struct core *c, uint32_t p)
@@ -20,7 +20,8 @@ static uint64_t bytes_of(const struct core *c, uint32_t p)
 }
 
 /* charged: its tenant pays for the page itself, until a claim does. */
-uint32_t page_new(const struct core *c, uint32_t frame, uint32_t tenant, uint32_t domain, bool charged)
+uint32_t page_new(const struct core *c, uint32_t frame, uint32_t tenant, uint32_t domain,
+		  bool charged)
 {
 	uint32_t number = pool_take(c, POOL_PAGES);
 	assert(number);                      /* as many pages as frames */
@@ -33,7 +34,8 @@ uint32_t page_new(const struct core *c, uint32_t frame, uint32_t tenant, uint32_
 	SET(p->state, PAGE_RESIDENT);
 	SET(frame_at(c, frame)->page, number);
 	if (charged)
-		tenant_charge(c, tenant, (int64_t)bytes_of(c, number), (int64_t)bytes_of(c, number));
+		tenant_charge(c, tenant, (int64_t)bytes_of(c, number),
+			      (int64_t)bytes_of(c, number));
 	return number;
 }
 
@@ -81,7 +83,8 @@ void page_drop(const struct core *c, uint32_t number, bool seen)
 			share_forget(c, node);
 		}
 	} else {
-		tenant_charge(c, p->tenant, -(int64_t)bytes_of(c, number), -(int64_t)bytes_of(c, number));
+		tenant_charge(c, p->tenant, -(int64_t)bytes_of(c, number),
+			      -(int64_t)bytes_of(c, number));
 	}
 	SET(frame_at(c, frame)->page, 0);
 	pool_return(c, POOL_PAGES, number);
@@ -90,8 +93,8 @@ void page_drop(const struct core *c, uint32_t number, bool seen)
 		node_maybe_free(c, node);
 }
 
-/* May a sequence of this tenant and domain use the copy?  The index has already said that its domain
- * may skip computing; this is about whose bytes it reads. */
+/* May a sequence of this tenant and domain use the copy?  The index has already said that its
+ * domain may skip computing; this is about whose bytes it reads. */
 bool page_serves(const struct core *c, uint32_t number, uint32_t tenant, uint32_t domain)
 {
 	const struct page *p = page_at(c, number);
@@ -122,7 +125,8 @@ bool page_redundant(const struct core *c, uint32_t number)
 	const struct node *n = node_at(c, p->node);
 	if (n->shared == number)
 		return false;
-	for (uint32_t q = list_first(&n->copies); q != CORE_NONE; q = list_next(c, LIST_COPIES, q)) {
+	for (uint32_t q = list_first(&n->copies); q != CORE_NONE;
+	     q = list_next(c, LIST_COPIES, q)) {
 		if (q == number || !page_serves(c, q, p->tenant, p->domain))
 			continue;
 		if (page_group(c, q) == group || (q == n->shared && !n->never_merge))

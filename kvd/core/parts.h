@@ -11,12 +11,15 @@
  * worst unit fits; the handler of an event has its own share (book.c, items_max). */
 bool act_room(const struct core *c);
 void act_complete(const struct core *c, uint32_t engine, const struct kvd_cqe *cqe);
-void act_row(const struct core *c, uint32_t seq, uint32_t from, uint32_t to); /* publish [from, to) */
+void act_row(const struct core *c, uint32_t seq, uint32_t from,
+	     uint32_t to); /* publish [from, to) */
 void act_entry(const struct core *c, uint32_t seq, uint32_t page);
-void act_extent(const struct core *c, enum item_kind kind, uint32_t engine, uint32_t extent, bool writable);
+void act_extent(const struct core *c, enum item_kind kind, uint32_t engine, uint32_t extent,
+		bool writable);
 void act_move(const struct core *c, uint32_t job);
 void act_stamp(const struct core *c);
-void act_attached(const struct core *c, uint32_t engine, uint32_t status, uint64_t need, uint64_t have);
+void act_attached(const struct core *c, uint32_t engine, uint32_t status, uint64_t need,
+		  uint64_t have);
 enum alarm_kind { ALARM_MERGE_MISMATCH = 1, ALARM_TENANTS_FULL, ALARM_DOMAINS_FULL };
 void act_alarm(const struct core *c, enum alarm_kind kind, uint32_t a, uint32_t b);
 
@@ -41,10 +44,12 @@ void space_maybe_free(const struct core *c, uint32_t space);
 /* extent.c */
 bool extent_assign(const struct core *c, uint32_t group); /* false: none populated */
 void extent_map(const struct core *c, uint32_t extent, uint32_t engine);
-bool extent_ack(const struct core *c, uint32_t engine, uint32_t extent, uint32_t count); /* false: nonsense */
+bool extent_ack(const struct core *c, uint32_t engine, uint32_t extent,
+		uint32_t count); /* false: nonsense */
 void extent_unmapped(const struct core *c, uint32_t extent, uint32_t engine);
 void extent_populated(const struct core *c, uint32_t extent);
-void extent_counts_changed(const struct core *c, uint32_t extent, enum kvd_frame_state from, enum kvd_frame_state to);
+void extent_counts_changed(const struct core *c, uint32_t extent, enum kvd_frame_state from,
+			   enum kvd_frame_state to);
 void extent_owner_died(const struct core *c, uint32_t extent);
 void extent_drain(const struct core *c, uint32_t extent);
 void extent_maybe_leave(const struct core *c, uint32_t extent);
@@ -53,13 +58,14 @@ void extent_pump(const struct core *c);
 void group_recount(const struct core *c, uint32_t group);
 void group_reserve(const struct core *c, uint32_t group, int64_t frames);
 bool core_fits(const struct core *c);          /* every reservation can be met */
-bool extent_spare(const struct core *c, uint32_t group); /* one more extent for it hurts no reservation */
+bool extent_spare(const struct core *c,
+		  uint32_t group); /* one more extent for it hurts no reservation */
 uint32_t extents_coming(const struct core *c); /* on their way to UNASSIGNED */
 
 /* frame.c */
 void frame_move(const struct core *c, uint32_t frame, enum kvd_frame_state to, uint32_t owner);
-uint32_t frame_take(const struct core *c, uint32_t group, uint32_t prefer_extent, enum kvd_frame_state to,
-		    uint32_t owner);       /* CORE_NONE: none usable now */
+uint32_t frame_take(const struct core *c, uint32_t group, uint32_t prefer_extent,
+		    enum kvd_frame_state to, uint32_t owner); /* CORE_NONE: none usable now */
 
 /* retire.c */
 void frame_retire(const struct core *c, uint32_t frame, bool seen); /* seen: a table named it */
@@ -70,19 +76,23 @@ void retire_done(const struct core *c, const uint64_t *done);
 void retire_engine_quiet(const struct core *c, uint32_t engine);
 void retire_pump(const struct core *c);
 uint32_t job_new(const struct core *c, enum job_kind kind, enum core_move move, uint32_t group,
-		 uint32_t source, uint32_t peer, uint32_t target); /* 0: none free; pins source, peer */
+		 uint32_t source, uint32_t peer,
+		 uint32_t target); /* 0: none free; pins source, peer */
 void job_start(const struct core *c, uint32_t job);
 void job_moved(const struct core *c, const struct core_event *event);
 
 /* page.c: pages and the table slots that hold them */
-uint32_t page_new(const struct core *c, uint32_t frame, uint32_t tenant, uint32_t domain, bool charged);
-void page_index(const struct core *c, uint32_t page, uint32_t node);  /* its content has this identity */
+uint32_t page_new(const struct core *c, uint32_t frame, uint32_t tenant, uint32_t domain,
+		  bool charged);
+void page_index(const struct core *c, uint32_t page,
+		uint32_t node); /* its content has this identity */
 void page_drop(const struct core *c, uint32_t page, bool seen);  /* its frame retires */
 void page_tidy(const struct core *c, uint32_t page);             /* nobody holds it: cool or drop */
 void hold_take(const struct core *c, uint32_t seq, uint32_t index, uint32_t page, uint32_t claim);
 void hold_claim(const struct core *c, uint32_t seq, uint32_t index, uint32_t claim);
 void hold_drop(const struct core *c, uint32_t seq, uint32_t index);
-void hold_switch(const struct core *c, uint32_t hold, uint32_t page); /* same content, other frame */
+void hold_switch(const struct core *c, uint32_t hold,
+		 uint32_t page); /* same content, other frame */
 bool page_open(const struct core *c, uint32_t seq, uint32_t index);   /* false: no frame now */
 bool page_redundant(const struct core *c, uint32_t page);
 bool page_serves(const struct core *c, uint32_t page, uint32_t tenant, uint32_t domain);
@@ -90,7 +100,8 @@ bool page_may_share(const struct core *c, uint32_t page);
 
 /* prefix.c: nodes and claims */
 uint32_t node_find(const struct core *c, uint32_t space, uint32_t parent, const int32_t *tokens);
-uint32_t node_find_or_make(const struct core *c, uint32_t space, uint32_t parent, const int32_t *tokens);
+uint32_t node_find_or_make(const struct core *c, uint32_t space, uint32_t parent,
+			   const int32_t *tokens);
 void node_ref(const struct core *c, uint32_t node);
 void node_unref(const struct core *c, uint32_t node);
 void node_maybe_free(const struct core *c, uint32_t node);
@@ -99,7 +110,7 @@ uint32_t claim_find_or_make(const struct core *c, uint32_t node, uint32_t domain
 void claim_complete(const struct core *c, uint32_t claim, uint32_t tenant, uint32_t home);
 void claim_relist(const struct core *c, uint32_t claim);
 void claim_maybe_free(const struct core *c, uint32_t claim);
-void claim_drop(const struct core *c, uint32_t claim);   /* forget it; frees what nobody else wants */
+void claim_drop(const struct core *c, uint32_t claim); /* forget it; frees what nobody else wants */
 
 /* lookup.c: what a sequence may take, what it waits for, promises */
 enum probe { PROBE_MISS = 0, PROBE_HIT, PROBE_SHARE, PROBE_ACK, PROBE_PROMISED };
@@ -113,7 +124,8 @@ void wake_all(const struct core *c, const struct list *waiters);
 
 /* share.c */
 bool share_request(const struct core *c, uint32_t node); /* false: cannot be had */
-void share_consider(const struct core *c, uint32_t node); /* after a seal: queue a merge if one is due */
+void share_consider(const struct core *c,
+		    uint32_t node); /* after a seal: queue a merge if one is due */
 void share_moved(const struct core *c, uint32_t job, const struct core_event *event);
 void share_acked(const struct core *c, uint32_t extent);
 void share_forget(const struct core *c, uint32_t node);
@@ -126,19 +138,23 @@ void seq_grow(const struct core *c, const struct core_event *event, uint32_t seq
 void seq_seal(const struct core *c, const struct core_event *event, uint32_t seq);
 void seq_fork(const struct core *c, const struct core_event *event, uint32_t seq);
 void seq_truncate(const struct core *c, const struct core_event *event, uint32_t seq);
-bool seq_fill(const struct core *c, uint32_t seq);        /* true: it has all it waited for, and is answered */
+bool seq_fill(const struct core *c,
+	      uint32_t seq); /* true: it has all it waited for, and is answered */
 void seq_copied(const struct core *c, uint32_t job, bool ok);
 void seq_continue(const struct core *c, uint32_t seq);   /* whatever it waited for may be there */
-void seq_complete(const struct core *c, uint32_t seq, uint32_t status); /* answers the pending verb */
+void seq_complete(const struct core *c, uint32_t seq,
+		  uint32_t status); /* answers the pending verb */
 void seq_wait(const struct core *c, uint32_t seq, enum seq_wait kind, uint32_t on);
 void seq_unwait(const struct core *c, uint32_t seq);
 void seq_wake(const struct core *c, uint32_t seq);
-void seq_release(const struct core *c, uint32_t seq);    /* all holds, reservation, promises, waits */
+void seq_release(const struct core *c, uint32_t seq); /* all holds, reservation, promises, waits */
 void seq_end(const struct core *c, uint32_t seq);
 void seq_reserve(const struct core *c, uint32_t seq, int64_t pages);
-void seq_cut(const struct core *c, uint32_t seq, uint32_t n_pages); /* drop table entries from n_pages on */
+void seq_cut(const struct core *c, uint32_t seq,
+	     uint32_t n_pages); /* drop table entries from n_pages on */
 void seq_answer(const struct core *c, const struct core_event *event, uint32_t status);
-uint32_t seq_new(const struct core *c, uint32_t engine, uint32_t slot, uint32_t tenant, uint32_t domain);
+uint32_t seq_new(const struct core *c, uint32_t engine, uint32_t slot, uint32_t tenant,
+		 uint32_t domain);
 void seq_grow_on(const struct core *c, uint32_t seq);
 uint64_t pool_pages(const struct core *c, uint32_t engine);
 
@@ -146,16 +162,18 @@ uint64_t pool_pages(const struct core *c, uint32_t engine);
 void admit_enqueue(const struct core *c, uint32_t seq);
 void admit_run(const struct core *c, uint32_t seq);      /* state RUNNING, into the lists by age */
 void admit_stop(const struct core *c, uint32_t seq);
-bool admit_reserve(const struct core *c, uint32_t seq, uint32_t pages); /* false: seq itself was preempted */
+bool admit_reserve(const struct core *c, uint32_t seq,
+		   uint32_t pages); /* false: seq itself was preempted */
 void admit_preempt(const struct core *c, uint32_t seq);
 void admit_pump(const struct core *c);
-void admit_serve(const struct core *c);                  /* groups whose sequences wait for frames */
+void admit_serve(const struct core *c); /* groups whose sequences wait for frames */
 
 /* reclaim.c */
 struct reclaim_candidate { uint32_t claim, node; uint64_t used_usec; uint64_t frees_bytes; };
-uint32_t reclaim_plan(const struct core *c, uint32_t group, struct reclaim_candidate *ret, uint32_t max);
+uint32_t reclaim_plan(const struct core *c, uint32_t group, struct reclaim_candidate *ret,
+		      uint32_t max);
 uint32_t reclaim_run(const struct core *c, uint32_t group, uint32_t n_frames);
-bool reclaim_claim(const struct core *c);                          /* false: every claim is in use */
+bool reclaim_claim(const struct core *c); /* false: every claim is in use */
 bool reclaim_page(const struct core *c, uint32_t page);
 uint64_t reclaim_oldest_usec(const struct core *c, uint32_t group);
 void reclaim_tenant(const struct core *c, uint32_t tenant, uint64_t bytes);

@@ -1,9 +1,9 @@
 /* prefix.c - the prefix index: nodes (content identity) and claims (who may skip computing it).
  *
- * A node is (space, parent node, 16 tokens), unique, found by a keyed hash and then compared token by
- * token.  It lives while it has a copy, a claim, a child, or a table slot that names it as its
- * prompt.  A claim is (node, domain): complete once a sequence of the domain has sealed the page, or
- * only promised by one that computes it now (lookup.c).
+ * A node is (space, parent node, 16 tokens), unique, found by a keyed hash and then compared token
+ * by token.  It lives while it has a copy, a claim, a child, or a table slot that names it as its
+ * prompt.  A claim is (node, domain): complete once a sequence of the domain has sealed the page,
+ * or only promised by one that computes it now (lookup.c).
  *
  * Invariants: a complete claim's node has a copy; a complete claim on a node means one of the same
  * domain on its parent (a chain is claimed from its root on); children counts those. */
@@ -14,7 +14,8 @@ static const uint32_t *bucket_at(const struct core *c, uint64_t base, uint32_t h
 	return (const uint32_t *)((const char *)c + base) + (hash & (c->layout.buckets_max - 1));
 }
 
-static uint32_t node_hash(const struct core *c, uint32_t space, uint32_t parent, const int32_t *tokens)
+static uint32_t node_hash(const struct core *c, uint32_t space, uint32_t parent,
+			  const int32_t *tokens)
 {
 	uint64_t words[1 + KVD_PAGE_TOKENS / 2];
 	words[0] = (uint64_t)space << 32 | parent;
@@ -22,9 +23,11 @@ static uint32_t node_hash(const struct core *c, uint32_t space, uint32_t parent,
 	return (uint32_t)siphash_words(c->config.hash_key, words, 1 + KVD_PAGE_TOKENS / 2);
 }
 
-static uint32_t node_find_hashed(const struct core *c, uint32_t space, uint32_t parent, const int32_t *tokens, uint32_t hash)
+static uint32_t node_find_hashed(const struct core *c, uint32_t space, uint32_t parent,
+				 const int32_t *tokens, uint32_t hash)
 {
-	for (uint32_t i = *bucket_at(c, c->layout.at_node_hash, hash); i; i = node_at(c, i)->hash_next) {
+	for (uint32_t i = *bucket_at(c, c->layout.at_node_hash, hash); i;
+	     i = node_at(c, i)->hash_next) {
 		const struct node *n = node_at(c, i);
 		if (n->hash == hash && n->space == space && n->parent == parent &&
 		    !memcmp(n->tokens, tokens, sizeof(n->tokens)))
@@ -39,9 +42,11 @@ uint32_t node_find(const struct core *c, uint32_t space, uint32_t parent, const 
 }
 
 /* 0: the pool of nodes is full. */
-uint32_t node_find_or_make(const struct core *c, uint32_t space, uint32_t parent, const int32_t *tokens)
+uint32_t node_find_or_make(const struct core *c, uint32_t space, uint32_t parent,
+			   const int32_t *tokens)
 {
-	uint32_t hash = node_hash(c, space, parent, tokens), number = node_find_hashed(c, space, parent, tokens, hash);
+	uint32_t hash = node_hash(c, space, parent, tokens),
+		 number = node_find_hashed(c, space, parent, tokens, hash);
 	if (number)
 		return number;
 	const uint32_t *bucket = bucket_at(c, c->layout.at_node_hash, hash);
@@ -87,7 +92,8 @@ void node_maybe_free(const struct core *c, uint32_t number)
 {
 	while (number) {
 		const struct node *n = node_at(c, number);
-		if (n->refs || n->copies.count || n->claims.count || n->children.count || n->waiters.count || n->job)
+		if (n->refs || n->copies.count || n->claims.count || n->children.count ||
+		    n->waiters.count || n->job)
 			return;
 		uint32_t parent = n->parent;
 		share_forget(c, number);
@@ -172,7 +178,8 @@ void claim_complete(const struct core *c, uint32_t number, uint32_t tenant, uint
 
 /* By last use.  Most claims go to the tail (just used); a parent whose last child went is about as
  * old as that child was and finds its place near the head, after at most 32 steps. */
-static void list_insert_by_use(const struct core *c, enum list_kind kind, const struct list *l, uint32_t number)
+static void list_insert_by_use(const struct core *c, enum list_kind kind, const struct list *l,
+			       uint32_t number)
 {
 	uint64_t used = claim_at(c, number)->used_usec;
 	uint32_t where = CORE_NONE;
@@ -184,7 +191,8 @@ static void list_insert_by_use(const struct core *c, enum list_kind kind, const 
 	list_insert(c, kind, l, number, where);
 }
 
-/* Keep the claim among the reclaim candidates iff nobody of its domain holds it or a child of it. */
+/* Keep the claim among the reclaim candidates iff nobody of its domain holds it or a child of it.
+ *  */
 void claim_relist(const struct core *c, uint32_t number)
 {
 	const struct claim *k = claim_at(c, number);
@@ -208,7 +216,8 @@ void claim_maybe_free(const struct core *c, uint32_t number)
 		return;
 	assert(!k->holds && !k->children && !k->group);
 	uint32_t node = k->node;
-	hash_unlink(c, bucket_at(c, c->layout.at_claim_hash, claim_hash(c, node, k->domain)), number, false);
+	hash_unlink(c, bucket_at(c, c->layout.at_claim_hash, claim_hash(c, node, k->domain)),
+		    number, false);
 	list_remove(c, LIST_NODE_CLAIMS, &node_at(c, node)->claims, number);
 	domain_leave(c, k->domain);
 	pool_return(c, POOL_CLAIMS, number);
@@ -223,7 +232,8 @@ static void copies_drop_unclaimed(const struct core *c, uint32_t node, uint32_t 
 	while (p != CORE_NONE) {
 		uint32_t next = list_next(c, LIST_COPIES, p);
 		const struct page *page = page_at(c, p);
-		bool only_theirs = page->domain == domain && (page->keep_private || n->never_merge) && n->shared != p;
+		bool only_theirs = page->domain == domain &&
+				   (page->keep_private || n->never_merge) && n->shared != p;
 		bool last = n->copies.count == 1;
 		if (!page->holders.count && (!n->n_complete || (only_theirs && !last))) {
 			ADD(c->evicted_pages, 1);
@@ -233,7 +243,8 @@ static void copies_drop_unclaimed(const struct core *c, uint32_t node, uint32_t 
 	}
 }
 
-/* Forget that a domain may skip the page.  The last claim takes the copies with it, and they the node. */
+/* Forget that a domain may skip the page.  The last claim takes the copies with it, and they the
+ * node. */
 void claim_drop(const struct core *c, uint32_t number)
 {
 	const struct claim *k = claim_at(c, number);

@@ -41,7 +41,8 @@ void core_read_status(const struct core *c, uint64_t now_usec, struct kvd_row_st
 	ret->healthy = 1;
 }
 
-uint32_t core_read_engines(const struct core *c, uint32_t *cursor, struct kvd_row_engine *ret, uint32_t max)
+uint32_t core_read_engines(const struct core *c, uint32_t *cursor, struct kvd_row_engine *ret,
+			   uint32_t max)
 {
 	uint32_t n = 0;
 	for (; *cursor < CORE_ENGINES_MAX && n < max; ++*cursor) {
@@ -74,8 +75,8 @@ static uint64_t node_bytes(const struct core *c, const struct node *n)
 	return n->copies.count * page_bytes_of_space(c, n->space);
 }
 
-/* A claim's share of its node's bytes; the first claim gets what does not divide, so that the shares
- * add up to the bytes exactly. */
+/* A claim's share of its node's bytes; the first claim gets what does not divide, so that the
+ * shares add up to the bytes exactly. */
 static uint64_t claim_pss(const struct core *c, uint32_t number)
 {
 	const struct node *n = node_at(c, claim_at(c, number)->node);
@@ -86,11 +87,13 @@ static uint64_t claim_pss(const struct core *c, uint32_t number)
 	return share + (first == number ? bytes % n->n_complete : 0);
 }
 
-static void tenants_pss(const struct core *c, uint32_t from, struct kvd_row_tenant *rows, uint32_t n_rows)
+static void tenants_pss(const struct core *c, uint32_t from, struct kvd_row_tenant *rows,
+			uint32_t n_rows)
 {
 	for (uint32_t k = 1; k <= c->claims.high; k++) {
 		const struct claim *claim = claim_at(c, k);
-		if (claim->next_free || !claim->complete || claim->tenant < from || claim->tenant - from >= n_rows)
+		if (claim->next_free || !claim->complete || claim->tenant < from ||
+		    claim->tenant - from >= n_rows)
 			continue;
 		struct kvd_row_tenant *row = &rows[claim->tenant - from];
 		row->pss_bytes += claim_pss(c, k);
@@ -99,8 +102,8 @@ static void tenants_pss(const struct core *c, uint32_t from, struct kvd_row_tena
 	}
 	for (uint32_t p = 1; p <= c->pages.high; p++) {
 		const struct page *page = page_at(c, p);
-		if (page->next_free || page->state != PAGE_RESIDENT || page->node || page->tenant < from ||
-		    page->tenant - from >= n_rows)
+		if (page->next_free || page->state != PAGE_RESIDENT || page->node ||
+		    page->tenant < from || page->tenant - from >= n_rows)
 			continue;
 		uint64_t bytes = page_bytes_of_space(c, group_of_frame(c, page->frame)->space);
 		rows[page->tenant - from].pss_bytes += bytes;
@@ -135,7 +138,8 @@ uint32_t core_read_tenants(const struct core *c, uint32_t tenant, uint32_t *curs
 	return n;
 }
 
-static void read_sequence(const struct core *c, const struct seq *s, uint64_t now_usec, bool all, struct kvd_row_sequence *row)
+static void read_sequence(const struct core *c, const struct seq *s, uint64_t now_usec, bool all,
+			  struct kvd_row_sequence *row)
 {
 	memset(row, 0, sizeof(*row));
 	copy_name(row->engine, c->engines[s->engine].name);
@@ -149,13 +153,14 @@ static void read_sequence(const struct core *c, const struct seq *s, uint64_t no
 	row->preempted = s->preempted;
 	for (uint32_t i = 0; all && i < s->n_pages; i++) {
 		const struct page *p = page_at(c, hold_at(c, s->row + i)->page);
-		row->shared_pages += p->holders.count > 1 || (p->node && node_at(c, p->node)->n_complete > 1);
+		row->shared_pages +=
+			p->holders.count > 1 || (p->node && node_at(c, p->node)->n_complete > 1);
 	}
 }
 
 /* cursor: engine * (seqs of the largest engine, 4096) + slot */
-uint32_t core_read_sequences(const struct core *c, uint32_t tenant, uint64_t now_usec, uint32_t *cursor,
-			     struct kvd_row_sequence *ret, uint32_t max)
+uint32_t core_read_sequences(const struct core *c, uint32_t tenant, uint64_t now_usec,
+			     uint32_t *cursor, struct kvd_row_sequence *ret, uint32_t max)
 {
 	uint32_t n = 0;
 	while (*cursor < CORE_ENGINES_MAX * 4096u && n < max) {
@@ -176,20 +181,22 @@ uint32_t core_read_sequences(const struct core *c, uint32_t tenant, uint64_t now
 /* The tenant's complete claim on a page's content, CORE_NONE if it has none. */
 static uint32_t claim_on(const struct core *c, const struct page *p, uint32_t tenant)
 {
-	for (uint32_t k = p->node ? list_first(&node_at(c, p->node)->claims) : CORE_NONE; k != CORE_NONE;
-	     k = list_next(c, LIST_NODE_CLAIMS, k))
+	for (uint32_t k = p->node ? list_first(&node_at(c, p->node)->claims) : CORE_NONE;
+	     k != CORE_NONE; k = list_next(c, LIST_NODE_CLAIMS, k))
 		if (claim_at(c, k)->complete && claim_at(c, k)->tenant == tenant)
 			return k;
 	return CORE_NONE;
 }
 
-/* A tenant sees one row for each content, also while another's copy of the same waits for its merge. */
+/* A tenant sees one row for each content, also while another's copy of the same waits for its
+ * merge. */
 static bool page_is_of(const struct core *c, uint32_t page, uint32_t tenant)
 {
 	const struct page *p = page_at(c, page);
 	if (!p->node)
 		return p->tenant == tenant;
-	return list_first(&node_at(c, p->node)->copies) == page && claim_on(c, p, tenant) != CORE_NONE;
+	return list_first(&node_at(c, p->node)->copies) == page &&
+	       claim_on(c, p, tenant) != CORE_NONE;
 }
 
 static uint32_t parent_copy(const struct core *c, const struct page *p)
@@ -198,7 +205,8 @@ static uint32_t parent_copy(const struct core *c, const struct page *p)
 	return parent ? list_first(&node_at(c, parent)->copies) : CORE_NONE;
 }
 
-static void read_page(const struct core *c, uint32_t f, uint64_t now_usec, bool all, struct kvd_row_page *row)
+static void read_page(const struct core *c, uint32_t f, uint64_t now_usec, bool all,
+		      struct kvd_row_page *row)
 {
 	const struct frame *frame = frame_at(c, f);
 	memset(row, 0, sizeof(*row));
@@ -232,7 +240,8 @@ static void read_page(const struct core *c, uint32_t f, uint64_t now_usec, bool 
 }
 
 /* What a tenant may know of its page: its own use of it, as if nobody else had the same. */
-static void read_own_page(const struct core *c, uint32_t f, uint32_t tenant, uint64_t now_usec, struct kvd_row_page *row)
+static void read_own_page(const struct core *c, uint32_t f, uint32_t tenant, uint64_t now_usec,
+			  struct kvd_row_page *row)
 {
 	const struct page *p = page_at(c, frame_at(c, f)->page);
 	uint32_t k = claim_on(c, p, tenant);
@@ -241,7 +250,8 @@ static void read_own_page(const struct core *c, uint32_t f, uint32_t tenant, uin
 	if (k == CORE_NONE)
 		return;
 	row->state = claim_at(c, k)->holds ? KVD_FRAME_SEALED : KVD_FRAME_COOL;
-	row->idle_usec = now_usec > claim_at(c, k)->used_usec ? now_usec - claim_at(c, k)->used_usec : 0;
+	row->idle_usec =
+		now_usec > claim_at(c, k)->used_usec ? now_usec - claim_at(c, k)->used_usec : 0;
 }
 
 /* cursor: frame number.  Free frames have rows too, for the map. */
@@ -266,7 +276,8 @@ uint32_t core_read_pages(const struct core *c, uint32_t tenant, uint64_t now_use
 	return n;
 }
 
-uint32_t core_read_extents(const struct core *c, uint32_t *cursor, struct kvd_row_extent *ret, uint32_t max)
+uint32_t core_read_extents(const struct core *c, uint32_t *cursor, struct kvd_row_extent *ret,
+			   uint32_t max)
 {
 	uint32_t n = 0;
 	for (; *cursor < c->n_extents && n < max; ++*cursor) {
@@ -281,7 +292,8 @@ uint32_t core_read_extents(const struct core *c, uint32_t *cursor, struct kvd_ro
 		row->space = g->space;
 		row->colour = g->colour;
 		row->n_frames = e->n_frames;
-		row->tail_bytes = c->config.extent_bytes - e->n_frames * page_bytes_of_space(c, g->space);
+		row->tail_bytes =
+			c->config.extent_bytes - e->n_frames * page_bytes_of_space(c, g->space);
 		memcpy(row->frames, e->frames, sizeof(row->frames));
 		if (g->engine != CORE_NONE)
 			copy_name(row->engine, c->engines[g->engine].name);
@@ -290,7 +302,8 @@ uint32_t core_read_extents(const struct core *c, uint32_t *cursor, struct kvd_ro
 			if (!page)
 				continue;
 			const struct page *p = page_at(c, page);
-			row->shared_frames += p->holders.count > 1 || (p->node && node_at(c, p->node)->n_complete > 1);
+			row->shared_frames += p->holders.count > 1 ||
+					      (p->node && node_at(c, p->node)->n_complete > 1);
 		}
 	}
 	return n;

@@ -1,24 +1,32 @@
 /* reclaim.c - which cached pages go when memory is needed: plan, then act.
  *
- * Candidates are claims: complete, held by no sequence of their domain, without a claimed child of the
- * domain (leaf before parent), oldest use first; each group (space, colour) has them in a list in that
- * order, each tenant its own.  Dropping the last claim of a node frees its copies.  So one tenant's
- * interest in a page ages by that tenant's use alone, though the page may stay for another.
+ * Candidates are claims: complete, held by no sequence of their domain, without a claimed child of
+ * the domain (leaf before parent), oldest use first; each group (space, colour) has them in a list
+ * in that order, each tenant its own.  Dropping the last claim of a node frees its copies.  So one
+ * tenant's interest in a page ages by that tenant's use alone, though the page may stay for
+ * another.
  *
- * A group may have cool pages whose claims are listed elsewhere (last used on another engine): when its
- * own list is empty they go by age, each alone if another copy remains, else with all below it. */
+ * A group may have cool pages whose claims are listed elsewhere (last used on another engine): when
+ * its own list is empty they go by age, each alone if another copy remains, else with all below it.
+ *  */
 #include "kvd/core/parts.h"
 
 /* Pure: the next candidates of a group, best first, with what each would free now. */
-uint32_t reclaim_plan(const struct core *c, uint32_t group, struct reclaim_candidate *ret, uint32_t max)
+uint32_t reclaim_plan(const struct core *c, uint32_t group, struct reclaim_candidate *ret,
+		      uint32_t max)
 {
 	uint32_t n = 0;
-	for (uint32_t k = list_first(&c->groups[group].lru); k != CORE_NONE && n < max; k = list_next(c, LIST_LRU, k)) {
+	for (uint32_t k = list_first(&c->groups[group].lru); k != CORE_NONE && n < max;
+	     k = list_next(c, LIST_LRU, k)) {
 		const struct claim *claim = claim_at(c, k);
 		const struct node *node = node_at(c, claim->node);
 		uint32_t copies = node->n_complete == 1 ? node->copies.count : 0;
-		ret[n++] = (struct reclaim_candidate){ .claim = k, .node = claim->node, .used_usec = claim->used_usec,
-			.frees_bytes = copies * page_bytes_of_space(c, node->space) };
+		ret[n++] = (struct reclaim_candidate){
+			.claim = k,
+			.node = claim->node,
+			.used_usec = claim->used_usec,
+			.frees_bytes = copies * page_bytes_of_space(c, node->space)
+		};
 	}
 	return n;
 }
@@ -46,8 +54,9 @@ static uint32_t claimed_child(const struct core *c, const struct node *n)
 	return child;
 }
 
-/* Free a cool page.  True if its frame retires now.  If it is the only copy, everything below it in the
- * index goes first: nobody can hold a child without holding a copy of its parent, so all is cool. */
+/* Free a cool page.  True if its frame retires now.  If it is the only copy, everything below it in
+ * the index goes first: nobody can hold a child without holding a copy of its parent, so all is
+ * cool. */
 bool reclaim_page(const struct core *c, uint32_t page)
 {
 	uint32_t node = page_at(c, page)->node;
@@ -96,7 +105,8 @@ bool reclaim_claim(const struct core *c)
 	uint32_t best = CORE_NONE;
 	for (uint32_t i = 0; i < GROUPS_MAX; i++) {
 		uint32_t k = list_first(&c->groups[i].lru);
-		if (k != CORE_NONE && (best == CORE_NONE || claim_at(c, k)->used_usec < claim_at(c, best)->used_usec))
+		if (k != CORE_NONE &&
+		    (best == CORE_NONE || claim_at(c, k)->used_usec < claim_at(c, best)->used_usec))
 			best = k;
 	}
 	if (best != CORE_NONE)
@@ -113,7 +123,8 @@ uint64_t reclaim_oldest_usec(const struct core *c, uint32_t group)
 	return g->cool.count ? page_at(c, list_first(&g->cool))->used_usec : UINT64_MAX;
 }
 
-/* A tenant near its max: its own oldest claims go until `bytes` are free under it or none is left. */
+/* A tenant near its max: its own oldest claims go until `bytes` are free under it or none is left.
+ *  */
 void reclaim_tenant(const struct core *c, uint32_t tenant, uint64_t bytes)
 {
 	const struct tenant *t = tenant_at(c, tenant);

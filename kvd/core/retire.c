@@ -6,8 +6,8 @@
  *   a batch                   waits until step_done has reached that value in every engine that may
  *                             look at the group's extents; a dead engine counts until it is quiet
  *   scrub                     waits for a mover job (unless pinned: another job still reads it)
- * and is FREE when the mover has zeroed it.  QUARANTINED frames join at `scrub` when their engine is
- * quiet.  A mover that fails or dies is simply asked again. */
+ * and is FREE when the mover has zeroed it.  QUARANTINED frames join at `scrub` when their engine
+ * is quiet.  A mover that fails or dies is simply asked again. */
 #include "kvd/core/parts.h"
 
 enum { JOB_INDEX_BITS = 10 };
@@ -85,7 +85,8 @@ static uint64_t group_viewers(const struct core *c, const struct group *g)
 }
 
 /* Take out of the mask every engine whose step has passed. */
-static uint64_t viewers_left(const struct core *c, uint64_t mask, const uint64_t *begun, const uint64_t *done)
+static uint64_t viewers_left(const struct core *c, uint64_t mask, const uint64_t *begun,
+			     const uint64_t *done)
 {
 	for (uint64_t rest = mask; rest; rest &= rest - 1) {
 		uint32_t e = (uint32_t)__builtin_ctzll(rest);
@@ -108,16 +109,18 @@ void retire_stamped(const struct core *c, const struct core_event *event)
 	if (!c->stamp_out)
 		return;
 	SET(c->stamp_out, 0);
-	for (uint32_t n = mask_next(c->stamping_groups, 0); n < GROUPS_MAX; n = mask_next(c->stamping_groups, n + 1)) {
+	for (uint32_t n = mask_next(c->stamping_groups, 0); n < GROUPS_MAX;
+	     n = mask_next(c->stamping_groups, n + 1)) {
 		const struct group *g = &c->groups[n];
-		uint64_t mask = viewers_left(c, group_viewers(c, g), event->epoch.begun, event->epoch.done);
+		uint64_t mask =
+			viewers_left(c, group_viewers(c, g), event->epoch.begun, event->epoch.done);
 		mask_set(c, c->stamping_groups, n, false);
 		if (!mask) {
 			frames_ready(c, &g->stamping);
 			continue;
 		}
 		const struct batch *b = batch_free(c);
-		if (!b) {                    /* too many wait: ask for a later stamp, which is as good */
+		if (!b) { /* too many wait: ask for a later stamp, which is as good */
 			list_splice(c, LIST_FRAMES, &g->fresh, &g->stamping);
 			mask_set(c, c->fresh_groups, n, true);
 			continue;
@@ -185,8 +188,9 @@ void retire_pump(const struct core *c)
 	while (c->scrub.count && c->jobs_in[JOB_SCRUB] < SCRUBS_MAX && act_room(c)) {
 		uint32_t f = list_first(&c->scrub);
 		list_remove(c, LIST_FRAMES, &c->scrub, f);
-		uint32_t job = job_new(c, JOB_SCRUB, CORE_MOVE_SCRUB, extent_at(c, extent_of(c, f))->group, CORE_NONE,
-				       CORE_NONE, f);
+		uint32_t job =
+			job_new(c, JOB_SCRUB, CORE_MOVE_SCRUB, extent_at(c, extent_of(c, f))->group,
+				CORE_NONE, CORE_NONE, f);
 		assert(job);
 		job_start(c, job);
 	}

@@ -97,7 +97,8 @@ void seq_reserve(const struct core *c, uint32_t seq, int64_t pages)
 	SET(t->reserved_bytes, t->reserved_bytes + (uint64_t)pages * bytes);
 }
 
-/* Drop the table entries from n_pages on, last first: what is cached then ages leaf before parent. */
+/* Drop the table entries from n_pages on, last first: what is cached then ages leaf before parent.
+ *  */
 void seq_cut(const struct core *c, uint32_t seq, uint32_t n_pages)
 {
 	const struct seq *s = seq_at(c, seq);
@@ -149,7 +150,8 @@ void seq_release(const struct core *c, uint32_t seq)
 }
 
 /* A record for a slot that is EMPTY.  The caller decides what state it begins in. */
-uint32_t seq_new(const struct core *c, uint32_t engine, uint32_t slot, uint32_t tenant, uint32_t domain)
+uint32_t seq_new(const struct core *c, uint32_t engine, uint32_t slot, uint32_t tenant,
+		 uint32_t domain)
 {
 	const struct engine *e = &c->engines[engine];
 	uint32_t seq = e->seq_base + slot;
@@ -194,8 +196,12 @@ void seq_complete(const struct core *c, uint32_t seq, uint32_t status)
 {
 	const struct seq *s = seq_at(c, seq);
 	assert(s->pending);
-	struct kvd_cqe cqe = { .verb = s->pending, .status = (uint16_t)status, .slot = s->pending_slot,
-		.user_data = s->pending_data, .cached = s->n_sealed, .pages = s->n_pages };
+	struct kvd_cqe cqe = { .verb = s->pending,
+			       .status = (uint16_t)status,
+			       .slot = s->pending_slot,
+			       .user_data = s->pending_data,
+			       .cached = s->n_sealed,
+			       .pages = s->n_pages };
 	SET(s->pending, 0);
 	act_complete(c, s->engine, &cqe);
 }

@@ -1,25 +1,30 @@
-/* share.c - stored once: merging equal pages, and promoting a page to where every engine can read it.
+/* share.c - stored once: merging equal pages, and promoting a page to where every engine can read
+ * it.
  *
  * Both end in the shared colour, which every engine of the space maps read-only.
- *   merge    two copies made by different tenants or engines: the mover compares their bytes and, if
- *            equal, copies them to a frame S of the shared colour; with S there, a further copy is only
- *            compared with it.  Different bytes are counted and alarmed, and the node never merges.
+ *   merge    two copies made by different tenants or engines: the mover compares their bytes and,
+ *            if equal, copies them to a frame S of the shared colour; with S there, a further copy
+ *            is only compared with it.  Different bytes are counted and alarmed, and the node never
+ *            merges.
  *   promote  one copy, wanted by an engine that cannot read it: the mover copies it to S.
  * Then the tables switch: each holder whose engine has mapped S's extent, the others when it has
  * (share_acked).  A copy that nobody holds any more retires by epoch.
  *
- * Copies of one tenant on one engine need no S: the later one gives way at once (share_consider); its
- * bytes were never promised to anybody else, and a lookup would have taken the older one as well.
+ * Copies of one tenant on one engine need no S: the later one gives way at once (share_consider);
+ * its bytes were never promised to anybody else, and a lookup would have taken the older one as
+ * well.
  *
  * All of this is background work: what is missing (a frame, a job, an answer) delays only itself.
- * Merging never takes the last unassigned extent while a sequence waits, nor breaks a reservation. */
+ * Merging never takes the last unassigned extent while a sequence waits, nor breaks a reservation.
+ *  */
 #include "kvd/core/parts.h"
 
 static void node_dequeue(const struct core *c, uint32_t node)
 {
 	const struct node *n = node_at(c, node);
 	if (n->queued)
-		list_remove(c, LIST_MERGES, n->queued == 2 ? &c->promote_queue : &c->merge_queue, node);
+		list_remove(c, LIST_MERGES, n->queued == 2 ? &c->promote_queue : &c->merge_queue,
+			    node);
 	SET(n->queued, 0);
 }
 
@@ -37,8 +42,10 @@ static void switch_dequeue(const struct core *c, uint32_t node)
 {
 	const struct node *n = node_at(c, node);
 	if (n->switching)
-		list_remove(c, LIST_SWITCHES, n->switch_extent ? &extent_at(c, n->switch_extent - 1)->switching
-							       : &c->switch_queue, node);
+		list_remove(c, LIST_SWITCHES,
+			    n->switch_extent ? &extent_at(c, n->switch_extent - 1)->switching
+					     : &c->switch_queue,
+			    node);
 	SET(n->switching, 0);
 	SET(n->switch_extent, 0);
 }
@@ -47,7 +54,8 @@ static void switch_dequeue(const struct core *c, uint32_t node)
 static void switch_enqueue(const struct core *c, uint32_t node, uint32_t extent)
 {
 	switch_dequeue(c, node);
-	list_push(c, LIST_SWITCHES, extent == CORE_NONE ? &c->switch_queue : &extent_at(c, extent)->switching, node);
+	list_push(c, LIST_SWITCHES,
+		  extent == CORE_NONE ? &c->switch_queue : &extent_at(c, extent)->switching, node);
 	SET(node_at(c, node)->switching, 1);
 	SET(node_at(c, node)->switch_extent, extent + 1);
 }
@@ -66,13 +74,15 @@ static uint32_t page_colour(const struct core *c, uint32_t p)
 }
 
 /* What there is to do for a node: returns the move, or 0; source and peer are pages. */
-static uint32_t share_work(const struct core *c, const struct node *n, uint32_t *ret_source, uint32_t *ret_peer)
+static uint32_t share_work(const struct core *c, const struct node *n, uint32_t *ret_source,
+			   uint32_t *ret_peer)
 {
 	uint32_t a = 0;
 	*ret_peer = 0;
 	if (n->never_merge)
 		return 0;
-	for (uint32_t p = list_first(&n->copies); p != CORE_NONE; p = list_next(c, LIST_COPIES, p)) {
+	for (uint32_t p = list_first(&n->copies); p != CORE_NONE;
+	     p = list_next(c, LIST_COPIES, p)) {
 		if (p == n->shared || !page_may_share(c, p) || page_at(c, p)->verified)
 			continue;
 		if (n->shared || a) {
@@ -89,13 +99,17 @@ static uint32_t share_work(const struct core *c, const struct node *n, uint32_t 
 /* Same tenant and engine: the later copy's holders switch to the earlier one. */
 static void merge_same_tenant(const struct core *c, const struct node *n)
 {
-	for (uint32_t p = list_first(&n->copies); p != CORE_NONE; p = list_next(c, LIST_COPIES, p)) {
+	for (uint32_t p = list_first(&n->copies); p != CORE_NONE;
+	     p = list_next(c, LIST_COPIES, p)) {
 		uint32_t q = list_next(c, LIST_COPIES, p);
 		while (q != CORE_NONE) {
 			const struct page *later = page_at(c, q);
 			uint32_t next = list_next(c, LIST_COPIES, q);
-			bool same = later->tenant == page_at(c, p)->tenant && page_colour(c, q) && page_colour(c, q) == page_colour(c, p);
-			if (same && (extent_at(c, extent_of(c, page_at(c, p)->frame))->acked >> (page_colour(c, p) - 1) & 1u)) {
+			bool same = later->tenant == page_at(c, p)->tenant && page_colour(c, q) &&
+				    page_colour(c, q) == page_colour(c, p);
+			if (same && (extent_at(c, extent_of(c, page_at(c, p)->frame))->acked >>
+					     (page_colour(c, p) - 1) &
+				     1u)) {
 				while (later->holders.count)
 					hold_switch(c, list_first(&later->holders), p);
 				page_drop(c, q, true);
@@ -124,7 +138,8 @@ static uint32_t share_frame(const struct core *c, uint32_t group, uint32_t owner
 		if (x != CORE_NONE && (!extent_at(c, x)->idle_listed || extent_spare(c, group)))
 			return frame_take(c, group, x, KVD_FRAME_FILLING, owner);
 	}
-	if (!c->unassigned.count || !extent_spare(c, group) || (merge && c->waiting && c->unassigned.count == 1))
+	if (!c->unassigned.count || !extent_spare(c, group) ||
+	    (merge && c->waiting && c->unassigned.count == 1))
 		return CORE_NONE;
 	extent_assign(c, group);
 	return frame_take(c, group, CORE_NONE, KVD_FRAME_FILLING, owner);
@@ -186,7 +201,8 @@ static bool share_start(const struct core *c, uint32_t node)
 		target = share_frame(c, group, a->tenant, !n->promote);
 	if (target == CORE_NONE)
 		return false;
-	uint32_t job = job_new(c, JOB_SHARE, move, group, a->frame, peer ? page_at(c, peer)->frame : CORE_NONE, target);
+	uint32_t job = job_new(c, JOB_SHARE, move, group, a->frame,
+			       peer ? page_at(c, peer)->frame : CORE_NONE, target);
 	const struct job *j = &c->job[job];
 	SET(j->node, node);
 	SET(j->source_page, source);
@@ -197,13 +213,15 @@ static bool share_start(const struct core *c, uint32_t node)
 	return true;
 }
 
-/* Is the page that a job began with still that copy?  Its frame is pinned and cannot have been reused. */
+/* Is the page that a job began with still that copy?  Its frame is pinned and cannot have been
+ * reused. */
 static bool job_page_valid(const struct core *c, uint32_t page, uint32_t frame, uint32_t node)
 {
 	return page && frame_at(c, frame)->page == page && page_at(c, page)->node == node;
 }
 
-/* Switch the tables of verified copies to S where the engines have mapped it; wait for the others. */
+/* Switch the tables of verified copies to S where the engines have mapped it; wait for the others.
+ *  */
 static void node_switch(const struct core *c, uint32_t node)
 {
 	const struct node *n = node_at(c, node);
@@ -223,7 +241,9 @@ static void node_switch(const struct core *c, uint32_t node)
 				uint32_t after = list_next(c, LIST_HOLDERS, h);
 				if (seq_at(c, hold_at(c, h)->seq)->alone)
 					;            /* shared extents are in its way (admit.c) */
-				else if (extent_at(c, x)->acked >> seq_at(c, hold_at(c, h)->seq)->engine & 1u)
+				else if (extent_at(c, x)->acked >>
+						 seq_at(c, hold_at(c, h)->seq)->engine &
+					 1u)
 					hold_switch(c, h, shared);
 				else
 					waits = true;
@@ -240,7 +260,8 @@ static void node_switch(const struct core *c, uint32_t node)
 }
 
 /* Equal bytes are in the target: it becomes the node's shared copy. */
-static void share_landed(const struct core *c, uint32_t node, const struct job *j, bool source_valid, bool peer_valid)
+static void share_landed(const struct core *c, uint32_t node, const struct job *j,
+			 bool source_valid, bool peer_valid)
 {
 	const struct node *n = node_at(c, node);
 	if (source_valid && j->source_page != n->shared)
@@ -267,12 +288,15 @@ void share_moved(const struct core *c, uint32_t job, const struct core_event *ev
 	const struct job *j = &c->job[job];
 	uint32_t node = j->node;
 	const struct node *n = node_at(c, node);
-	bool fresh = j->source != j->target, source_valid = job_page_valid(c, j->source_page, j->source, node);
+	bool fresh = j->source != j->target,
+	     source_valid = job_page_valid(c, j->source_page, j->source, node);
 	bool peer_valid = j->peer != CORE_NONE && job_page_valid(c, j->peer_page, j->peer, node);
 	bool compared = event->moved.ok && j->peer != CORE_NONE;
 	bool differs = compared && event->moved.differs;
-	/* A compare with S whose S has gone meanwhile proves nothing about the node's present copies. */
-	bool equal = event->moved.ok && !differs && n->n_complete && (fresh ? !n->shared : source_valid && n->shared == j->source_page);
+	/* A compare with S whose S has gone meanwhile proves nothing about the node's present
+	 * copies. */
+	bool equal = event->moved.ok && !differs && n->n_complete &&
+		     (fresh ? !n->shared : source_valid && n->shared == j->source_page);
 
 	SET(n->job, 0);
 	node_ref(c, node);
@@ -287,7 +311,8 @@ void share_moved(const struct core *c, uint32_t job, const struct core_event *ev
 		frame_retire(c, j->target, false);
 	if (!event->moved.ok)
 		ADD(n->failures, 1);
-	if (n->promote && (equal || differs || !event->moved.ok) && (event->moved.ok || n->failures > 2))
+	if (n->promote && (equal || differs || !event->moved.ok) &&
+	    (event->moved.ok || n->failures > 2))
 		promote_end(c, n, !equal);
 	else if (n->promote)
 		node_enqueue(c, node, 2);

@@ -1,8 +1,8 @@
 /* siphash.c - SipHash-1-3, the keyed hash of the prefix index.
  *
  * Written from the specification (Aumasson and Bernstein, "SipHash: a fast short-input PRF"): c = 1
- * round per word, d = 3 final rounds, the last word carrying the length in its top byte.  Inputs here
- * are whole 64-bit words.  Keyed, so that nobody who chooses prompts can choose collisions. */
+ * round per word, d = 3 final rounds, the last word carrying the length in its top byte.  Inputs
+ * here are whole 64-bit words.  Keyed, so that nobody who chooses prompts can choose collisions. */
 #include "kvd/core/parts.h"
 
 static inline uint64_t rotate(uint64_t x, unsigned bits)

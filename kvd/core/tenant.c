@@ -1,8 +1,8 @@
 /* tenant.c - who pays, and who allows whom to skip compute.
  *
  * Owns the tenant and domain records.  A tenant is never forgotten; a domain record lives while a
- * tenant, a sequence or a claim names it.  A tenant whose mode is not `reuse` is a domain of its own
- * (own = its number + 1), which no declared domain can be confused with, whatever its name.
+ * tenant, a sequence or a claim names it.  A tenant whose mode is not `reuse` is a domain of its
+ * own (own = its number + 1), which no declared domain can be confused with, whatever its name.
  *
  * Charge (RSS, as if nothing were shared): a tenant pays for every claim that it made and for every
  * page it made that is not in the index.  held_bytes is the part that sequences hold now. */
@@ -44,7 +44,8 @@ void domain_leave(const struct core *c, uint32_t domain)
 }
 
 /* The record of (name, own); takes a free one if there is none; CORE_NONE: no room. */
-static uint32_t domain_find_or_make(const struct core *c, const char name[KVD_NAME_MAX], uint32_t own)
+static uint32_t domain_find_or_make(const struct core *c, const char name[KVD_NAME_MAX],
+				    uint32_t own)
 {
 	uint32_t unused = CORE_NONE;
 	for (uint32_t i = 0; i < c->n_domains; i++) {
@@ -98,7 +99,8 @@ void tenant_define(const struct core *c, const struct core_event *event)
 		domain_leave(c, t->domain);
 	}
 	SET(t->domain, domain);
-	SET(t->sharing, event->tenant.sharing > CORE_REUSE ? CORE_PRIVATE : (uint32_t)event->tenant.sharing);
+	SET(t->sharing,
+	    event->tenant.sharing > CORE_REUSE ? CORE_PRIVATE : (uint32_t)event->tenant.sharing);
 	SET(t->max_bytes, event->tenant.max_bytes);
 	SET(c->memory_changed, 1);           /* a larger max may let somebody in */
 }

@@ -2,7 +2,8 @@
  *
  * Each checks the peer's words, then acts, then answers at once or leaves `pending` for later:
  * OPEN and RESUME wait for admission, a promise, a copy or an ack; GROW for these and for frames;
- * FORK and TRUNCATE for a frame and the mover's copy.  seq_continue() goes on when something came. */
+ * FORK and TRUNCATE for a frame and the mover's copy.  seq_continue() goes on when something came.
+ *  */
 #include "kvd/core/parts.h"
 
 static uint32_t pages_of(uint32_t n_tokens)
@@ -10,22 +11,30 @@ static uint32_t pages_of(uint32_t n_tokens)
 	return n_tokens / KVD_PAGE_TOKENS + !!(n_tokens % KVD_PAGE_TOKENS);
 }
 
-static void answer_numbers(const struct core *c, const struct core_event *ev, uint32_t status, uint64_t need, uint64_t have)
+static void answer_numbers(const struct core *c, const struct core_event *ev, uint32_t status,
+			   uint64_t need, uint64_t have)
 {
 	const struct kvd_sqe *sqe = &ev->submit.sqe;
-	act_complete(c, ev->engine, &(struct kvd_cqe){ .verb = sqe->verb, .status = (uint16_t)status, .slot = sqe->slot,
-		.user_data = sqe->user_data, .need_pages = (uint32_t)need,
-		.have_pages = have > UINT32_MAX ? UINT32_MAX : (uint32_t)have });
+	act_complete(
+		c, ev->engine,
+		&(struct kvd_cqe){ .verb = sqe->verb,
+				   .status = (uint16_t)status,
+				   .slot = sqe->slot,
+				   .user_data = sqe->user_data,
+				   .need_pages = (uint32_t)need,
+				   .have_pages = have > UINT32_MAX ? UINT32_MAX : (uint32_t)have });
 }
 
 /* The prompt's content identities, as far as whole pages go.  A full pool of nodes only means that
  * the rest of the prompt is not looked up. */
-static void prompt_nodes(const struct core *c, uint32_t seq, const int32_t *tokens, uint32_t n_tokens)
+static void prompt_nodes(const struct core *c, uint32_t seq, const int32_t *tokens,
+			 uint32_t n_tokens)
 {
 	const struct seq *s = seq_at(c, seq);
 	uint32_t parent = 0, space = c->engines[s->engine].space;
 	for (uint32_t i = 0; i < n_tokens / KVD_PAGE_TOKENS; i++) {
-		uint32_t node = node_find_or_make(c, space, parent, tokens + (size_t)i * KVD_PAGE_TOKENS);
+		uint32_t node =
+			node_find_or_make(c, space, parent, tokens + (size_t)i * KVD_PAGE_TOKENS);
 		if (!node)
 			break;
 		node_ref(c, node);
@@ -46,7 +55,8 @@ static void pending_set(const struct core *c, uint32_t seq, const struct core_ev
 }
 
 /* OPEN and RESUME: may this be admitted at all, ever? */
-static bool open_refused(const struct core *c, const struct core_event *ev, uint32_t tenant, uint32_t need)
+static bool open_refused(const struct core *c, const struct core_event *ev, uint32_t tenant,
+			 uint32_t need)
 {
 	const struct kvd_sqe *sqe = &ev->submit.sqe;
 	const struct engine *e = &c->engines[ev->engine];
@@ -161,10 +171,12 @@ static bool copy_start(const struct core *c, uint32_t seq)
 	const struct seq *s = seq_at(c, seq);
 	if (c->jobs_in[JOB_COPY] >= COPIES_MAX)
 		return false;
-	uint32_t target = frame_take(c, s->engine, extent_of(c, s->copy_from - 1), KVD_FRAME_FILLING, s->tenant);
+	uint32_t target = frame_take(c, s->engine, extent_of(c, s->copy_from - 1),
+				     KVD_FRAME_FILLING, s->tenant);
 	if (target == CORE_NONE)
 		return false;
-	uint32_t job = job_new(c, JOB_COPY, CORE_MOVE_COPY, s->engine, s->copy_from - 1, CORE_NONE, target);
+	uint32_t job = job_new(c, JOB_COPY, CORE_MOVE_COPY, s->engine, s->copy_from - 1, CORE_NONE,
+			       target);
 	SET(c->job[job].seq, seq);
 	SET(s->job, job);
 	seq_reserve(c, seq, -1);
@@ -250,7 +262,8 @@ static void seal_one(const struct core *c, uint32_t seq, uint32_t index, const i
 	SET(s->n_sealed, index + 1);
 	if (s->no_index || (before && !before->claim))
 		return;                      /* outside the index, or its chain is */
-	uint32_t node = node_find_or_make(c, space, before ? page_at(c, before->page)->node : 0, tokens);
+	uint32_t node =
+		node_find_or_make(c, space, before ? page_at(c, before->page)->node : 0, tokens);
 	if (!node)
 		return;
 	node_ref(c, node);
@@ -319,8 +332,8 @@ void seq_fork(const struct core *c, const struct core_event *ev, uint32_t seq)
 	}
 	uint32_t target = e->seq_base + sqe->other;
 	bool copying = s->pending && s->pending != KVD_SEQ_GROW;
-	if (s->state != SEQ_RUNNING || copying || seq_at(c, target)->state != SEQ_EMPTY || whole > s->n_sealed ||
-	    (rest && whole >= s->n_pages)) {
+	if (s->state != SEQ_RUNNING || copying || seq_at(c, target)->state != SEQ_EMPTY ||
+	    whole > s->n_sealed || (rest && whole >= s->n_pages)) {
 		seq_answer(c, ev, s->state == SEQ_PREEMPTED ? KVD_S_PREEMPTED : KVD_S_STALE);
 		return;
 	}

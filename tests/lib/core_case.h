@@ -8,7 +8,12 @@
 #include <string.h>
 #include "tests/lib/core_world.h"
 
-enum { PLANES = 4, BLOCK = 4096, PAGE = PLANES * BLOCK, EXTENT = 256 << 10 }; /* 16 frames an extent */
+enum {
+	PLANES = 4,
+	BLOCK = 4096,
+	PAGE = PLANES * BLOCK,
+	EXTENT = 256 << 10
+}; /* 16 frames an extent */
 
 static inline void tokens_fill(int32_t *tokens, int32_t base)
 {
@@ -48,7 +53,8 @@ static inline void run_prompt(struct world *w, uint32_t engine, uint32_t slot, u
 {
 	struct world_slot *s = world_slot(w, engine, slot);
 	world_open(w, engine, slot, tenant, tokens, n, n, flags);
-	for (uint32_t i = 0; i < 500 && !(s->n_done >= n && s->n_sealed == n / 16 && !s->verb); i++) {
+	for (uint32_t i = 0; i < 500 && !(s->n_done >= n && s->n_sealed == n / 16 && !s->verb);
+	     i++) {
 		world_settle(w, false);
 		if (s->n_done < n || s->n_sealed < n / 16)
 			world_advance(w, engine, slot);

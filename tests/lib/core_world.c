@@ -7,8 +7,9 @@
 
 void world_fail(struct world *w, const char *what, uint64_t a, uint64_t b)
 {
-	fprintf(stderr, "world: %s (%llu, %llu) at operation %llu, seed %llu\n", what, (unsigned long long)a,
-		(unsigned long long)b, (unsigned long long)w->ops, (unsigned long long)w->seed);
+	fprintf(stderr, "world: %s (%llu, %llu) at operation %llu, seed %llu\n", what,
+		(unsigned long long)a, (unsigned long long)b, (unsigned long long)w->ops,
+		(unsigned long long)w->seed);
 	fflush(stderr);
 	abort();
 }
@@ -40,9 +41,14 @@ struct world *world_new(uint64_t pool_bytes, uint64_t extent_bytes, uint64_t see
 	rng_state = seed * 0x9e3779b97f4a7c15ull + 88172645463325252ull;
 	for (int i = 0; i < 8; i++)
 		world_random(w, 2);
-	w->config = (struct core_config){ .pool_bytes = pool_bytes, .extent_bytes = extent_bytes, .page_bytes_min = 8192,
-		.tenants_max = 1100, .seqs_max = 2048, .holds_max = 2048 * WORLD_PAGES, .hash_key = { seed, ~seed },
-		.promise_usec = 100000 };
+	w->config = (struct core_config){ .pool_bytes = pool_bytes,
+					  .extent_bytes = extent_bytes,
+					  .page_bytes_min = 8192,
+					  .tenants_max = 1100,
+					  .seqs_max = 2048,
+					  .holds_max = 2048 * WORLD_PAGES,
+					  .hash_key = { seed, ~seed },
+					  .promise_usec = 100000 };
 	void *book = calloc(1, core_book_bytes(&w->config));
 	w->core = core_init(book, &w->config);
 	w->n_extents = (uint32_t)(pool_bytes / extent_bytes);
@@ -87,7 +93,8 @@ void world_fsck(struct world *w)
 		world_fail(w, "fsck found problems", n, pages);
 }
 
-/* May any running step, of a live engine or of a process not known to be gone, look at the frame? */
+/* May any running step, of a live engine or of a process not known to be gone, look at the frame?
+ *  */
 static void frame_must_be_unseen(struct world *w, uint32_t frame, const char *what)
 {
 	for (uint32_t e = 0; e < WORLD_ENGINES; e++) {
@@ -96,7 +103,8 @@ static void frame_must_be_unseen(struct world *w, uint32_t frame, const char *wh
 			continue;
 		for (uint32_t s = 0; s < en->max_seqs; s++)
 			for (uint32_t i = 0; i < en->max_pages; i++)
-				if (en->slot[s].step[i] && KVD_ENTRY_FRAME(en->slot[s].step[i]) == frame)
+				if (en->slot[s].step[i] &&
+				    KVD_ENTRY_FRAME(en->slot[s].step[i]) == frame)
 					world_fail(w, what, frame, e);
 	}
 }
@@ -118,7 +126,8 @@ static void perform(struct world *w, const struct core_action *a)
 		w->attached = *a;
 		w->attached_seen = true;
 		if (a->attached.status == KVD_S_OK && e->alive)
-			world_fail(w, "the number of a process that may still run is given again", a->engine, 0);
+			world_fail(w, "the number of a process that may still run is given again",
+				   a->engine, 0);
 		if (a->attached.status == KVD_S_OK) {  /* MAP messages follow in the same event */
 			memset(e->slot, 0, sizeof(e->slot));
 			e->attached = e->alive = true;
@@ -189,7 +198,8 @@ void world_tick(struct world *w, uint64_t usec)
 	world_step(w, &(struct core_event){ .type = CORE_EV_TICK });
 }
 
-void world_tenant(struct world *w, const char *name, const char *domain, enum core_sharing sharing, uint64_t max)
+void world_tenant(struct world *w, const char *name, const char *domain, enum core_sharing sharing,
+		  uint64_t max)
 {
 	struct core_event ev = { .type = CORE_EV_TENANT };
 	snprintf(ev.tenant.name, sizeof(ev.tenant.name), "%s", name);
@@ -213,7 +223,8 @@ uint32_t world_attach(struct world *w, const char *name, uint32_t space_tag, uin
 	ev.attach.max_seqs = max_seqs;
 	ev.attach.max_pages = max_pages;
 	w->attached_seen = false;
-	/* The engine's shape must be known before its first entries; a refused attach leaves no trace. */
+	/* The engine's shape must be known before its first entries; a refused attach leaves no
+	 * trace. */
 	world_step(w, &ev);
 	if (!w->attached_seen)
 		world_fail(w, "an attach is not answered", 0, 0);
@@ -263,7 +274,8 @@ void world_submit(struct world *w, uint32_t engine, struct kvd_sqe sqe)
 		if (sqe.verb == KVD_SEQ_OPEN || sqe.verb == KVD_SEQ_RESUME) {
 			ev.submit.tokens = s->tokens;
 			ev.submit.n_tokens = sqe.n_tokens <= WORLD_TOKENS ? sqe.n_tokens : 0;
-		} else if (sqe.verb == KVD_SEQ_SEAL && sqe.page < WORLD_PAGES && sqe.count <= WORLD_PAGES - sqe.page) {
+		} else if (sqe.verb == KVD_SEQ_SEAL && sqe.page < WORLD_PAGES &&
+			   sqe.count <= WORLD_PAGES - sqe.page) {
 			ev.submit.tokens = s->tokens + sqe.page * 16;
 			ev.submit.n_tokens = sqe.count * 16;
 		}
@@ -299,7 +311,8 @@ bool world_poll(struct world *w, uint32_t engine)
 		world_fail(w, "an extent is mapped twice, or unmapped without having been", x, map);
 	e->mapped[x] = map ? 1 + e->extent_msg[e->msg_head % WORLD_QUEUE].writable : 0;
 	e->msg_head++;
-	world_submit(w, engine, (struct kvd_sqe){ .verb = KVD_EXTENT_ACK, .other = x, .count = map });
+	world_submit(w, engine,
+		     (struct kvd_sqe){ .verb = KVD_EXTENT_ACK, .other = x, .count = map });
 	return true;
 }
 
@@ -319,9 +332,11 @@ bool world_mover(struct world *w, uint32_t index, bool ok)
 			w->tags[(a.move.target << w->slot_bits) + i] = 0;
 		for (uint32_t e = 0; e < WORLD_ENGINES; e++)
 			if (w->engine[e].alive && w->engine[e].mapped[a.move.target])
-				world_fail(w, "an extent is scrubbed while an engine maps it", a.move.target, e);
+				world_fail(w, "an extent is scrubbed while an engine maps it",
+					   a.move.target, e);
 	} else if (!compare_only) {
-		frame_must_be_unseen(w, a.move.target, "the mover writes a frame that a running step may read");
+		frame_must_be_unseen(w, a.move.target,
+				     "the mover writes a frame that a running step may read");
 		w->tags[a.move.target] = ok ? 0 : 0xbad0bad0ull;
 	}
 	if (ok && a.move.kind == CORE_MOVE_COPY)
@@ -349,11 +364,18 @@ void world_check(struct world *w)
 					continue;
 				uint32_t f = KVD_ENTRY_FRAME(slot->table[i]);
 				if (f >= w->n_frames_max || !e->mapped[f >> w->slot_bits])
-					world_fail(w, "a table names a frame that its engine has not mapped", f, n);
+					world_fail(w,
+						   "a table names a frame that its engine has not "
+						   "mapped",
+						   f, n);
 				bool lie = w->lie_frame_plus_1 == f + 1ull;
 				if (slot->state == SLOT_READY && i < slot->n_sealed && !lie &&
-				    w->tags[f] != world_tag(e->space_tag, slot->tokens, (i + 1) * 16))
-					world_fail(w, "a sealed entry names other bytes than its tokens'", f, n);
+				    w->tags[f] !=
+					    world_tag(e->space_tag, slot->tokens, (i + 1) * 16))
+					world_fail(
+						w,
+						"a sealed entry names other bytes than its tokens'",
+						f, n);
 			}
 		}
 	}

@@ -2,12 +2,13 @@
  *
  * It is another shell: it drives core_step(), performs the actions, and models what the core cannot
  * see.  A frame's bytes are one tag: 0 = zero, else a hash of (space, tokens up to the page's end).
- * Fake engines have step counters, copies of their table rows while a step runs, and a set of mapped
- * extents; a fake mover performs jobs late, out of order, and may fail.
+ * Fake engines have step counters, copies of their table rows while a step runs, and a set of
+ * mapped extents; a fake mover performs jobs late, out of order, and may fail.
  *
  * The oracle stands outside the core.  World_fail() is called when a sealed entry names other bytes
- * than its tokens', when an entry lies in an extent that its engine has not mapped, when a fresh page
- * is not zero, or when a frame is written, zeroed or reused while an unfinished step still names it. */
+ * than its tokens', when an entry lies in an extent that its engine has not mapped, when a fresh
+ * page is not zero, or when a frame is written, zeroed or reused while an unfinished step still
+ * names it. */
 #ifndef KVD_TEST_CORE_WORLD_H
 #define KVD_TEST_CORE_WORLD_H
 
@@ -74,7 +75,8 @@ uint32_t world_random(struct world *w, uint32_t below);
 _Noreturn void world_fail(struct world *w, const char *what, uint64_t a, uint64_t b);
 
 void world_step(struct world *w, const struct core_event *event);  /* core_step, actions, checks */
-void world_tenant(struct world *w, const char *name, const char *domain, enum core_sharing sharing, uint64_t max);
+void world_tenant(struct world *w, const char *name, const char *domain, enum core_sharing sharing,
+		  uint64_t max);
 /* Attach; returns the engine's number, or CORE_NONE with the reason in w->attached. */
 uint32_t world_attach(struct world *w, const char *name, uint32_t space_tag, uint32_t n_planes,
 		      uint32_t block_bytes, uint32_t max_seqs, uint32_t max_pages);
@@ -84,9 +86,10 @@ void world_submit(struct world *w, uint32_t engine, struct kvd_sqe sqe);
 void world_tick(struct world *w, uint64_t usec);
 
 /* A slot's program: open with these tokens, compute to n_target, close. */
-void world_open(struct world *w, uint32_t engine, uint32_t slot, uint32_t tenant, const int32_t *tokens,
-		uint32_t n_prompt, uint32_t n_target, uint16_t flags);
-void world_advance(struct world *w, uint32_t engine, uint32_t slot); /* do the slot's next thing, if any */
+void world_open(struct world *w, uint32_t engine, uint32_t slot, uint32_t tenant,
+		const int32_t *tokens, uint32_t n_prompt, uint32_t n_target, uint16_t flags);
+void world_advance(struct world *w, uint32_t engine,
+		   uint32_t slot); /* do the slot's next thing, if any */
 bool world_complete_one(struct world *w, uint32_t engine);           /* consume one completion */
 void world_step_begin(struct world *w, uint32_t engine);
 void world_step_end(struct world *w, uint32_t engine);
@@ -94,7 +97,7 @@ bool world_poll(struct world *w, uint32_t engine);                   /* one EXTE
 bool world_mover(struct world *w, uint32_t index, bool ok);          /* perform job `index` */
 bool world_populate(struct world *w);
 void world_done(struct world *w);                                    /* EV_DONE */
-void world_check(struct world *w);                                   /* the oracle over all tables */
+void world_check(struct world *w); /* the oracle over all tables */
 void world_fsck(struct world *w);
 /* Everything but new load, until nothing more happens; programs run on if `advance`. */
 void world_settle(struct world *w, bool advance);

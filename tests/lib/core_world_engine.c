@@ -25,8 +25,8 @@ static void submit_wait(struct world *w, uint32_t engine, uint32_t slot, struct 
 	world_submit(w, engine, sqe);
 }
 
-void world_open(struct world *w, uint32_t engine, uint32_t slot, uint32_t tenant, const int32_t *tokens,
-		uint32_t n_prompt, uint32_t n_target, uint16_t flags)
+void world_open(struct world *w, uint32_t engine, uint32_t slot, uint32_t tenant,
+		const int32_t *tokens, uint32_t n_prompt, uint32_t n_target, uint16_t flags)
 {
 	struct world_slot *s = world_slot(w, engine, slot);
 	uint32_t table[WORLD_PAGES], step[WORLD_PAGES], step_sealed = s->step_sealed;
@@ -42,8 +42,11 @@ void world_open(struct world *w, uint32_t engine, uint32_t slot, uint32_t tenant
 	s->n_prompt = n_prompt;
 	s->n_target = n_target;
 	memcpy(s->tokens, tokens, sizeof(s->tokens));
-	submit_wait(w, engine, slot, (struct kvd_sqe){ .verb = KVD_SEQ_OPEN, .tenant = tenant, .n_tokens = n_prompt,
-		.flags = flags });
+	submit_wait(w, engine, slot,
+		    (struct kvd_sqe){ .verb = KVD_SEQ_OPEN,
+				      .tenant = tenant,
+				      .n_tokens = n_prompt,
+				      .flags = flags });
 }
 
 /* The next submission of a slot's program, when it waits for nothing. */
@@ -54,15 +57,19 @@ void world_advance(struct world *w, uint32_t engine, uint32_t slot)
 	if (!e->attached || s->verb || s->hold)
 		return;
 	if (s->state == SLOT_PREEMPTED || s->state == SLOT_PARKED) {
-		submit_wait(w, engine, slot, (struct kvd_sqe){ .verb = KVD_SEQ_RESUME, .n_tokens = known_tokens(s) });
+		submit_wait(
+			w, engine, slot,
+			(struct kvd_sqe){ .verb = KVD_SEQ_RESUME, .n_tokens = known_tokens(s) });
 		s->state = SLOT_WAITING;
 		return;
 	}
 	if (s->state != SLOT_READY || s->chunk || s->step_chunk)
 		return;
 	if (s->n_done / 16 > s->n_sealed) {
-		submit_wait(w, engine, slot, (struct kvd_sqe){ .verb = KVD_SEQ_SEAL, .page = s->n_sealed,
-			.count = s->n_done / 16 - s->n_sealed });
+		submit_wait(w, engine, slot,
+			    (struct kvd_sqe){ .verb = KVD_SEQ_SEAL,
+					      .page = s->n_sealed,
+					      .count = s->n_done / 16 - s->n_sealed });
 		return;
 	}
 	if (s->n_done >= s->n_target) {
@@ -88,12 +95,14 @@ void world_advance(struct world *w, uint32_t engine, uint32_t slot)
 static bool preempt_queued(const struct world_engine *e, uint32_t slot)
 {
 	for (uint32_t i = e->head; i != e->tail; i++)
-		if (e->queue[i % WORLD_QUEUE].verb == KVD_EV_PREEMPT && e->queue[i % WORLD_QUEUE].slot == slot)
+		if (e->queue[i % WORLD_QUEUE].verb == KVD_EV_PREEMPT &&
+		    e->queue[i % WORLD_QUEUE].slot == slot)
 			return true;
 	return false;
 }
 
-static void completed_grow(struct world *w, struct world_engine *e, struct world_slot *s, const struct kvd_cqe *c)
+static void completed_grow(struct world *w, struct world_engine *e, struct world_slot *s,
+			   const struct kvd_cqe *c)
 {
 	if (c->cached * 16 > s->n_done)
 		s->n_done = c->cached * 16;
@@ -101,7 +110,8 @@ static void completed_grow(struct world *w, struct world_engine *e, struct world
 		world_fail(w, "more is cached than was asked for", c->cached, s->n_target);
 	s->n_sealed = c->cached;
 	s->n_pages = c->pages;
-	for (uint32_t i = pages_of(s->n_done); i < c->pages && !preempt_queued(e, (uint32_t)(s - e->slot)); i++)
+	for (uint32_t i = pages_of(s->n_done);
+	     i < c->pages && !preempt_queued(e, (uint32_t)(s - e->slot)); i++)
 		if (!s->table[i] || (w->tags[KVD_ENTRY_FRAME(s->table[i])] != 0))
 			world_fail(w, "a fresh page is missing or not zero", i, s->table[i]);
 	s->state = SLOT_READY;
@@ -118,7 +128,8 @@ static void slot_preempted(struct world *w, struct world_slot *s)
 	w->preempted++;
 }
 
-static void completed_ok(struct world *w, struct world_engine *e, struct world_slot *s, const struct kvd_cqe *c)
+static void completed_ok(struct world *w, struct world_engine *e, struct world_slot *s,
+			 const struct kvd_cqe *c)
 {
 	switch (c->verb) {
 	case KVD_SEQ_OPEN:
@@ -140,7 +151,8 @@ static void completed_ok(struct world *w, struct world_engine *e, struct world_s
 		s->n_sealed = c->cached;
 		s->n_pages = c->pages;
 		s->state = SLOT_READY;
-		for (uint32_t i = 0; i < c->pages && !preempt_queued(e, (uint32_t)(s - e->slot)); i++)
+		for (uint32_t i = 0; i < c->pages && !preempt_queued(e, (uint32_t)(s - e->slot));
+		     i++)
 			if (!s->table[i])
 				world_fail(w, "an entry is missing after a copy", i, c->pages);
 		break;
@@ -212,7 +224,8 @@ void world_step_begin(struct world *w, uint32_t engine)
 		s->step_valid = true;
 		s->step_chunk = s->state == SLOT_READY ? s->chunk : 0;
 		s->chunk = 0;
-		/* A preemption whose event is not consumed yet has emptied the row: sit the step out. */
+		/* A preemption whose event is not consumed yet has emptied the row: sit the step
+		 * out. */
 		for (uint32_t i = 0; s->step_chunk && i < pages_of(s->n_done + s->step_chunk); i++)
 			if (!s->step[i])
 				s->step_chunk = 0;
@@ -224,7 +237,8 @@ static void step_compute(struct world *w, struct world_engine *e, struct world_s
 {
 	uint32_t from = s->step_from, to = s->step_from + s->step_chunk;
 	for (uint32_t i = from / 16; i < pages_of(to); i++) {
-		uint32_t f = KVD_ENTRY_FRAME(s->step[i]), end = to < (i + 1) * 16 ? to : (i + 1) * 16;
+		uint32_t f = KVD_ENTRY_FRAME(s->step[i]),
+			 end = to < (i + 1) * 16 ? to : (i + 1) * 16;
 		if (!s->step[i])
 			world_fail(w, "a step computes a page without an entry", i, to);
 		if (e->mapped[f >> w->slot_bits] != 2)
@@ -245,7 +259,8 @@ void world_step_end(struct world *w, uint32_t engine)
 		/* What the step read must still be what it was: sealed pages of the copied row. */
 		for (uint32_t i = 0; s->step_chunk && i < s->step_sealed; i++) {
 			uint32_t f = KVD_ENTRY_FRAME(s->step[i]);
-			if (w->tags[f] != world_tag(e->space_tag, s->tokens, (i + 1) * 16) && w->lie_frame_plus_1 != f + 1ull)
+			if (w->tags[f] != world_tag(e->space_tag, s->tokens, (i + 1) * 16) &&
+			    w->lie_frame_plus_1 != f + 1ull)
 				world_fail(w, "a page changed under a running step", f, i);
 		}
 		if (s->step_chunk)

@@ -1,5 +1,5 @@
-/* test_core_fsck.c - the checker is checked: one field of a healthy book is changed at a time, and fsck
- * must say so in the sentence meant for it; changed back, it must be silent again. */
+/* test_core_fsck.c - the checker is checked: one field of a healthy book is changed at a time, and
+ * fsck must say so in the sentence meant for it; changed back, it must be silent again. */
 #include <stdio.h>
 #include "tests/lib/core_case.h"
 #include "kvd/core/parts.h"
@@ -22,24 +22,26 @@ static uint32_t fsck_run(const struct core *c)
 }
 
 /* Change a field to a value, expect a sentence, change it back. */
-#define MUTATE(field, value, sentence) do { \
-	__typeof__(field) *field_ = (__typeof__(field) *)(uintptr_t)&(field); \
-	unsigned char old_[sizeof(*field_)]; \
-	__auto_type value_ = (value); \
-	memcpy(old_, field_, sizeof(old_)); \
-	memcpy((void *)(uintptr_t)field_, &value_, sizeof(old_)); \
-	uint32_t found_ = fsck_run(c); \
-	if (!found_ || !strstr(said, sentence)) \
-		ck_abort_msg("%s: fsck says %u problems:\n%s\nexpected: %s", #field, found_, said, sentence); \
-	memcpy((void *)(uintptr_t)field_, old_, sizeof(old_)); \
-	ck_assert_msg(!fsck_run(c), "after %s is restored: %s", #field, said); \
-	n_mutations++; \
-} while (0)
+#define MUTATE(field, value, sentence)                                                             \
+	do {                                                                                       \
+		__typeof__(field) *field_ = (__typeof__(field) *)(uintptr_t) & (field);            \
+		unsigned char old_[sizeof(*field_)];                                               \
+		__auto_type value_ = (value);                                                      \
+		memcpy(old_, field_, sizeof(old_));                                                \
+		memcpy((void *)(uintptr_t)field_, &value_, sizeof(old_));                          \
+		uint32_t found_ = fsck_run(c);                                                     \
+		if (!found_ || !strstr(said, sentence))                                            \
+			ck_abort_msg("%s: fsck says %u problems:\n%s\nexpected: %s", #field,       \
+				     found_, said, sentence);                                      \
+		memcpy((void *)(uintptr_t)field_, old_, sizeof(old_));                             \
+		ck_assert_msg(!fsck_run(c), "after %s is restored: %s", #field, said);             \
+		n_mutations++;                                                                     \
+	} while (0)
 
 static uint32_t n_mutations;
 
-/* A book with something of everything: two engines and a dead one, tenants that merged, an open page,
- * cool pages, quarantined and retiring frames, a promise and its waiter, a queue. */
+/* A book with something of everything: two engines and a dead one, tenants that merged, an open
+ * page, cool pages, quarantined and retiring frames, a promise and its waiter, a queue. */
 static struct world *world_rich(void)
 {
 	int32_t tokens[WORLD_TOKENS];
@@ -65,7 +67,9 @@ static struct world *world_rich(void)
 	world_open(w, e0, 5, 1, tokens, 90, 100, 0);       /* waits for slot 4's promise */
 	world_settle(w, false);
 	world_step_begin(w, e0);
-	submit(w, e0, (struct kvd_sqe){ .verb = KVD_SEQ_CLOSE, .slot = 3 }); /* its open frame waits for the step */
+	submit(w, e0,
+	       (struct kvd_sqe){ .verb = KVD_SEQ_CLOSE,
+				 .slot = 3 }); /* its open frame waits for the step */
 	world_hangup(w, e2);
 	return w;
 }
@@ -74,8 +78,9 @@ static uint32_t frame_in(const struct core *c, enum kvd_frame_state state, uint3
 {
 	for (uint32_t f = 0; f < c->layout.frames_max; f++) {
 		const struct extent *e = extent_at(c, extent_of(c, f));
-		if (e->state == KVD_EXTENT_ASSIGNED && (f & ((1u << c->slot_bits) - 1u)) < e->n_frames &&
-		    frame_state(c, f) == state && !skip--)
+		if (e->state == KVD_EXTENT_ASSIGNED &&
+		    (f & ((1u << c->slot_bits) - 1u)) < e->n_frames && frame_state(c, f) == state &&
+		    !skip--)
 			return f;
 	}
 	ck_abort_msg("no frame in state %d", (int)state);
@@ -85,8 +90,8 @@ static uint32_t frame_in(const struct core *c, enum kvd_frame_state state, uint3
 static uint32_t claim_where(const struct core *c, bool held, bool complete)
 {
 	for (uint32_t k = 1; k <= c->claims.high; k++)
-		if (!claim_at(c, k)->next_free && claim_at(c, k)->node && !claim_at(c, k)->complete == !complete &&
-		    !claim_at(c, k)->holds == !held)
+		if (!claim_at(c, k)->next_free && claim_at(c, k)->node &&
+		    !claim_at(c, k)->complete == !complete && !claim_at(c, k)->holds == !held)
 			return k;
 	ck_abort_msg("no such claim");
 	return 0;
@@ -103,23 +108,39 @@ START_TEST(frames_and_pages)
 	const struct core *c = w->core;
 	ck_assert_msg(!fsck_run(c), "%s", said);
 	uint32_t open = frame_in(c, KVD_FRAME_OPEN, 0), sealed = frame_in(c, KVD_FRAME_SEALED, 0);
-	uint32_t cool = frame_in(c, KVD_FRAME_COOL, 0), retiring = frame_in(c, KVD_FRAME_RETIRING, 0);
-	uint32_t free = frame_in(c, KVD_FRAME_FREE, 0), quarantined = frame_in(c, KVD_FRAME_QUARANTINED, 0);
-	const struct page *page = page_at(c, frame_at(c, sealed)->page), *cold = page_at(c, frame_at(c, cool)->page);
-	MUTATE(frame_at(c, sealed)->word, with_state(frame_at(c, sealed)->word, KVD_FRAME_OPEN), "an open frame");
-	MUTATE(frame_at(c, sealed)->word, with_state(frame_at(c, sealed)->word, KVD_FRAME_COOL), "a cool frame has a holder");
-	MUTATE(frame_at(c, cool)->word, with_state(frame_at(c, cool)->word, KVD_FRAME_SEALED), "a sealed frame has no holder");
-	MUTATE(frame_at(c, open)->word, with_state(frame_at(c, open)->word, KVD_FRAME_SEALED), "neither sealed in front nor open");
-	MUTATE(frame_at(c, open)->word, with_state(frame_at(c, open)->word, KVD_FRAME_FREE), "a frame without content has a page");
-	MUTATE(frame_at(c, free)->word, with_state(frame_at(c, free)->word, KVD_FRAME_SEALED), "a frame in use has no page");
-	MUTATE(frame_at(c, free)->word, with_state(frame_at(c, free)->word, 9), "in no known state");
-	MUTATE(frame_at(c, retiring)->word, with_state(frame_at(c, retiring)->word, KVD_FRAME_FREE), "in a retire list is in another state");
-	MUTATE(frame_at(c, quarantined)->word, with_state(frame_at(c, quarantined)->word, KVD_FRAME_FREE), "in a retire list is in another state");
-	MUTATE(frame_at(c, sealed)->word, frame_at(c, sealed)->word ^ 0x30, "colour is not its extent's");
-	MUTATE(frame_at(c, sealed)->word, frame_at(c, sealed)->word | 0xffffull << 28, "owner is no tenant");
+	uint32_t cool = frame_in(c, KVD_FRAME_COOL, 0),
+		 retiring = frame_in(c, KVD_FRAME_RETIRING, 0);
+	uint32_t free = frame_in(c, KVD_FRAME_FREE, 0),
+		 quarantined = frame_in(c, KVD_FRAME_QUARANTINED, 0);
+	const struct page *page = page_at(c, frame_at(c, sealed)->page),
+			  *cold = page_at(c, frame_at(c, cool)->page);
+	MUTATE(frame_at(c, sealed)->word, with_state(frame_at(c, sealed)->word, KVD_FRAME_OPEN),
+	       "an open frame");
+	MUTATE(frame_at(c, sealed)->word, with_state(frame_at(c, sealed)->word, KVD_FRAME_COOL),
+	       "a cool frame has a holder");
+	MUTATE(frame_at(c, cool)->word, with_state(frame_at(c, cool)->word, KVD_FRAME_SEALED),
+	       "a sealed frame has no holder");
+	MUTATE(frame_at(c, open)->word, with_state(frame_at(c, open)->word, KVD_FRAME_SEALED),
+	       "neither sealed in front nor open");
+	MUTATE(frame_at(c, open)->word, with_state(frame_at(c, open)->word, KVD_FRAME_FREE),
+	       "a frame without content has a page");
+	MUTATE(frame_at(c, free)->word, with_state(frame_at(c, free)->word, KVD_FRAME_SEALED),
+	       "a frame in use has no page");
+	MUTATE(frame_at(c, free)->word, with_state(frame_at(c, free)->word, 9),
+	       "in no known state");
+	MUTATE(frame_at(c, retiring)->word, with_state(frame_at(c, retiring)->word, KVD_FRAME_FREE),
+	       "in a retire list is in another state");
+	MUTATE(frame_at(c, quarantined)->word,
+	       with_state(frame_at(c, quarantined)->word, KVD_FRAME_FREE),
+	       "in a retire list is in another state");
+	MUTATE(frame_at(c, sealed)->word, frame_at(c, sealed)->word ^ 0x30,
+	       "colour is not its extent's");
+	MUTATE(frame_at(c, sealed)->word, frame_at(c, sealed)->word | 0xffffull << 28,
+	       "owner is no tenant");
 	MUTATE(frame_at(c, free)->pins, 1u, "a free frame is pinned");
 	MUTATE(frame_at(c, sealed)->pins, FRAME_READY, "marked ready to scrub");
-	MUTATE(frame_at(c, free)->page, frame_at(c, sealed)->page, "a frame without content has a page");
+	MUTATE(frame_at(c, free)->page, frame_at(c, sealed)->page,
+	       "a frame without content has a page");
 	MUTATE(frame_at(c, sealed)->page, 0u, "a frame in use has no page");
 	MUTATE(frame_at(c, sealed)->page, 0x7fffffffu, "does not exist");
 	MUTATE(page->frame, cool, "names another frame");
@@ -140,7 +161,8 @@ START_TEST(extents_and_sums)
 	const struct extent *e = extent_at(c, x);
 	const struct group *g = &c->groups[e->group];
 	ck_assert_msg(!fsck_run(c), "%s", said);
-	MUTATE(e->frames[KVD_FRAME_FREE], e->frames[KVD_FRAME_FREE] - 1, "count of a frame state is wrong");
+	MUTATE(e->frames[KVD_FRAME_FREE], e->frames[KVD_FRAME_FREE] - 1,
+	       "count of a frame state is wrong");
 	MUTATE(e->high, e->high - 1, "free frames are not all listed");
 	MUTATE(e->free.count, e->free.count + 1, "free list is broken");
 	MUTATE(e->n_frames, e->n_frames - 1, "not cut as its space says");
@@ -154,7 +176,8 @@ START_TEST(extents_and_sums)
 	MUTATE(e->group, 1000u, "belongs to no group");
 	MUTATE(c->extents_in[KVD_EXTENT_ASSIGNED], 0u, "number of extents in a state");
 	MUTATE(c->frames[KVD_FRAME_SEALED], (uint64_t)0, "number of frames in a state");
-	MUTATE(c->frame_bytes[KVD_FRAME_FREE], c->frame_bytes[KVD_FRAME_FREE] + PAGE, "do not add up to the pool");
+	MUTATE(c->frame_bytes[KVD_FRAME_FREE], c->frame_bytes[KVD_FRAME_FREE] + PAGE,
+	       "do not add up to the pool");
 	MUTATE(c->tail_bytes, c->tail_bytes + 1, "do not add up to the pool");
 	MUTATE(c->physical_bytes, c->physical_bytes + 1, "physical bytes");
 	MUTATE(c->unassigned.count, c->unassigned.count + 1, "unassigned extents");
@@ -185,7 +208,8 @@ START_TEST(index_and_charges)
 	struct world *w = world_rich();
 	const struct core *c = w->core;
 	ck_assert_msg(!fsck_run(c), "%s", said);
-	uint32_t held = claim_where(c, true, true), cold = claim_where(c, false, true), promise = claim_where(c, false, false);
+	uint32_t held = claim_where(c, true, true), cold = claim_where(c, false, true),
+		 promise = claim_where(c, false, false);
 	const struct claim *k = claim_at(c, held);
 	const struct node *n = node_at(c, k->node);
 	uint32_t deep = 0;
@@ -262,6 +286,7 @@ END_TEST
 
 int main(void)
 {
-	const TTest *list[] = { frames_and_pages, extents_and_sums, index_and_charges, sequences_and_holds };
+	const TTest *list[] = { frames_and_pages, extents_and_sums, index_and_charges,
+				sequences_and_holds };
 	return run_suite("core_fsck", list, sizeof(list) / sizeof(list[0]));
 }

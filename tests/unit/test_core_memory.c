@@ -3,8 +3,8 @@
 #include "tests/lib/core_case.h"
 #include "kvd/core/book.h"
 
-/* A shell in few lines, for one engine with more slots than the world's have: answers every action at
- * once and counts completions by verb. */
+/* A shell in few lines, for one engine with more slots than the world's have: answers every action
+ * at once and counts completions by verb. */
 struct crowd { struct core_event queue[8192]; uint32_t n, opened, grown, attached; };
 
 static void crowd_answer(struct crowd *k, const struct core_action *a)
@@ -16,7 +16,9 @@ static void crowd_answer(struct crowd *k, const struct core_action *a)
 	case CORE_ACT_MAP:
 		r->type = CORE_EV_SUBMIT;
 		r->engine = a->engine;
-		r->submit.sqe = (struct kvd_sqe){ .verb = KVD_EXTENT_ACK, .other = a->map.extent, .count = 1 };
+		r->submit.sqe = (struct kvd_sqe){ .verb = KVD_EXTENT_ACK,
+						  .other = a->map.extent,
+						  .count = 1 };
 		k->n++;
 		break;
 	case CORE_ACT_ATTACHED:
@@ -138,7 +140,8 @@ START_TEST(dead_colours_give_way)
 		s.submit.sqe = (struct kvd_sqe){ .verb = KVD_SEQ_SEAL, .count = 2 };
 		s.submit.n_tokens = 32;
 		crowd_run(w, &k, &s);
-		crowd_run(w, &k, &(struct core_event){ .type = CORE_EV_QUIET, .engine = k.attached });
+		crowd_run(w, &k,
+			  &(struct core_event){ .type = CORE_EV_QUIET, .engine = k.attached });
 		world_fsck(w);
 	}
 	/* 63 numbers: from then on each attach costs one refusal, and the next one succeeds */
@@ -201,21 +204,27 @@ START_TEST(growth_never_preempts_the_oldest)
 	run_prompt(w, e, 1, 0, tokens, 100, 0);             /* the youngest of the largest tenant */
 	tokens_fill(tokens, 3);
 	run_prompt(w, e, 2, 1, tokens, 80, 0);
-	ck_assert_uint_eq(submit(w, e, (struct kvd_sqe){ .verb = KVD_SEQ_GROW, .slot = 2, .want = 14, .page = 5 }).status, 0xffff);
+	ck_assert_uint_eq(
+		submit(w, e,
+		       (struct kvd_sqe){ .verb = KVD_SEQ_GROW, .slot = 2, .want = 14, .page = 5 })
+			.status,
+		0xffff);
 	world_settle(w, false);
 	ck_assert_uint_eq(world_slot(w, e, 1)->state, SLOT_PREEMPTED);
 	ck_assert_uint_eq(world_slot(w, e, 1)->table[0], 0);
 	ck_assert_uint_ne(world_slot(w, e, 0)->table[0], 0);
 	ck_assert_uint_ne(world_slot(w, e, 2)->table[13], 0);
 	/* now only the oldest is larger: the grower itself gives way */
-	struct kvd_cqe c = submit(w, e, (struct kvd_sqe){ .verb = KVD_SEQ_GROW, .slot = 2, .want = 25, .page = 5 });
+	struct kvd_cqe c = submit(
+		w, e, (struct kvd_sqe){ .verb = KVD_SEQ_GROW, .slot = 2, .want = 25, .page = 5 });
 	ck_assert_uint_eq(c.status, KVD_S_PREEMPTED);
 	ck_assert_uint_ne(world_slot(w, e, 0)->table[0], 0);
 	world_free(w);
 }
 END_TEST
 
-/* The oldest is alone, and the shared extent that it reads from is in its way: it goes on without. */
+/* The oldest is alone, and the shared extent that it reads from is in its way: it goes on without.
+ *  */
 START_TEST(shared_pages_do_not_stop_the_last_one)
 {
 	int32_t tokens[WORLD_TOKENS];
@@ -228,7 +237,8 @@ START_TEST(shared_pages_do_not_stop_the_last_one)
 	run_prompt(w, e, 1, 1, tokens, 80, 0);
 	world_settle(w, false);
 	ck_assert_uint_eq(status_of(w).merges, 5);
-	ck_assert_uint_eq(submit(w, e, (struct kvd_sqe){ .verb = KVD_SEQ_CLOSE, .slot = 1 }).status, KVD_S_OK);
+	ck_assert_uint_eq(submit(w, e, (struct kvd_sqe){ .verb = KVD_SEQ_CLOSE, .slot = 1 }).status,
+			  KVD_S_OK);
 	memset(world_slot(w, e, 1), 0, sizeof(struct world_slot));
 	world_slot(w, e, 0)->hold = false;
 	world_slot(w, e, 0)->n_target = 30 * 16;             /* 5 shared + 16 own are not enough */
@@ -253,7 +263,8 @@ START_TEST(full_claims_forget_the_oldest)
 	uint32_t e = attach(w, "e0");
 	run_one(w, e, 0, 0, tokens, 100);
 	ck_assert_uint_eq(w->core->claims.count, 6);
-	*(uint32_t *)(uintptr_t)&w->core->claims.max = w->core->claims.high; /* as if it were as small as that */
+	/* as if the pool were as small as that */
+	*(uint32_t *)(uintptr_t)&w->core->claims.max = w->core->claims.high;
 	for (uint32_t i = 1; i < 20; i++) {
 		ck_assert_uint_eq(run_one(w, e, 0, i, tokens, 100), 0);
 		ck_assert_uint_le(w->core->claims.count, 6);
@@ -278,9 +289,11 @@ START_TEST(queue_is_strict)
 	world_settle(w, false);
 	ck_assert_uint_eq(world_slot(w, e, 1)->state, SLOT_WAITING);
 	ck_assert_uint_eq(world_slot(w, e, 2)->state, SLOT_WAITING);
-	ck_assert_uint_eq(submit(w, e, (struct kvd_sqe){ .verb = KVD_SEQ_CLOSE, .slot = 0 }).status, KVD_S_OK);
+	ck_assert_uint_eq(submit(w, e, (struct kvd_sqe){ .verb = KVD_SEQ_CLOSE, .slot = 0 }).status,
+			  KVD_S_OK);
 	world_slot(w, e, 0)->state = SLOT_IDLE;
-	world_slot(w, e, 1)->verb = world_slot(w, e, 2)->verb = 0;  /* submit() swallowed the answers */
+	world_slot(w, e, 1)->verb = world_slot(w, e, 2)->verb =
+		0; /* submit() swallowed the answers */
 	ck_assert_uint_eq(status_of(w).preemptions, 0);
 	struct kvd_row_sequence rows[4];
 	uint32_t cursor = 0;
@@ -317,8 +330,10 @@ START_TEST(a_thousand_small_tenants)
 	for (uint32_t i = 0; i < 2 * N; i++) {
 		struct core_event s = { .type = CORE_EV_SUBMIT, .engine = 0 };
 		tokens_fill(tokens, (int32_t)(i % N));
-		s.submit.sqe = (struct kvd_sqe){ .verb = i < N ? KVD_SEQ_OPEN : KVD_SEQ_GROW, .slot = i % N,
-			.n_tokens = 200, .want = 13 };
+		s.submit.sqe = (struct kvd_sqe){ .verb = i < N ? KVD_SEQ_OPEN : KVD_SEQ_GROW,
+						 .slot = i % N,
+						 .n_tokens = 200,
+						 .want = 13 };
 		s.submit.tenant = i % N;
 		s.submit.tokens = tokens;
 		s.submit.n_tokens = 200;
@@ -331,8 +346,9 @@ START_TEST(a_thousand_small_tenants)
 	struct kvd_row_extent row;
 	for (uint32_t cursor = 0; core_read_extents(w->core, &cursor, &row, 1);)
 		assigned += row.state == KVD_EXTENT_ASSIGNED ? 4 * MIB : 0;
-	printf("a thousand tenants: %llu extent bytes for %llu page bytes, ratio %.3f\n", (unsigned long long)assigned,
-	       (unsigned long long)pages, (double)assigned / (double)pages);
+	printf("a thousand tenants: %llu extent bytes for %llu page bytes, ratio %.3f\n",
+	       (unsigned long long)assigned, (unsigned long long)pages,
+	       (double)assigned / (double)pages);
 	ck_assert(assigned * 4 <= pages * 5);
 	world_free(w);
 }
@@ -354,7 +370,7 @@ START_TEST(small_pool_four_tenants_two_engines)
 	for (uint32_t round = 0; round < 3; round++) {
 		for (uint32_t i = 0; i < 32; i++) {
 			int32_t tokens[WORLD_TOKENS];
-			tokens_fill(tokens, 1);                     /* a common prefix of 20 pages, then its own */
+			tokens_fill(tokens, 1); /* a common prefix of 20 pages, then its own */
 			for (uint32_t k = 320; k < WORLD_TOKENS; k++)
 				tokens[k] = (int32_t)(round * 1000000 + i * 1000 + k);
 			world_open(w, e[i % 2], i / 2, i % 4, tokens, 400, 500, 0);
@@ -364,8 +380,10 @@ START_TEST(small_pool_four_tenants_two_engines)
 	}
 	struct kvd_row_status st = status_of(w);
 	ck_assert_uint_gt(st.merges, 0);
-	printf("256 MiB, four tenants, two engines: %llu preemptions, %llu merges, %llu promotions, peak ratio %.2f\n",
-	       (unsigned long long)st.preemptions, (unsigned long long)st.merges, (unsigned long long)st.promotions,
+	printf("256 MiB, four tenants, two engines: %llu preemptions, %llu merges, %llu "
+	       "promotions, peak ratio %.2f\n",
+	       (unsigned long long)st.preemptions, (unsigned long long)st.merges,
+	       (unsigned long long)st.promotions,
 	       (double)st.peak_logical_bytes / (double)st.peak_physical_bytes);
 	world_free(w);
 }
@@ -425,10 +443,18 @@ END_TEST
 int main(void)
 {
 	static const TTest *const *tests[] = {
-		&dead_engine_frames_wait_for_quiet, &restarted_engine_takes_over_the_colour, &dead_colours_give_way,
-		&eight_sequences_in_a_pool_for_three, &two_engines_in_a_pool_for_one, &growth_never_preempts_the_oldest,
-		&shared_pages_do_not_stop_the_last_one, &full_claims_forget_the_oldest,
-		&queue_is_strict, &a_thousand_small_tenants, &small_pool_four_tenants_two_engines, &one_prefix_for_all,
+		&dead_engine_frames_wait_for_quiet,
+		&restarted_engine_takes_over_the_colour,
+		&dead_colours_give_way,
+		&eight_sequences_in_a_pool_for_three,
+		&two_engines_in_a_pool_for_one,
+		&growth_never_preempts_the_oldest,
+		&shared_pages_do_not_stop_the_last_one,
+		&full_claims_forget_the_oldest,
+		&queue_is_strict,
+		&a_thousand_small_tenants,
+		&small_pool_four_tenants_two_engines,
+		&one_prefix_for_all,
 		&empty_extents_go_back,
 	};
 	const TTest *list[sizeof(tests) / sizeof(tests[0])];

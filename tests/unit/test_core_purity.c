@@ -1,5 +1,5 @@
-/* test_core_purity.c - the core needs nothing from outside: its objects' undefined symbols are memory
- * functions, the assert and stack-protector hooks of the C library, and the core itself.
+/* test_core_purity.c - the core needs nothing from outside: its objects' undefined symbols are
+ * memory functions, the assert and stack-protector hooks of the C library, and the core itself.
  *
  * Reads the archive with nm; where there is none, prints "skipped". */
 #include <check.h>
@@ -14,8 +14,9 @@ enum { SYMBOLS_MAX = 2000, NAME_MAX_BYTES = 128 };
 static char defined[SYMBOLS_MAX][NAME_MAX_BYTES], wanted[SYMBOLS_MAX][NAME_MAX_BYTES];
 static int n_defined, n_wanted;
 
-static const char *const allowed[] = { "memcpy", "memset", "memcmp", "memmove", "__memcpy_chk", "__memset_chk",
-	"__memmove_chk", "__assert_fail", "__stack_chk_fail" };
+static const char *const allowed[] = { "memcpy",	"memset",	 "memcmp",
+				       "memmove",	"__memcpy_chk",	 "__memset_chk",
+				       "__memmove_chk", "__assert_fail", "__stack_chk_fail" };
 
 static bool in_list(char list[][NAME_MAX_BYTES], int n, const char *name)
 {
@@ -31,8 +32,9 @@ static bool is_allowed(const char *name)
 		if (!strcmp(allowed[i], name))
 			return true;
 	/* sanitizer and coverage builds add their own */
-	return !strncmp(name, "__asan", 6) || !strncmp(name, "__ubsan", 7) || !strncmp(name, "__tsan", 6) ||
-	       !strncmp(name, "__sanitizer", 11) || !strncmp(name, "__gcov", 6) || !strcmp(name, "_GLOBAL_OFFSET_TABLE_");
+	return !strncmp(name, "__asan", 6) || !strncmp(name, "__ubsan", 7) ||
+	       !strncmp(name, "__tsan", 6) || !strncmp(name, "__sanitizer", 11) ||
+	       !strncmp(name, "__gcov", 6) || !strcmp(name, "_GLOBAL_OFFSET_TABLE_");
 }
 
 START_TEST(core_needs_nothing_from_outside)

@@ -1,9 +1,10 @@
-/* test_core_random.c - a seeded storm over the memory core, watched by core_world's oracle and fsck.
+/* test_core_random.c - a seeded storm over the memory core, watched by core_world's oracle and
+ * fsck.
  *
- * Several engines of two spaces, tenants of every sharing mode, small pools, kills (quiet comes later),
- * late and reordered mover answers, mover failures, slow steps, hostile submissions, forks, parks,
- * truncations, planted differences.  Then the load stops: every sequence must finish, and with all
- * engines gone the pool must be whole.
+ * Several engines of two spaces, tenants of every sharing mode, small pools, kills (quiet comes
+ * later), late and reordered mover answers, mover failures, slow steps, hostile submissions, forks,
+ * parks, truncations, planted differences.  Then the load stops: every sequence must finish, and
+ * with all engines gone the pool must be whole.
  * SEED=n repeats one run; OPS=n its length. */
 #include <check.h>
 #include <stdio.h>
@@ -24,7 +25,8 @@ static void prompts_make(struct world *w)
 {
 	for (int p = 0; p < 6; p++)
 		for (int i = 0; i < WORLD_TOKENS; i++)
-			prompts[p][i] = p && i < 16 * (p * 2) ? prompts[p / 2][i] : (int32_t)world_random(w, 50000);
+			prompts[p][i] = p && i < 16 * (p * 2) ? prompts[p / 2][i]
+							      : (int32_t)world_random(w, 50000);
 }
 
 static void storm_attach(struct world *w, const struct storm *s, uint32_t n)
@@ -44,7 +46,8 @@ static void storm_open(struct world *w, uint32_t e, uint32_t slot)
 	if (world_random(w, 2))
 		for (uint32_t i = own; i < WORLD_TOKENS; i++)
 			tokens[i] = (int32_t)world_random(w, 50000);
-	uint32_t max = w->engine[e].max_pages * 16, n = 1 + world_random(w, max / (1 + world_random(w, 4)));
+	uint32_t max = w->engine[e].max_pages * 16,
+		 n = 1 + world_random(w, max / (1 + world_random(w, 4)));
 	uint32_t target = n + world_random(w, 60);
 	world_open(w, e, slot, world_random(w, N_TENANTS), tokens, n, target > max ? max : target,
 		   world_random(w, 20) ? 0 : KVD_OPEN_PRIVATE);
@@ -52,16 +55,22 @@ static void storm_open(struct world *w, uint32_t e, uint32_t slot)
 
 static void storm_hostile(struct world *w, uint32_t e)
 {
-	struct kvd_sqe q = { .verb = (uint16_t)world_random(w, 12), .flags = (uint16_t)world_random(w, 4),
-		.user_data = 1ull << 60, .tenant = world_random(w, 2 * N_TENANTS), .other = world_random(w, 2) ? world_random(w, 8) : ~0u,
-		.count = world_random(w, 3), .want = world_random(w, 40), .page = world_random(w, 30),
-		.n_tokens = world_random(w, 3) ? world_random(w, 600) : ~0u };
-	/* aimed at slots of their own (the last two), so that the programs of the others stay whole */
+	struct kvd_sqe q = { .verb = (uint16_t)world_random(w, 12),
+			     .flags = (uint16_t)world_random(w, 4),
+			     .user_data = 1ull << 60,
+			     .tenant = world_random(w, 2 * N_TENANTS),
+			     .other = world_random(w, 2) ? world_random(w, 8) : ~0u,
+			     .count = world_random(w, 3),
+			     .want = world_random(w, 40),
+			     .page = world_random(w, 30),
+			     .n_tokens = world_random(w, 3) ? world_random(w, 600) : ~0u };
+	/* aimed at slots of their own (the last two), so that the programs of the others stay whole
+	 *  */
 	q.slot = world_random(w, 8) ? 4 + world_random(w, 2) : 6 + world_random(w, 1u << 30);
 	if (q.verb == KVD_SEQ_FORK && q.other < 4)
 		q.other = 5;
 	if (q.verb == KVD_EXTENT_ACK && q.count == 0)
-		q.other = ~0u;               /* an engine is trusted not to lie about its own mappings */
+		q.other = ~0u; /* an engine is trusted not to lie about its own mappings */
 	if (q.verb == KVD_EXTENT_ACK)
 		q.other |= 1u << 20;
 	struct world_slot *s = q.slot < 6 ? world_slot(w, e, q.slot) : NULL;
@@ -170,7 +179,8 @@ static void storm_one(struct world *w, const struct storm *s)
 		world_poll(w, e);
 	} else if (dice < 90) {
 		for (int i = 0; i < 3 && w->n_jobs; i++)
-			world_mover(w, world_random(w, w->n_jobs), world_random(w, 100) >= s->fail_percent);
+			world_mover(w, world_random(w, w->n_jobs),
+				    world_random(w, 100) >= s->fail_percent);
 	} else if (dice < 91) {
 		world_populate(w);
 	} else if (dice < 94) {
@@ -200,7 +210,10 @@ static void close_hostile(struct world *w)
 {
 	for (uint32_t e = 0; e < WORLD_ENGINES; e++)
 		for (uint32_t slot = 4; w->engine[e].attached && slot < 6; slot++)
-			world_submit(w, e, (struct kvd_sqe){ .verb = KVD_SEQ_CLOSE, .slot = slot, .user_data = 1ull << 60 });
+			world_submit(w, e,
+				     (struct kvd_sqe){ .verb = KVD_SEQ_CLOSE,
+						       .slot = slot,
+						       .user_data = 1ull << 60 });
 }
 
 static void storm_end(struct world *w)
@@ -219,12 +232,13 @@ static void storm_end(struct world *w)
 	core_read_status(w->core, w->now, &st);
 	if (st.frames[KVD_FRAME_OPEN] + st.frames[KVD_FRAME_SEALED] + st.frames[KVD_FRAME_FILLING] +
 	    st.frames[KVD_FRAME_RETIRING] + st.frames[KVD_FRAME_QUARANTINED])
-		world_fail(w, "frames are in use and nobody runs", st.frames[KVD_FRAME_OPEN], st.frames[KVD_FRAME_RETIRING]);
+		world_fail(w, "frames are in use and nobody runs", st.frames[KVD_FRAME_OPEN],
+			   st.frames[KVD_FRAME_RETIRING]);
 	for (uint32_t f = 0; f < w->n_frames_max; f++) {
 		struct kvd_row_page row;
 		uint32_t cursor = f;
-		if (core_read_pages(w->core, CORE_NONE, w->now, &cursor, &row, 1) && row.frame == f &&
-		    row.state == KVD_FRAME_FREE && w->tags[f])
+		if (core_read_pages(w->core, CORE_NONE, w->now, &cursor, &row, 1) &&
+		    row.frame == f && row.state == KVD_FRAME_FREE && w->tags[f])
 			world_fail(w, "a free frame is not zero", f, w->tags[f]);
 	}
 }
@@ -243,11 +257,14 @@ static void storm_run(const struct storm *s, uint64_t seed)
 	storm_end(w);
 	struct kvd_row_status st;
 	core_read_status(w->core, w->now, &st);
-	printf("seed %llu: %llu events, %llu finished, %llu preempted, %llu merges, %llu promotions, %llu waits, "
-	       "%llu evicted, %llu mover failures\n", (unsigned long long)seed, (unsigned long long)w->ops,
-	       (unsigned long long)w->finished, (unsigned long long)st.preemptions, (unsigned long long)st.merges,
-	       (unsigned long long)st.promotions, (unsigned long long)st.single_flight_waits,
-	       (unsigned long long)st.evicted_pages, (unsigned long long)w->mover_fails);
+	printf("seed %llu: %llu events, %llu finished, %llu preempted, %llu merges, %llu "
+	       "promotions, %llu waits, "
+	       "%llu evicted, %llu mover failures\n",
+	       (unsigned long long)seed, (unsigned long long)w->ops,
+	       (unsigned long long)w->finished, (unsigned long long)st.preemptions,
+	       (unsigned long long)st.merges, (unsigned long long)st.promotions,
+	       (unsigned long long)st.single_flight_waits, (unsigned long long)st.evicted_pages,
+	       (unsigned long long)w->mover_fails);
 	ck_assert_uint_gt(w->finished, 0);
 	world_free(w);
 }
@@ -259,34 +276,57 @@ static uint64_t seed_of(uint64_t fallback)
 
 START_TEST(roomy_pool)
 {
-	storm_run(&(struct storm){ .n_extents = 40, .n_engines = 3, .ops = 60000, .fail_percent = 2, .hostile = 1 }, seed_of(11));
+	storm_run(&(struct storm){ .n_extents = 40,
+				   .n_engines = 3,
+				   .ops = 60000,
+				   .fail_percent = 2,
+				   .hostile = 1 },
+		  seed_of(11));
 }
 END_TEST
 
 START_TEST(tight_pool)
 {
-	storm_run(&(struct storm){ .n_extents = 6, .n_engines = 2, .ops = 60000, .fail_percent = 2, .hostile = 1 }, seed_of(12));
+	storm_run(&(struct storm){ .n_extents = 6,
+				   .n_engines = 2,
+				   .ops = 60000,
+				   .fail_percent = 2,
+				   .hostile = 1 },
+		  seed_of(12));
 }
 END_TEST
 
 START_TEST(kills)
 {
-	storm_run(&(struct storm){ .n_extents = 16, .n_engines = 4, .ops = 60000, .kill_percent_of_percent = 40,
-		.fail_percent = 2, .two_spaces = true, .hostile = 1 }, seed_of(13));
+	storm_run(&(struct storm){ .n_extents = 16,
+				   .n_engines = 4,
+				   .ops = 60000,
+				   .kill_percent_of_percent = 40,
+				   .fail_percent = 2,
+				   .two_spaces = true,
+				   .hostile = 1 },
+		  seed_of(13));
 }
 END_TEST
 
 START_TEST(two_spaces_tight)
 {
-	storm_run(&(struct storm){ .n_extents = 7, .n_engines = 4, .ops = 60000, .kill_percent_of_percent = 5,
-		.fail_percent = 5, .two_spaces = true }, seed_of(14));
+	storm_run(&(struct storm){ .n_extents = 7,
+				   .n_engines = 4,
+				   .ops = 60000,
+				   .kill_percent_of_percent = 5,
+				   .fail_percent = 5,
+				   .two_spaces = true },
+		  seed_of(14));
 }
 END_TEST
 
 /* Two extents for two engines: one long sequence needs all of it, shared pages are in its way. */
 START_TEST(tiny_pool)
 {
-	storm_run(&(struct storm){ .n_extents = 2, .n_engines = 2, .ops = 40000, .fail_percent = 2 }, seed_of(15));
+	storm_run(
+		&(struct storm){ .n_extents = 2, .n_engines = 2, .ops = 40000, .fail_percent = 2 },
+		seed_of(15));
 }
 END_TEST
 

@@ -1,4 +1,5 @@
-/* test_core_share.c - stored once, computed once: single flight, promotion, merge, who may see what. */
+/* test_core_share.c - stored once, computed once: single flight, promotion, merge, who may see
+ * what. */
 #include "tests/lib/core_case.h"
 
 static struct world *world_with(enum core_sharing sharing, const char *domain)
@@ -57,12 +58,18 @@ START_TEST(takeover_when_the_promiser_closes)
 	uint32_t e = attach(w, "e0");
 	run_prompt(w, e, 5, 0, (int32_t[WORLD_TOKENS]){ 5 }, 20, 0);  /* an extent is mapped */
 	two_waiters_behind(w, e, tokens);
-	ck_assert_uint_eq(submit(w, e, (struct kvd_sqe){ .verb = KVD_SEQ_CLOSE, .slot = 0 }).status, KVD_S_OK);
+	ck_assert_uint_eq(submit(w, e, (struct kvd_sqe){ .verb = KVD_SEQ_CLOSE, .slot = 0 }).status,
+			  KVD_S_OK);
 	/* submit() swallowed the queue; the first waiter's answer was in it */
-	struct kvd_cqe c = submit(w, e, (struct kvd_sqe){ .verb = KVD_SEQ_GROW, .slot = 1, .want = 1, .flags = KVD_GROW_LOOKUP });
+	struct kvd_cqe c = submit(
+		w, e,
+		(struct kvd_sqe){
+			.verb = KVD_SEQ_GROW, .slot = 1, .want = 1, .flags = KVD_GROW_LOOKUP });
 	ck_assert_uint_eq(c.status, KVD_S_OK);
 	ck_assert_uint_eq(c.cached, 0);
-	c = submit(w, e, (struct kvd_sqe){ .verb = KVD_SEQ_GROW, .slot = 2, .want = 1, .flags = KVD_GROW_LOOKUP });
+	c = submit(w, e,
+		   (struct kvd_sqe){
+			   .verb = KVD_SEQ_GROW, .slot = 2, .want = 1, .flags = KVD_GROW_LOOKUP });
 	ck_assert_uint_eq(c.status, KVD_S_STALE);                     /* its OPEN is still out */
 	world_free(w);
 }
@@ -143,7 +150,8 @@ START_TEST(merge_between_tenants)
 	ck_assert_uint_eq(core_read_tenants(w->core, CORE_NONE, &cursor, rows, 3), 3);
 	ck_assert_uint_eq(rows[0].rss_bytes, 7 * PAGE);
 	ck_assert_uint_eq(rows[2].rss_bytes, 7 * PAGE);
-	ck_assert_uint_eq(rows[0].pss_bytes + rows[1].pss_bytes + rows[2].pss_bytes, status_of(w).physical_bytes);
+	ck_assert_uint_eq(rows[0].pss_bytes + rows[1].pss_bytes + rows[2].pss_bytes,
+			  status_of(w).physical_bytes);
 	ck_assert_uint_eq(rows[0].uss_bytes, PAGE);
 	world_free(w);
 }
@@ -169,15 +177,19 @@ START_TEST(merge_mismatch_is_alarmed_and_stays_apart)
 	ck_assert_uint_eq(world_slot(w, e, 0)->table[3], world_slot(w, e, 1)->table[3]);
 	/* each tenant finds its own copy again */
 	uint32_t own = world_slot(w, e, 1)->table[2];
-	ck_assert_uint_eq(submit(w, e, (struct kvd_sqe){ .verb = KVD_SEQ_PARK, .slot = 1 }).status, KVD_S_OK);
-	ck_assert_uint_eq(submit(w, e, (struct kvd_sqe){ .verb = KVD_SEQ_RESUME, .slot = 1, .n_tokens = 100 }).cached, 6);
+	ck_assert_uint_eq(submit(w, e, (struct kvd_sqe){ .verb = KVD_SEQ_PARK, .slot = 1 }).status,
+			  KVD_S_OK);
+	ck_assert_uint_eq(
+		submit(w, e, (struct kvd_sqe){ .verb = KVD_SEQ_RESUME, .slot = 1, .n_tokens = 100 })
+			.cached,
+		6);
 	ck_assert_uint_eq(world_slot(w, e, 1)->table[2], own);
 	world_free(w);
 }
 END_TEST
 
-/* What a tenant reads of its pages is the same whether or not another has the same ones, in use, and one of
- * them even in a copy of its own. */
+/* What a tenant reads of its pages is the same whether or not another has the same ones, in use,
+ * and one of them even in a copy of its own. */
 START_TEST(rows_of_a_tenant_say_nothing_of_others)
 {
 	enum { MAX = 16 };
@@ -194,7 +206,9 @@ START_TEST(rows_of_a_tenant_say_nothing_of_others)
 			w->tags[w->lie_frame_plus_1 - 1] ^= 0xff00;
 		}
 		run_prompt(w, e, 1, 1, tokens, 100, 0);
-		ck_assert_uint_eq(submit(w, e, (struct kvd_sqe){ .verb = KVD_SEQ_CLOSE, .slot = 1 }).status, KVD_S_OK);
+		ck_assert_uint_eq(
+			submit(w, e, (struct kvd_sqe){ .verb = KVD_SEQ_CLOSE, .slot = 1 }).status,
+			KVD_S_OK);
 		world_settle(w, false);
 		w->now += 3000000;
 		if (others)
@@ -228,14 +242,24 @@ START_TEST(same_tenant_same_engine_needs_no_mover)
 	tokens_fill(tokens, 1);
 	uint32_t e = attach(w, "e0");
 	run_prompt(w, e, 0, 0, tokens, 50, 0);
-	/* the second one forks off before the index knows: it grows its own pages without looking up */
+	/* the second one forks off before the index knows: it grows its own pages without looking
+	 * up */
 	world_slot(w, e, 1)->n_prompt = 50;
 	memcpy(world_slot(w, e, 1)->tokens, tokens, sizeof(tokens));
-	ck_assert_uint_eq(submit(w, e, (struct kvd_sqe){ .verb = KVD_SEQ_OPEN, .slot = 1, .n_tokens = 10 }).status, KVD_S_OK);
-	ck_assert_uint_eq(submit(w, e, (struct kvd_sqe){ .verb = KVD_SEQ_GROW, .slot = 1, .want = 3 }).pages, 3);
+	ck_assert_uint_eq(
+		submit(w, e, (struct kvd_sqe){ .verb = KVD_SEQ_OPEN, .slot = 1, .n_tokens = 10 })
+			.status,
+		KVD_S_OK);
+	ck_assert_uint_eq(
+		submit(w, e, (struct kvd_sqe){ .verb = KVD_SEQ_GROW, .slot = 1, .want = 3 }).pages,
+		3);
 	for (uint32_t i = 0; i < 3; i++)
-		w->tags[KVD_ENTRY_FRAME(world_slot(w, e, 1)->table[i])] = world_tag(1, tokens, (i + 1) * 16);
-	ck_assert_uint_eq(submit(w, e, (struct kvd_sqe){ .verb = KVD_SEQ_SEAL, .slot = 1, .count = 3 }).status, KVD_S_OK);
+		w->tags[KVD_ENTRY_FRAME(world_slot(w, e, 1)->table[i])] =
+			world_tag(1, tokens, (i + 1) * 16);
+	ck_assert_uint_eq(
+		submit(w, e, (struct kvd_sqe){ .verb = KVD_SEQ_SEAL, .slot = 1, .count = 3 })
+			.status,
+		KVD_S_OK);
 	ck_assert_uint_eq(world_slot(w, e, 1)->table[0], world_slot(w, e, 0)->table[0]);
 	ck_assert_uint_eq(world_slot(w, e, 1)->table[2], world_slot(w, e, 0)->table[2]);
 	ck_assert_uint_eq(status_of(w).merges, 0);
@@ -255,8 +279,11 @@ START_TEST(promotion_across_engines)
 	ck_assert_uint_eq(run_one(w, e1, 0, 0, tokens, 400), 25 - 1);
 	struct kvd_row_status st = status_of(w);
 	ck_assert_uint_eq(st.promotions, 24);
-	ck_assert_uint_ne(world_slot(w, e0, 0)->table[3], own);       /* the first engine reads the shared one, too */
-	ck_assert_uint_eq(w->engine[e0].mapped[KVD_ENTRY_FRAME(world_slot(w, e0, 0)->table[3]) >> w->slot_bits], 1);
+	ck_assert_uint_ne(world_slot(w, e0, 0)->table[3],
+			  own); /* the first engine reads the shared one, too */
+	ck_assert_uint_eq(w->engine[e0].mapped[KVD_ENTRY_FRAME(world_slot(w, e0, 0)->table[3]) >>
+					       w->slot_bits],
+			  1);
 	/* but another tenant computes */
 	ck_assert_uint_eq(run_one(w, e1, 0, 1, tokens, 400), 0);
 	world_free(w);
@@ -303,7 +330,7 @@ START_TEST(private_tenants_share_with_nobody)
 	ck_assert_uint_eq(run_one(w, e0, 0, 0, tokens, 100), 6);      /* found by itself */
 	ck_assert_uint_eq(run_one(w, e0, 0, 1, tokens, 100), 0);      /* not by the other */
 	ck_assert_uint_eq(run_one(w, e0, 0, 1, tokens, 100), 6);
-	ck_assert_uint_eq(run_one(w, e1, 0, 0, tokens, 100), 0);      /* nor through the shared colour */
+	ck_assert_uint_eq(run_one(w, e1, 0, 0, tokens, 100), 0); /* nor through the shared colour */
 	world_tenant(w, "m", "", CORE_MERGE, 0);
 	ck_assert_uint_eq(run_one(w, e0, 0, 2, tokens, 100), 0);
 	ck_assert_uint_eq(status_of(w).merges + status_of(w).promotions, 0);
@@ -361,11 +388,19 @@ END_TEST
 int main(void)
 {
 	static const TTest *const *tests[] = {
-		&single_flight, &takeover_when_the_promiser_closes, &takeover_when_the_promiser_dies,
-		&takeover_when_the_promiser_is_slow, &merge_between_tenants, &merge_mismatch_is_alarmed_and_stays_apart,
-		&rows_of_a_tenant_say_nothing_of_others, &same_tenant_same_engine_needs_no_mover,
-		&promotion_across_engines, &tables_wait_for_the_extent_ack,
-		&private_tenants_share_with_nobody, &domain_names_do_not_collide, &failing_mover_only_delays_a_merge,
+		&single_flight,
+		&takeover_when_the_promiser_closes,
+		&takeover_when_the_promiser_dies,
+		&takeover_when_the_promiser_is_slow,
+		&merge_between_tenants,
+		&merge_mismatch_is_alarmed_and_stays_apart,
+		&rows_of_a_tenant_say_nothing_of_others,
+		&same_tenant_same_engine_needs_no_mover,
+		&promotion_across_engines,
+		&tables_wait_for_the_extent_ack,
+		&private_tenants_share_with_nobody,
+		&domain_names_do_not_collide,
+		&failing_mover_only_delays_a_merge,
 	};
 	const TTest *list[sizeof(tests) / sizeof(tests[0])];
 	for (size_t i = 0; i < sizeof(tests) / sizeof(tests[0]); i++)
