@@ -312,7 +312,9 @@ void seq_seal(const struct core *c, const struct core_event *ev, uint32_t seq)
 	seq_answer(c, ev, KVD_S_OK);
 }
 
-/* A fork that finds no memory does not fail: its target begins PREEMPTED, to be resumed. */
+/* A fork that finds no memory does not fail: its target begins PREEMPTED, to be resumed.  That is
+ * what the status PREEMPTED of a FORK means; if the source itself has lost its pages it is STALE.
+ *  */
 static void fork_preempted(const struct core *c, uint32_t target)
 {
 	seq_release(c, target);
@@ -334,7 +336,7 @@ void seq_fork(const struct core *c, const struct core_event *ev, uint32_t seq)
 	bool copying = s->pending && s->pending != KVD_SEQ_GROW;
 	if (s->state != SEQ_RUNNING || copying || seq_at(c, target)->state != SEQ_EMPTY ||
 	    whole > s->n_sealed || (rest && whole >= s->n_pages)) {
-		seq_answer(c, ev, s->state == SEQ_PREEMPTED ? KVD_S_PREEMPTED : KVD_S_STALE);
+		seq_answer(c, ev, KVD_S_STALE);
 		return;
 	}
 	seq_new(c, ev->engine, sqe->other, s->tenant, s->domain);
