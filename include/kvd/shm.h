@@ -57,7 +57,8 @@ enum kvd_verb {
 	KVD_SEQ_GROW = 2,
 	/* Pages [page, page + count) are full and their K and V complete; tokens in the token row. */
 	KVD_SEQ_SEAL = 3,
-	/* Start slot `other` as a copy of slot's first n_tokens: sealed pages shared, the last copied. */
+	/* Start slot `other` as a copy of slot's first n_tokens: sealed pages shared, the last copied
+	 * (late).  Status PREEMPTED: `other` exists but there was no room; RESUME it. */
 	KVD_SEQ_FORK = 4,
 	/* Forget all tokens from n_tokens on.  A sealed page cut in the middle is replaced by an open copy. */
 	KVD_SEQ_TRUNCATE = 5,
