@@ -5,7 +5,8 @@
 
 /* A shell in few lines, for one engine with more slots than the world's have: answers every action
  * at once and counts completions by verb. */
-struct crowd { struct core_event queue[8192]; uint32_t n, opened, grown, attached; };
+struct crowd { struct core_event queue[8192]; uint32_t n, opened, grown, attached;
+	uint64_t begun;                /* step that engine 0 is in, for stamps */ };
 
 static void crowd_answer(struct crowd *k, const struct core_action *a)
 {
@@ -26,6 +27,7 @@ static void crowd_answer(struct crowd *k, const struct core_action *a)
 		break;
 	case CORE_ACT_STAMP:
 		r->type = CORE_EV_STAMP;
+		r->epoch.begun[0] = k->begun;
 		k->n++;
 		break;
 	case CORE_ACT_MOVE:
@@ -148,6 +150,56 @@ START_TEST(dead_colours_give_way)
 	ck_assert_uint_gt(refused, 30);
 	ck_assert_uint_le(refused, 100);
 	ck_assert_uint_gt(status_of(w).evicted_pages, 60);
+	world_free(w);
+}
+END_TEST
+
+/* One step that lasts while more frames retire, one by one, than there are batches: all wait for
+ * it, none is lost, and none is free before its time. */
+START_TEST(a_long_step_delays_everything_and_loses_nothing)
+{
+	static struct crowd k;
+	int32_t tokens[WORLD_TOKENS];
+	struct world *w = world_new(40 * EXTENT, EXTENT, 1);
+	tokens_fill(tokens, 1);
+	world_tenant(w, "a", "", CORE_MERGE, 0);
+	while (world_populate(w))
+		;
+	struct core_event ev = { .type = CORE_EV_ATTACH, .engine = CORE_NONE };
+	strcpy(ev.attach.name, "e0");
+	ev.attach.kv_format = 1;
+	ev.attach.n_planes = PLANES;
+	ev.attach.block_bytes = BLOCK;
+	ev.attach.max_seqs = 300;
+	ev.attach.max_pages = 8;
+	crowd_run(w, &k, &ev);
+	k.begun = 1;
+	for (uint32_t i = 0; i < 300; i++) {
+		struct core_event s = { .type = CORE_EV_SUBMIT };
+		s.submit.tokens = tokens;
+		s.submit.n_tokens = 5;
+		s.submit.sqe = (struct kvd_sqe){ .verb = KVD_SEQ_OPEN, .slot = i, .n_tokens = 5 };
+		crowd_run(w, &k, &s);
+		s.submit.sqe = (struct kvd_sqe){ .verb = KVD_SEQ_GROW, .slot = i, .want = 1 };
+		crowd_run(w, &k, &s);
+	}
+	for (uint32_t i = 0; i < 300; i++) {
+		struct core_event s = { .type = CORE_EV_SUBMIT };
+		s.submit.sqe = (struct kvd_sqe){ .verb = KVD_SEQ_CLOSE, .slot = i };
+		crowd_run(w, &k, &s);
+	}
+	world_fsck(w);
+	ck_assert_uint_eq(status_of(w).frames[KVD_FRAME_RETIRING], 300);
+	struct core_event done = { .type = CORE_EV_DONE };
+	crowd_run(w, &k, &done);
+	ck_assert_uint_eq(status_of(w).frames[KVD_FRAME_RETIRING], 300);
+	ck_assert(core_waits_for_steps(w->core));
+	done.epoch.done[0] = 1;
+	for (uint32_t i = 0; i < 3; i++)
+		crowd_run(w, &k, &done);
+	world_fsck(w);
+	ck_assert_uint_eq(status_of(w).frames[KVD_FRAME_RETIRING], 0);
+	ck_assert(!core_waits_for_steps(w->core));
 	world_free(w);
 }
 END_TEST
@@ -446,6 +498,7 @@ int main(void)
 		&dead_engine_frames_wait_for_quiet,
 		&restarted_engine_takes_over_the_colour,
 		&dead_colours_give_way,
+		&a_long_step_delays_everything_and_loses_nothing,
 		&eight_sequences_in_a_pool_for_three,
 		&two_engines_in_a_pool_for_one,
 		&growth_never_preempts_the_oldest,
