@@ -121,7 +121,7 @@ check: ## install what is missing, build, run all tests
 	@$(MAKE) --no-print-directory check-run
 
 check-run: $(BINS) $(SHARED) $(EXAMPLES) $(TOOLS) $(UNITS) $(INTEGS) $(REPLAYS)
-	@tests/run $(O) $(UNITS) $(REPLAYS) $(INTEGS) --no-uring $(INTEGS)
+	@tests/run $(O) tests/tidy.sh $(UNITS) $(REPLAYS) $(INTEGS) --no-uring $(INTEGS)
 
 demo: ## install what is missing, build, run the main job on a real model
 	@tests/setup.sh

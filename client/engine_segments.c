@@ -43,9 +43,9 @@ static int segments_check(struct kvd_engine *e, const struct kvd_msg_attached *a
 		       a->comp_bytes) ||
 	    !part_fits(a->tables_offset, row_pages, sizeof(uint32_t), sizeof(*e->comp),
 		       a->comp_bytes))
-		return kvd_fail(
-			e->error, KVD_S_PROTOCOL,
-			"kvd's ring segments do not hold what it announced; are kvd and libkvd of one release?");
+		return kvd_fail(e->error, KVD_S_PROTOCOL,
+				"kvd's ring segments do not hold what it announced; are kvd and "
+				"libkvd of one release?");
 	return 0;
 }
 

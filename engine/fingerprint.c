@@ -96,7 +96,7 @@ static bool cache_directory(char path[PATH_MAX])
 		return false;
 	mkdir(path, 0700);
 	for (unsigned i = 0; i < 2; i++) {
-		strcat(path, tail[i]);
+		n += snprintf(path + n, (size_t)(PATH_MAX - n), "%s", tail[i]);
 		mkdir(path, 0700);
 	}
 	return true;
@@ -169,7 +169,7 @@ static void cache_store(const struct gguf_identity *id, const uint8_t digest[16]
 	if (!entry_path(id, path))
 		return;
 	for (unsigned i = 0; i < 16; i++)
-		n += (size_t)sprintf(line + n, "%02x", digest[i]);
+		n += (size_t)snprintf(line + n, 3, "%02x", digest[i]);
 	line[n++] = '\n';
 	snprintf(temporary, sizeof temporary, "%s.XXXXXX", path);
 	fd = mkostemp(temporary, O_CLOEXEC); /* 0600 by its contract */

@@ -34,7 +34,8 @@ void project_add(struct forward *f, struct lane *me, const struct panel_matrix *
 			const uint8_t *w = f->k->panel_prepare(m, panel, f->n_rows, me->panel[0]);
 			for (uint32_t first = 0, n; first < f->n_rows; first += n) {
 				n = tile_rows(first, f->n_rows);
-				f->k->panel_rows(m, w, w == me->panel[0], in, first, n, me->tile[0], PANEL_COLS);
+				f->k->panel_rows(m, w, w == me->panel[0], in, first, n, me->tile[0],
+						 PANEL_COLS);
 				for (uint32_t r = 0; r < n; r++)
 					f->k->add(f->x + (size_t)(first + r) * f->x_stride + panel * PANEL_COLS,
 						  me->tile[0] + r * PANEL_COLS);

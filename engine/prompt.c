@@ -108,7 +108,7 @@ static char *mark_text(const struct prompt_maker *p, const char *text, size_t n,
 			marked[out++] = text[i++];
 			continue;
 		}
-		out += (size_t)sprintf(marked + out, MARK_BEGIN "%u" MARK_END, control);
+		out += (size_t)snprintf(marked + out, MARK_MAX + 1, MARK_BEGIN "%u" MARK_END, control);
 		i += strlen(p->controls[control]);
 	}
 	marked[out] = 0;

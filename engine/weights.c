@@ -279,7 +279,9 @@ int weights_build(const struct model *m, bool shared, struct weights **ret, char
 		r = seal_buffer(w);
 	}
 	if (r < 0) {
-		snprintf(err, errlen, "cannot lay out %llu MiB of weights: %s; free memory or use a smaller model",
+		snprintf(err, errlen,
+			 "cannot lay out %llu MiB of weights: %s; free memory or use a smaller "
+			 "model",
 			 (unsigned long long)(w->bytes >> 20), strerror(-r));
 		weights_free(w);
 		return r;

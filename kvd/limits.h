@@ -36,6 +36,10 @@
  * 3,000, because each costs two descriptors. */
 #define LIMIT_EXTENTS_WANTED 64u
 #define LIMIT_EXTENT_BYTES_MIN (1ull << 20)
+/* Below this an extent is too small for eight pages of SmolLM2 (360 KiB each): rather fewer extents, but
+ * not fewer than two engines, the shared colour and their growth need. */
+#define LIMIT_EXTENT_BYTES_USEFUL (4ull << 20)
+#define LIMIT_EXTENTS_FEWEST 16u
 #define LIMIT_EXTENT_BYTES_MAX (64ull << 20)
 #define LIMIT_EXTENTS_FOLLOW 3000u
 #define LIMIT_EXTENTS 8192u              /* with an --extent given; two descriptors each */

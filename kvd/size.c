@@ -80,6 +80,9 @@ uint64_t config_extent_bytes(uint64_t pool_bytes)
 	while (extent_bytes < LIMIT_EXTENT_BYTES_MAX &&
 	       extent_bytes * LIMIT_EXTENTS_WANTED < pool_bytes)
 		extent_bytes <<= 1;
+	while (extent_bytes < LIMIT_EXTENT_BYTES_USEFUL &&
+	       extent_bytes * 2 * LIMIT_EXTENTS_FEWEST <= pool_bytes)
+		extent_bytes <<= 1;
 	while (pool_bytes / extent_bytes >= LIMIT_EXTENTS_FOLLOW && extent_bytes < 1ull << 30)
 		extent_bytes <<= 1;
 	return extent_bytes;

@@ -102,8 +102,8 @@ static int run_map(const struct kvctl_view *v, struct kvd_connection *c)
 	int r;
 
 	if (!map.welcome->admin) {
-		fprintf(stderr,
-			"kvctl: map shows every tenant's pages and is for administrators; ask to join group kvadm\n");
+		fprintf(stderr, "kvctl: map shows every tenant's pages and is for administrators; "
+				"ask to join group kvadm\n");
 		return 4;
 	}
 	r = ask(c, KVD_Q_EXTENTS, &map.extents);

@@ -26,10 +26,12 @@ static void print_help(void)
 	       "  --watch SECONDS    ask again and again; with --json one line each time\n"
 	       "  --all              pages: list free frames too\n"
 	       "  --by WHAT          map: cells show state (default), engine or tenant\n"
-	       "  --socket PATH      kvd's socket; else $KVD_SOCKET, /run/kvd/kvd.sock, $XDG_RUNTIME_DIR/kvd/kvd.sock\n"
+	       "  --socket PATH      kvd's socket; else $KVD_SOCKET, /run/kvd/kvd.sock, "
+	       "$XDG_RUNTIME_DIR/kvd/kvd.sock\n"
 	       "  -h, --help         this text\n"
 	       "  --version          the version\n\n"
-	       "exit status: 0 ok, 1 failed or not clean, 2 wrong usage, 3 cannot reach kvd, 4 refused\n");
+	       "exit status: 0 ok, 1 failed or not clean, 2 wrong usage, 3 cannot reach kvd, 4 "
+	       "refused\n");
 }
 
 struct arguments {

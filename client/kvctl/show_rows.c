@@ -226,17 +226,17 @@ int kvctl_show_pages(const struct kvctl_view *v, const struct kvctl_rows *rows,
 		if (v->json)
 			json_array_append_new(
 				all,
-				json_pack(
-					"{s:o, s:o, s:o, s:s, s:o, s:o, s:o, s:s, s:o, s:o, s:o, s:o, s:o, s:f}",
-					"page", page_or_null(r->page), "parent",
-					page_or_null(r->parent), "depth", number(r->depth), "state",
-					kvctl_frame_state(r->state), "holds", number(r->holds),
-					"claims", number(r->claims), "tenant",
-					kvctl_json_name(r->tenant), "colour", colour.s, "frame",
-					number(r->frame), "extent", number(r->extent), "slot",
-					number(r->slot), "space", number(r->space), "generation",
-					number(r->generation), "idle_s",
-					(double)r->idle_usec / 1e6));
+				json_pack("{s:o, s:o, s:o, s:s, s:o, s:o, s:o, s:s, s:o, s:o, s:o, "
+					  "s:o, s:o, s:f}",
+					  "page", page_or_null(r->page), "parent",
+					  page_or_null(r->parent), "depth", number(r->depth),
+					  "state", kvctl_frame_state(r->state), "holds",
+					  number(r->holds), "claims", number(r->claims), "tenant",
+					  kvctl_json_name(r->tenant), "colour", colour.s, "frame",
+					  number(r->frame), "extent", number(r->extent), "slot",
+					  number(r->slot), "space", number(r->space), "generation",
+					  number(r->generation), "idle_s",
+					  (double)r->idle_usec / 1e6));
 		else
 			page_cells(t, r, colour.s);
 	}

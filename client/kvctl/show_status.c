@@ -106,14 +106,16 @@ static void status_table(const struct kvctl_view *v, const struct kvd_row_status
 		s->engines == 1 ? "" : "s", s->tenants, s->tenants == 1 ? "" : "s", s->sequences,
 		s->sequences == 1 ? "" : "s");
 	fprintf(v->out,
-		"since start: %llu pages merged, %llu shared between engines, %llu waits for another's prefill, "
+		"since start: %llu pages merged, %llu shared between engines, %llu waits for "
+		"another's prefill, "
 		"%llu preemptions, %llu evicted pages, %llu peers closed\n",
 		(unsigned long long)s->merges, (unsigned long long)s->promotions,
 		(unsigned long long)s->single_flight_waits, (unsigned long long)s->preemptions,
 		(unsigned long long)s->evicted_pages, (unsigned long long)s->peers_closed);
 	if (s->merge_mismatches)
 		fprintf(v->out,
-			"ALARM: %llu pages of equal tokens had different bytes and were not merged; see kvd's log\n",
+			"ALARM: %llu pages of equal tokens had different bytes and were not "
+			"merged; see kvd's log\n",
 			(unsigned long long)s->merge_mismatches);
 }
 

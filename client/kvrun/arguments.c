@@ -63,10 +63,14 @@ void kvrun_help(void)
 	printf("usage: kvrun [OPTION...] [MODEL] [PROMPT|-]\n\n"
 	       "  kvrun \"Why is the sky blue?\"           ask the only model served\n"
 	       "  kvrun smollm2 \"Why is the sky blue?\"   ask this model\n"
-	       "  kvrun < question.txt                   the prompt comes from stdin (so it does with -)\n"
-	       "  kvrun smollm2                          a conversation on the terminal; so does plain kvrun\n\n"
-	       "One word alone is a model if an engine serves one of that name, else the prompt.\n\n"
-	       "  --max-tokens N       at most so many tokens; 0: until the context is full (default 512)\n"
+	       "  kvrun < question.txt                   the prompt comes from stdin (so it does "
+	       "with -)\n"
+	       "  kvrun smollm2                          a conversation on the terminal; so does "
+	       "plain kvrun\n\n"
+	       "One word alone is a model if an engine serves one of that name, else the "
+	       "prompt.\n\n"
+	       "  --max-tokens N       at most so many tokens; 0: until the context is full "
+	       "(default 512)\n"
 	       "  --temperature T      0: always the most likely token (default)\n"
 	       "  --top-k N --top-p P --min-p P   leave unlikely tokens out (default: off)\n"
 	       "  --repeat-penalty P   make repetitions less likely (default 1: off)\n"
@@ -82,10 +86,12 @@ void kvrun_help(void)
 	       "  --ignore-end         go on after the model's end token\n"
 	       "  --json               one JSON object at the end instead of the text\n"
 	       "  --stats              one line of figures on stderr\n"
-	       "  --socket PATH        kvd's socket; else $KVD_SOCKET, /run/kvd/kvd.sock, $XDG_RUNTIME_DIR/kvd/kvd.sock\n"
+	       "  --socket PATH        kvd's socket; else $KVD_SOCKET, /run/kvd/kvd.sock, "
+	       "$XDG_RUNTIME_DIR/kvd/kvd.sock\n"
 	       "  -h, --help           this text\n"
 	       "  --version            the version\n\n"
-	       "exit status: 0 ok, 1 failed, 2 wrong usage, 3 cannot reach kvd, 4 refused, 5 deadline passed, 130 Ctrl-C\n");
+	       "exit status: 0 ok, 1 failed, 2 wrong usage, 3 cannot reach kvd, 4 refused, 5 "
+	       "deadline passed, 130 Ctrl-C\n");
 }
 
 struct reader {

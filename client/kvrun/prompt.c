@@ -59,7 +59,9 @@ int kvrun_message(json_t *messages, const char *role, const char *text, size_t n
 {
 	/* Chat messages travel as JSON, whose readers take no NUL; --raw carries any text. */
 	if (memchr(text, '\0', n)) {
-		fprintf(stderr, "kvrun: the %s text has a NUL byte; is it a text? remove it or use --raw\n", role);
+		fprintf(stderr,
+			"kvrun: the %s text has a NUL byte; is it a text? remove it or use --raw\n",
+			role);
 		return 2;
 	}
 	json_t *content = json_stringn(text, n);

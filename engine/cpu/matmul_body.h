@@ -314,7 +314,8 @@ static struct tile_weights tile_weights_at(const struct panel_matrix *m, const u
 					   bool expanded, int first_vec)
 {
 	if (expanded) {
-		const uint8_t *run = panel + (size_t)(first_vec / TILE_VECS) * m->n_groups * EXPANDED_GROUP_BYTES;
+		const uint8_t *run = panel + (size_t)(first_vec / TILE_VECS) * m->n_groups *
+						     EXPANDED_GROUP_BYTES;
 		return (struct tile_weights){ .quants = run, .scales = run + TILE_COLS * BLOCK_K,
 			.group_step = EXPANDED_GROUP_BYTES, .k4_step = TILE_COLS * 4u,
 			.min_bytes = TILE_COLS * (uint32_t)sizeof(float), .scales_f32 = true };

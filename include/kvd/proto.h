@@ -90,7 +90,8 @@ struct kvd_msg_attached {          /* + fds: submission segment, completion segm
 	uint64_t sqe_offset, tokens_offset;   /* in the submission segment */
 	uint64_t cqe_offset, tables_offset;   /* in the completion segment */
 };
-struct kvd_msg_extent {            /* EXTENT_MAP (+ fd) and EXTENT_UNMAP; answer by KVD_EXTENT_ACK on the ring */
+struct kvd_msg_extent { /* EXTENT_MAP (+ fd) and EXTENT_UNMAP; answer by KVD_EXTENT_ACK on the ring
+			 */
 	struct kvd_msg m;
 	uint32_t extent;           /* map at window + extent * extent_bytes */
 	uint32_t writable;         /* 0: the fd is read-only, map PROT_READ */

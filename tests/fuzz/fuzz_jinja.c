@@ -10,11 +10,14 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static const char variables[] =
-	"{\"messages\": [{\"role\": \"system\", \"content\": \"be brief\"}, {\"role\": \"user\", \"content\": \"\\u00e9 {{ x }}\"},"
-	" {\"role\": \"assistant\", \"content\": null, \"tool_calls\": [{\"id\": \"abcdefghi\", \"function\": {\"name\": \"f\","
-	" \"arguments\": {\"a\": 1, \"b\": [1.5, true, null]}}}]}], \"n\": 7, \"x\": 2.5, \"s\": \"Hello World\","
-	" \"l\": [3, 1, 2], \"d\": {\"b\": 1, \"a\": {\"c\": []}}, \"add_generation_prompt\": true, \"bos_token\": \"<s>\"}";
+static const char variables[] = "{\"messages\": [{\"role\": \"system\", \"content\": \"be "
+				"brief\"}, {\"role\": \"user\", \"content\": \"\\u00e9 {{ x }}\"},"
+				" {\"role\": \"assistant\", \"content\": null, \"tool_calls\": "
+				"[{\"id\": \"abcdefghi\", \"function\": {\"name\": \"f\","
+				" \"arguments\": {\"a\": 1, \"b\": [1.5, true, null]}}}]}], \"n\": "
+				"7, \"x\": 2.5, \"s\": \"Hello World\","
+				" \"l\": [3, 1, 2], \"d\": {\"b\": 1, \"a\": {\"c\": []}}, "
+				"\"add_generation_prompt\": true, \"bos_token\": \"<s>\"}";
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {

@@ -62,18 +62,25 @@ START_TEST(json_fields_that_scripts_rely_on)
 	struct host h;
 	host_start(&h, "64M", NULL);
 	host_engine(&h, "a", host_model_bundled(), engine_args);
-	json_t *run = shell_json(&h, "kvrun --json --tenant red --max-tokens 12 --seed 3 --temperature 0.8 'Tell me of the sea.'");
-	expect_fields(run, "kvrun --json", "text tokens prompt_tokens cached_tokens completion_tokens ttft_ms itl_p50_ms "
-		      "total_ms finish_reason engine resumed");
+	json_t *run = shell_json(&h, "kvrun --json --tenant red --max-tokens 12 --seed 3 "
+				     "--temperature 0.8 'Tell me of the sea.'");
+	expect_fields(
+		run, "kvrun --json",
+		"text tokens prompt_tokens cached_tokens completion_tokens ttft_ms itl_p50_ms "
+		"total_ms finish_reason engine resumed");
 	ck_assert_str_eq(json_string_value(json_object_get(run, "engine")), "a");
 	ck_assert_int_le((int)json_integer_value(json_object_get(run, "completion_tokens")), 12);
-	json_t *again = shell_json(&h, "kvrun --json --tenant red --max-tokens 12 --seed 3 --temperature 0.8 'Tell me of the sea.'");
+	json_t *again = shell_json(&h, "kvrun --json --tenant red --max-tokens 12 --seed 3 "
+				       "--temperature 0.8 'Tell me of the sea.'");
 	ck_assert(json_equal(json_object_get(run, "tokens"), json_object_get(again, "tokens")));
 
 	json_t *status = shell_json(&h, "kvctl status --json");
-	expect_fields(status, "status", "version pid device pool_bytes extent_bytes frame_states spilled_pages lost_pages "
-		      "tail_bytes unassigned_bytes scrub_bytes logical_bytes physical_bytes saved_bytes engines tenants "
-		      "sequences uptime_s adopted pressure");
+	expect_fields(
+		status, "status",
+		"version pid device pool_bytes extent_bytes frame_states spilled_pages lost_pages "
+		"tail_bytes unassigned_bytes scrub_bytes logical_bytes physical_bytes saved_bytes "
+		"engines tenants "
+		"sequences uptime_s adopted pressure");
 	expect_fields(json_object_get(status, "frame_states"), "frame_states",
 		      "free open sealed cool filling retiring quarantined");
 	expect_fields(json_object_get(status, "pressure"), "pressure", "some_avg10 full_avg10");
@@ -81,11 +88,14 @@ START_TEST(json_fields_that_scripts_rely_on)
 
 	json_t *tenants = shell_json(&h, "kvctl tenants --json");
 	ck_assert(json_is_array(tenants) && json_array_size(tenants) >= 1);
-	expect_fields(json_array_get(tenants, 0), "tenants", "name domain rss_bytes pss_bytes uss_bytes spilled_bytes min_bytes "
-		      "max_bytes sequences prompt_tokens cached_tokens completion_tokens evicted_pages pressure");
+	expect_fields(json_array_get(tenants, 0), "tenants",
+		      "name domain rss_bytes pss_bytes uss_bytes spilled_bytes min_bytes "
+		      "max_bytes sequences prompt_tokens cached_tokens completion_tokens "
+		      "evicted_pages pressure");
 	json_t *engines = shell_json(&h, "kvctl engines --json");
 	ck_assert_uint_eq(json_array_size(engines), 1);
-	expect_fields(json_array_get(engines, 0), "engines", "name pid model device kv_format sequences extents state tokens_per_s");
+	expect_fields(json_array_get(engines, 0), "engines",
+		      "name pid model device kv_format sequences extents state tokens_per_s");
 	json_t *fsck = shell_json(&h, "kvctl fsck --json");
 	expect_fields(fsck, "fsck", "ok checked_pages problems");
 	ck_assert(json_is_true(json_object_get(fsck, "ok")));
@@ -115,8 +125,10 @@ START_TEST(tables_and_exit_codes)
 	expect_exit(&h, "kvctl status --socket /nonexistent/kvd.sock 2>&1", 3);
 	expect_exit(&h, "kvrun --socket /nonexistent/kvd.sock hello 2>&1", 3);
 	expect_exit(&h, "kvrun --deadline 1 --max-tokens 2000 --ignore-end hello 2>&1", 5);
-	for (const char *const *c = (const char *const[]){ "status", "engines", "tenants", "sequences", "pages", "map", "fsck",
-							    "whoami", NULL }; *c; c++) {
+	for (const char *const *c =
+		     (const char *const[]){"status", "engines", "tenants", "sequences", "pages",
+					   "map", "fsck", "whoami", NULL};
+	     *c; c++) {
 		char command[64];
 		snprintf(command, sizeof(command), "kvctl %s 2>&1", *c);
 		char *out = shell(&h, command, &status);
@@ -124,11 +136,14 @@ START_TEST(tables_and_exit_codes)
 		ck_assert_msg(strchr(out, '\033') == NULL, "%s colours a pipe", command);
 		free(out);
 	}
-	for (const char *const *c = (const char *const[]){ "kvd", "kvengine", "kvrun", "kvctl", NULL }; *c; c++) {
+	for (const char *const *c =
+		     (const char *const[]){"kvd", "kvengine", "kvrun", "kvctl", NULL};
+	     *c; c++) {
 		char command[64];
 		snprintf(command, sizeof(command), "%s --version 2>&1", *c);
 		char *out = shell(&h, command, &status);
-		ck_assert_msg(status == 0 && strstr(out, kvd_version()) != NULL, "%s: exit %d: %s", command, status, out);
+		ck_assert_msg(status == 0 && strstr(out, kvd_version()) != NULL, "%s: exit %d: %s",
+			      command, status, out);
 		free(out);
 		snprintf(command, sizeof(command), "%s --help 2>&1", *c);
 		expect_exit(&h, command, 0);
@@ -177,7 +192,10 @@ START_TEST(refused_at_start)
 	expect_exit(&h, "kvd --device cuda --pool 64M --socket /tmp/kvd-never.sock 2>&1", 1);
 	expect_exit(&h, "kvengine --model /nonexistent.gguf 2>&1", 1);
 	expect_exit(&h, "kvengine --check /etc/passwd 2>&1", 1);
-	out = shell(&h, "kvengine --socket /nonexistent/kvd.sock --model tests/data/bundled/kvd-bundled.gguf 2>&1", &status);
+	out = shell(&h,
+		    "kvengine --socket /nonexistent/kvd.sock --model "
+		    "tests/data/bundled/kvd-bundled.gguf 2>&1",
+		    &status);
 	ck_assert_msg(status == 3 || status == 1, "exit %d: %s", status, out);
 	free(out);
 	host_stop(&h);
@@ -187,8 +205,10 @@ END_TEST
 /* The published story of a model none of us made, word for word (an SPM vocabulary, head_dim 8). */
 START_TEST(stories260k_word_for_word)
 {
-	static const char story[] = "Once upon a time, there was a little girl named Lily. She loved to play outside in "
-		"the park. One day, she saw a big, red ball. She wanted to play with it, but it was too high.";
+	static const char story[] = "Once upon a time, there was a little girl named Lily. She "
+				    "loved to play outside in "
+				    "the park. One day, she saw a big, red ball. She wanted to "
+				    "play with it, but it was too high.";
 	if (!host_model_stories()) {
 		printf("skipped: stories260K.gguf is not beside the checkout (../shared/models)\n");
 		return;

@@ -30,7 +30,8 @@ static int run(const char *command)
 	return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
-static double row_kl(const float *logits, uint32_t n_vocab, const int32_t *ids, const float *log_p, uint32_t top)
+static double row_kl(const float *logits, uint32_t n_vocab, const int32_t *ids, const float *log_p,
+		     uint32_t top)
 {
 	double max = logits[0], sum = 0, kl = 0, rest_p = 1, rest_q = 1;
 	for (uint32_t i = 0; i < n_vocab; i++)
@@ -78,7 +79,9 @@ START_TEST(smollm2_stays_close_to_float32)
 		fprintf(f, "%d ", token);
 	}
 	fclose(f);
-	snprintf(command, sizeof(command), "%s/../bin/kvengine --eval %s --tokens %s/tokens --logits-out %s/logits --json >%s/json",
+	snprintf(command, sizeof(command),
+		 "%s/../bin/kvengine --eval %s --tokens %s/tokens --logits-out %s/logits --json "
+		 ">%s/json",
 		 exe, host_model_smollm2(), dir, dir, dir);
 	ck_assert_int_eq(run(command), 0);
 	snprintf(path, sizeof(path), "%s/logits", dir);
@@ -103,7 +106,8 @@ START_TEST(smollm2_stays_close_to_float32)
 			best = ours[v] > ours[best] ? v : best;
 		same += best == (uint32_t)ids[0];
 	}
-	printf("mean KL over %u tokens: %.3g (33 buckets); same top-1: %.1f %%\n", g.n, sum / g.n, 100.0 * same / g.n);
+	printf("mean KL over %u tokens: %.3g (33 buckets); same top-1: %.1f %%\n", g.n, sum / g.n,
+	       100.0 * same / g.n);
 	ck_assert_msg(sum / g.n <= KL_MAX, "mean KL %.3g", sum / g.n);
 	munmap((void *)logits, (size_t)st.st_size);
 	close(fd);

@@ -34,7 +34,8 @@ static void prompts_alone(struct prompts *p, struct host *h, const char *engine)
 		p->alone[i] = scenario_alone(h, "alone", engine, p->text[i], N_TOKENS);
 }
 
-static void expect_same(struct prompts *p, struct host *h, const char *tenant, const char *engine, uint32_t flags)
+static void expect_same(struct prompts *p, struct host *h, const char *tenant, const char *engine,
+			uint32_t flags)
 {
 	struct host_job jobs[N_PROMPTS];
 	for (unsigned i = 0; i < N_PROMPTS; i++) {

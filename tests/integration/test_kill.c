@@ -22,7 +22,8 @@ struct round {
 	struct host *h;
 	struct host_child *victim;
 	struct host_job *jobs;         /* the victim's first */
-	unsigned n_victims;            /* jobs to abandon once it is dead, so that they are not resumed elsewhere */
+	unsigned n_victims; /* jobs to abandon once it is dead, so that they are not resumed
+			       elsewhere */
 	unsigned started;              /* victims' streams that have sent tokens */
 	unsigned after;                /* kill once this many have, at a random moment */
 	bool killed, counts;
@@ -90,8 +91,10 @@ static bool one_round(struct host *h, uint64_t seed, struct host_job *steady_alo
 	host_run(h, jobs, N_STREAMS + N_STEADY, on_chunk, &r);
 	ck_assert_msg(r.killed, "the victim was never killed");
 	for (unsigned i = 0; i < N_STEADY; i++) {
-		ck_assert_msg(jobs[N_STREAMS + i].status == 0, "a steady stream failed: %s", jobs[N_STREAMS + i].error);
-		ck_assert_msg(host_jobs_equal(&jobs[N_STREAMS + i], &steady_alone[i]), "a steady stream changed");
+		ck_assert_msg(jobs[N_STREAMS + i].status == 0, "a steady stream failed: %s",
+			      jobs[N_STREAMS + i].error);
+		ck_assert_msg(host_jobs_equal(&jobs[N_STREAMS + i], &steady_alone[i]),
+			      "a steady stream changed");
 	}
 	host_jobs_free(jobs, N_STREAMS + N_STEADY);
 	return r.counts;
@@ -126,13 +129,14 @@ START_TEST(kill_engine_many_times)
 		unsigned fds_after = host_proc_fds(h.kvd.pid);
 		for (unsigned i = 0; i < 100 && fds_after > fds; i++, fds_after = host_proc_fds(h.kvd.pid))
 			usleep(2000);
-		ck_assert_msg(fds_after == fds, "kvd has %u fds after kill %u, %u before the first", fds_after, rounds, fds);
+		ck_assert_msg(fds_after == fds, "kvd has %u fds after kill %u, %u before the first",
+			      fds_after, rounds, fds);
 		if (counted == 20 && !anon_at_20)
 			anon_at_20 = host_proc_kib(h.kvd.pid, "RssAnon");
 	}
 	uint64_t anon = host_proc_kib(h.kvd.pid, "RssAnon");
-	printf("%u kills in %u rounds; RssAnon %llu KiB after 20, %llu KiB at the end; fds %u\n", counted, rounds,
-	       (unsigned long long)anon_at_20, (unsigned long long)anon, fds);
+	printf("%u kills in %u rounds; RssAnon %llu KiB after 20, %llu KiB at the end; fds %u\n",
+	       counted, rounds, (unsigned long long)anon_at_20, (unsigned long long)anon, fds);
 	ck_assert_uint_ge(counted, n_kills);
 	if (anon_at_20)
 		ck_assert_uint_le(anon, anon_at_20 + 64);

@@ -38,7 +38,8 @@ START_TEST(engine_memory_does_not_follow_the_context)
 			tokens = jobs[i].prompt_tokens > tokens ? jobs[i].prompt_tokens : tokens;
 			free(texts[i]);
 		}
-		printf("RssAnon %llu KiB with 8 sequences of up to %u tokens\n", (unsigned long long)kib[round], tokens);
+		printf("RssAnon %llu KiB with 8 sequences of up to %u tokens\n",
+		       (unsigned long long)kib[round], tokens);
 		if (round == 1)
 			ck_assert_uint_ge(tokens, 1900);
 		host_jobs_free(jobs, N_SEQS);

@@ -56,7 +56,8 @@ static void send_garbage(int fd, unsigned kind, uint64_t *seed)
 		send(fd, &hello, sizeof(hello), MSG_NOSIGNAL);
 		break;
 	case 4: {
-		struct kvd_msg_attach attach = { .m = { .type = KVD_M_ATTACH, .size = sizeof(attach), .seq = 2 } };
+		struct kvd_msg_attach attach = {
+			.m = {.type = KVD_M_ATTACH, .size = sizeof(attach), .seq = 2}};
 		send(fd, &hello, sizeof(hello), MSG_NOSIGNAL);
 		memcpy((char *)&attach + sizeof(attach.m), noise, sizeof(attach) - sizeof(attach.m));
 		send(fd, &attach, sizeof(attach), MSG_NOSIGNAL);
@@ -159,9 +160,17 @@ static void foreign_serve(struct kvd_engine *e, unsigned *n_clients)
 static void foreign_engine(struct host *h)
 {
 	struct kvd_engine_options o = {
-		.socket = h->socket, .program = "tests", .name = "foreign", .model = "m", .numerics = "test/1/none",
-		.layout = KVD_LAYOUT_PAIRS, .kv_format = KVD_FORMAT_BF16, .n_planes = 30, .block_bytes = 12288,
-		.max_seqs = N_TENANTS, .max_pages = 16,
+		.socket = h->socket,
+		.program = "tests",
+		.name = "foreign",
+		.model = "m",
+		.numerics = "test/1/none",
+		.layout = KVD_LAYOUT_PAIRS,
+		.kv_format = KVD_FORMAT_BF16,
+		.n_planes = 30,
+		.block_bytes = 12288,
+		.max_seqs = N_TENANTS,
+		.max_pages = 16,
 	};
 	struct kvd_engine *e = NULL;
 	unsigned n_clients = 0;
@@ -172,8 +181,8 @@ static void foreign_engine(struct host *h)
 	}
 }
 
-/* 1,000 tenants with one sequence of 200 tokens each: the extents kvd assigns stay within 1.25 x the bytes of the
- * pages. */
+/* 1,000 tenants with one sequence of 200 tokens each: the extents kvd assigns stay within 1.25 x
+ * the bytes of the pages. */
 START_TEST(a_thousand_tenants_fit)
 {
 	struct host h;
@@ -203,17 +212,21 @@ START_TEST(a_thousand_tenants_fit)
 	struct kvd_row_status s;
 	for (uint64_t deadline = host_now_usec() + 60000000; ; usleep(20000)) {
 		host_status(&h, &s);
-		if (s.frames[KVD_FRAME_OPEN] == N_TENANTS && s.frames[KVD_FRAME_SEALED] == N_TENANTS * (N_PAGES - 1))
+		if (s.frames[KVD_FRAME_OPEN] == N_TENANTS &&
+		    s.frames[KVD_FRAME_SEALED] == N_TENANTS * (N_PAGES - 1))
 			break;
-		ck_assert_msg(host_now_usec() < deadline, "%u sequences, %u frames open, %u sealed", s.sequences,
-			      (unsigned)s.frames[KVD_FRAME_OPEN], (unsigned)s.frames[KVD_FRAME_SEALED]);
+		ck_assert_msg(host_now_usec() < deadline, "%u sequences, %u frames open, %u sealed",
+			      s.sequences, (unsigned)s.frames[KVD_FRAME_OPEN],
+			      (unsigned)s.frames[KVD_FRAME_SEALED]);
 	}
 	host_extents(&h, &rows, &n_rows);
 	for (unsigned i = 0; i < n_rows; i++)
 		extent_bytes += rows[i].state == KVD_EXTENT_ASSIGNED ? s.extent_bytes : 0;
-	page_bytes = s.frame_bytes[KVD_FRAME_OPEN] + s.frame_bytes[KVD_FRAME_SEALED] + s.frame_bytes[KVD_FRAME_COOL];
-	printf("1,000 tenants: %.1f MiB of extents for %.1f MiB of pages (%.3f x)\n", (double)extent_bytes / (1 << 20),
-	       (double)page_bytes / (1 << 20), (double)extent_bytes / (double)page_bytes);
+	page_bytes = s.frame_bytes[KVD_FRAME_OPEN] + s.frame_bytes[KVD_FRAME_SEALED] +
+		     s.frame_bytes[KVD_FRAME_COOL];
+	printf("1,000 tenants: %.1f MiB of extents for %.1f MiB of pages (%.3f x)\n",
+	       (double)extent_bytes / (1 << 20), (double)page_bytes / (1 << 20),
+	       (double)extent_bytes / (double)page_bytes);
 	ck_assert_uint_eq(page_bytes, (uint64_t)N_TENANTS * N_PAGES * 30 * 12288);
 	ck_assert_uint_le(extent_bytes * 100, page_bytes * 125);
 	free(rows);
@@ -267,7 +280,9 @@ START_TEST(requests_that_cannot_be_served)
 	struct host_child second = { 0 };
 	char path[600];
 	snprintf(path, sizeof(path), "%s/kvengine", h.bin);
-	char *argv[] = { path, "--socket", h.socket, "--name", "a", "--model", (char *)host_model_bundled(), NULL };
+	char *argv[] = {
+		path, "--socket", h.socket, "--name", "a", "--model", (char *)host_model_bundled(),
+		NULL};
 	host_child_spawn(&h, &second, "second", argv);
 	for (unsigned i = 0; i < 1000 && access("/proc/self", F_OK) == 0; i++) {
 		char proc[32];

@@ -43,9 +43,11 @@ static void load_run(struct load *l, struct host *h, const char *const *tenants,
 		char *own = scenario_text(1000 + i, 12);
 		l->text[i] = scenario_join(prefix, own);
 		free(own);
-		scenario_job(&l->jobs[i], tenants[i % n_tenants], i / n_tenants % 2 ? "b" : "a", l->text[i], N_TOKENS);
+		scenario_job(&l->jobs[i], tenants[i % n_tenants], i / n_tenants % 2 ? "b" : "a",
+			     l->text[i], N_TOKENS);
 	}
-	ck_assert_msg(host_run(h, l->jobs, N_REQUESTS, NULL, NULL) == 0, "a request failed: %s", l->jobs[0].error);
+	ck_assert_msg(host_run(h, l->jobs, N_REQUESTS, NULL, NULL) == 0, "a request failed: %s",
+		      l->jobs[0].error);
 	l->prompt_tokens = l->cached_tokens = 0;
 	for (unsigned i = 0; i < N_REQUESTS; i++) {
 		l->prompt_tokens += l->jobs[i].prompt_tokens;
@@ -69,8 +71,9 @@ static void one_domain(const char *config, const char *const *tenants, unsigned 
 	load_run(&l, &h, tenants, n_tenants);
 	struct kvd_row_status s;
 	host_status(&h, &s);
-	printf("24 requests, %u tenant(s): prompt tokens %llu, cached %llu (%.1f %%), logical/physical %.2f\n", n_tenants,
-	       (unsigned long long)l.prompt_tokens, (unsigned long long)l.cached_tokens,
+	printf("24 requests, %u tenant(s): prompt tokens %llu, cached %llu (%.1f %%), "
+	       "logical/physical %.2f\n",
+	       n_tenants, (unsigned long long)l.prompt_tokens, (unsigned long long)l.cached_tokens,
 	       100.0 * (double)l.cached_tokens / (double)l.prompt_tokens,
 	       (double)s.peak_logical_bytes / (double)s.peak_physical_bytes);
 	ck_assert_uint_ge(l.cached_tokens * 100, l.prompt_tokens * 80);
@@ -151,8 +154,10 @@ START_TEST(hit_in_the_other_engine)
 	struct host_job cold = scenario_alone(&h, "solo", "a", text, 4);
 	struct host_job hit = scenario_alone(&h, "solo", "b", text, 4);
 	struct host_job other = scenario_alone(&h, "stranger", "b", text, 4);
-	printf("TTFT %u us cold, %u us as a hit in the other engine (%.1f x), %u us for another tenant\n", cold.end.ttft_usec,
-	       hit.end.ttft_usec, (double)cold.end.ttft_usec / hit.end.ttft_usec, other.end.ttft_usec);
+	printf("TTFT %u us cold, %u us as a hit in the other engine (%.1f x), %u us for another "
+	       "tenant\n",
+	       cold.end.ttft_usec, hit.end.ttft_usec,
+	       (double)cold.end.ttft_usec / hit.end.ttft_usec, other.end.ttft_usec);
 	ck_assert_uint_eq(cold.cached_tokens, 0);
 	ck_assert_uint_ge(hit.cached_tokens + 16, hit.prompt_tokens - hit.prompt_tokens % 16);
 	ck_assert_uint_eq(other.cached_tokens, 0);

@@ -70,7 +70,8 @@ static void as_user(struct host *h, uint32_t uid, uint32_t group, void (*check)(
 	ck_assert_int_ge(pid, 0);
 	if (pid == 0) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		NEED(!setgroups(group ? 1 : 0, groups) && !setresgid(uid, uid, uid) && !setresuid(uid, uid, uid),
+		NEED(!setgroups(group ? 1 : 0, groups) && !setresgid(uid, uid, uid) &&
+			     !setresuid(uid, uid, uid),
 		     "%s", strerror(errno));
 		check(h);
 		_exit(0);
@@ -85,7 +86,8 @@ static struct kvd_connection *connected(struct host *h, const char *tenant, cons
 	int rc = kvd_connect(h->socket, "tests", tenant, &c);
 
 	NEED(rc == 0, "%s", c ? kvd_error(c) : strerror(-rc));
-	NEED(!strcmp(kvd_welcome(c)->tenant, expected), "the tenant is %s, not %s", kvd_welcome(c)->tenant, expected);
+	NEED(!strcmp(kvd_welcome(c)->tenant, expected), "the tenant is %s, not %s",
+	     kvd_welcome(c)->tenant, expected);
 	return c;
 }
 
@@ -100,7 +102,8 @@ static void refused(struct host *h, const char *tenant, const char *part)
 }
 
 /* Rows of one question; n of them, each `size` bytes at least. */
-static const char *ask(struct kvd_connection *c, enum kvd_query what, size_t size, uint64_t *ret_n, uint32_t *ret_bytes)
+static const char *ask(struct kvd_connection *c, enum kvd_query what, size_t size, uint64_t *ret_n,
+		       uint32_t *ret_bytes)
 {
 	const void *rows;
 	int rc = kvd_query(c, what, "", &rows, ret_n, ret_bytes);
@@ -112,8 +115,10 @@ static const char *ask(struct kvd_connection *c, enum kvd_query what, size_t siz
 
 /* ---- what a stranger meets ---- */
 
-static const char prompt[] = "The river went under the old stone house and over the road, and many men and women saw the "
-	"light of the day in the water when they came with their great and small things to the one good road.";
+static const char prompt[] = "The river went under the old stone house and over the road, and many "
+			     "men and women saw the "
+			     "light of the day in the water when they came with their great and "
+			     "small things to the one good road.";
 
 /* Open a stream that runs while the caller looks. */
 static struct kvd_stream *running(struct kvd_connection *c)
@@ -150,7 +155,8 @@ static void sees_own_pages(struct kvd_connection *c)
 
 		NEED(!strcmp(row.tenant, "uid-12345"), "a page of %s", row.tenant);
 		NEED(row.page == UINT32_MAX && row.parent == UINT32_MAX, "page %u", row.page);
-		NEED(row.depth < 32 && !(depths & 1u << row.depth), "page %u of the prompt has two rows", row.depth);
+		NEED(row.depth < 32 && !(depths & 1u << row.depth),
+		     "page %u of the prompt has two rows", row.depth);
 		depths |= 1u << row.depth;
 		NEED(row.state == KVD_FRAME_OPEN || row.state == KVD_FRAME_SEALED, "state %u", row.state);
 		memset(row.tenant, 0, sizeof(row.tenant));
@@ -185,8 +191,10 @@ static void sees_only_its_own(struct kvd_connection *c)
 	rows = ask(c, KVD_Q_STATUS, sizeof(*status), &n, &bytes);
 	status = (const void *)rows;
 	NEED(status->healthy && status->kvd_pid, "healthy %u", status->healthy);
-	NEED(!status->pool_bytes && !status->physical_bytes && !status->logical_bytes && !status->tenants &&
-	     !status->sequences && !status->frames[KVD_FRAME_SEALED] && !status->merges, "figures of the whole pool");
+	NEED(!status->pool_bytes && !status->physical_bytes && !status->logical_bytes &&
+		     !status->tenants && !status->sequences && !status->frames[KVD_FRAME_SEALED] &&
+		     !status->merges,
+	     "figures of the whole pool");
 	kvd_rows_free(rows, n, bytes);
 	NEED(kvd_query(c, KVD_Q_EXTENTS, "", &none, &n, &bytes) == KVD_S_REFUSED, "%s", kvd_error(c));
 	NEED(kvd_query(c, KVD_Q_FSCK, "", &none, &n, &bytes) == KVD_S_REFUSED, "%s", kvd_error(c));
@@ -264,7 +272,8 @@ static void runs_programs(struct host *h, int fd, char *const argv[])
 	}
 	NEED(waitpid(pid, &status, 0) == pid, "%s", strerror(errno));
 	NEED(pread(log, line, sizeof(line) - 1, 0) >= 0, "%s", strerror(errno));
-	NEED(WIFEXITED(status) && WEXITSTATUS(status) == 4, "%s %s: wait status %#x: %s", argv[0], argv[1], status, line);
+	NEED(WIFEXITED(status) && WEXITSTATUS(status) == 4, "%s %s: wait status %#x: %s", argv[0],
+	     argv[1], status, line);
 	NEED(*line && strchr(line, '\n') == line + strlen(line) - 1, "not one line: %s", line);
 	close(log);
 }

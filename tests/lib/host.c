@@ -159,7 +159,8 @@ void host_start(struct host *h, const char *pool, const char *const *more)
 	}
 }
 
-static void query(struct host *h, enum kvd_query what, const void **ret_rows, uint64_t *ret_n, uint32_t *ret_bytes)
+static void query(struct host *h, enum kvd_query what, const void **ret_rows, uint64_t *ret_n,
+		  uint32_t *ret_bytes)
 {
 	struct kvd_connection *c = NULL;
 	int rc = kvd_connect(h->socket, "tests", NULL, &c);
@@ -452,7 +453,8 @@ const char *host_model_smollm2(void)
 	if (cache && *cache)
 		snprintf(path, sizeof(path), "%s/kvd/models/SmolLM2-135M-Instruct.Q4_1.gguf", cache);
 	else
-		snprintf(path, sizeof(path), "%s/.cache/kvd/models/SmolLM2-135M-Instruct.Q4_1.gguf", home ? home : "");
+		snprintf(path, sizeof(path), "%s/.cache/kvd/models/SmolLM2-135M-Instruct.Q4_1.gguf",
+			 home ? home : "");
 	return access(path, R_OK) == 0 ? path : NULL;
 }
 

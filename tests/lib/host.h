@@ -51,7 +51,7 @@ struct host_job {
 	struct kvd_request request;                    /* text fields are filled in from text */
 	bool print;                                    /* show the text on stdout as it comes */
 	uint32_t stop_reading_after;                   /* 0, or: read no more after so many tokens */
-	bool abandon;                                  /* set from on_chunk: close the stream, no more results */
+	bool abandon; /* set from on_chunk: close the stream, no more results */
 	/* results */
 	int status;                                    /* 0 or why it failed */
 	char error[256];

@@ -10,7 +10,8 @@
 static void job_fail(struct host_job *job, int status, const char *sentence)
 {
 	job->status = status;
-	snprintf(job->error, sizeof(job->error), "%s", sentence && *sentence ? sentence : kvd_status_text(status));
+	snprintf(job->error, sizeof(job->error), "%s",
+		 sentence && *sentence ? sentence : kvd_status_text(status));
 	job->ended = true;
 	job->ended_usec = host_now_usec();
 }
@@ -102,7 +103,8 @@ unsigned host_run(struct host *h, struct host_job *jobs, unsigned n,
 			if (!job->ended && reads)
 				job_serve(job, on_chunk, arg);
 			if (!job->ended && reads)
-				fds[n_fds++] = (struct pollfd){ .fd = kvd_stream_fd(job->stream), .events = POLLIN };
+				fds[n_fds++] = (struct pollfd){.fd = kvd_stream_fd(job->stream),
+							       .events = POLLIN};
 		}
 		if (n_fds == 0)
 			break;

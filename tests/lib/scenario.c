@@ -38,9 +38,11 @@ static uint64_t next_random(uint64_t *state)       /* splitmix64, Steele et al. 
 char *scenario_text(uint64_t seed, unsigned n_words)
 {
 	static const char *const words[] = {
-		"the", "a", "river", "house", "light", "stone", "man", "woman", "day", "night", "water", "road",
-		"and", "but", "of", "in", "with", "under", "over", "when", "went", "came", "said", "made", "saw",
-		"great", "small", "old", "new", "good", "many", "all", "his", "her", "their", "one", "two", "seven",
+		"the",  "a",     "river", "house", "light", "stone", "man",  "woman",
+		"day",  "night", "water", "road",  "and",   "but",   "of",   "in",
+		"with", "under", "over",  "when",  "went",  "came",  "said", "made",
+		"saw",  "great", "small", "old",   "new",   "good",  "many", "all",
+		"his",  "her",   "their", "one",   "two",   "seven",
 	};
 	const unsigned n = sizeof(words) / sizeof(words[0]);
 	char *text = malloc((size_t)n_words * 8 + 1), *end = text;
@@ -56,7 +58,8 @@ char *scenario_join(const char *prefix, const char *suffix)
 	return ret;
 }
 
-void scenario_job(struct host_job *job, const char *tenant, const char *engine, const char *text, uint32_t n_tokens)
+void scenario_job(struct host_job *job, const char *tenant, const char *engine, const char *text,
+		  uint32_t n_tokens)
 {
 	memset(job, 0, sizeof(*job));
 	job->tenant = tenant;

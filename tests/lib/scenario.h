@@ -18,7 +18,8 @@ char *scenario_join(const char *prefix, const char *suffix);
 
 /* A greedy raw request of n tokens that ignores the end token and asks for the logits hash: what equality
  * of bytes is tested with. */
-void scenario_job(struct host_job *job, const char *tenant, const char *engine, const char *text, uint32_t n_tokens);
+void scenario_job(struct host_job *job, const char *tenant, const char *engine, const char *text,
+		  uint32_t n_tokens);
 /* Run one job alone and return it. */
 struct host_job scenario_alone(struct host *h, const char *tenant, const char *engine, const char *text,
 			       uint32_t n_tokens);

@@ -96,10 +96,19 @@ struct model *synth_model_new(const struct synth_shape *s)
 	const uint32_t q = s->n_heads * s->head_dim, kv = s->n_kv_heads * s->head_dim;
 
 	assert(m);
-	m->config = (struct model_config){ .arch = "llama", .n_layers = s->n_layers, .n_embd = s->n_embd,
-		.n_heads = s->n_heads, .n_kv_heads = s->n_kv_heads, .head_dim = s->head_dim, .n_ff = s->n_ff,
-		.n_vocab = s->n_vocab, .ctx_train = 4096, .rope_dims = s->rope_dims ? s->rope_dims : s->head_dim,
-		.rope_base = 10000.0f, .rope_scale = 1.0f, .rms_eps = 1e-5f };
+	m->config = (struct model_config){.arch = "llama",
+					  .n_layers = s->n_layers,
+					  .n_embd = s->n_embd,
+					  .n_heads = s->n_heads,
+					  .n_kv_heads = s->n_kv_heads,
+					  .head_dim = s->head_dim,
+					  .n_ff = s->n_ff,
+					  .n_vocab = s->n_vocab,
+					  .ctx_train = 4096,
+					  .rope_dims = s->rope_dims ? s->rope_dims : s->head_dim,
+					  .rope_base = 10000.0f,
+					  .rope_scale = 1.0f,
+					  .rms_eps = 1e-5f};
 	m->tok_embd = m->output = new_tensor(s->head, s->n_vocab, s->n_embd, &state);
 	m->output_norm = new_norm(s->n_embd, &state);
 	m->layers = calloc(s->n_layers, sizeof(*m->layers));

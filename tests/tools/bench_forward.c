@@ -2,9 +2,10 @@
  *
  *   bench_forward MODEL [THREADS] [ISA|best] [ROW ...]
  *
- * One line per row, "name tokens/s" (of CPU time with one thread, else of wall time): prefill-512, prefill-2048 (chunks of 512), decode@0 (128 steps
- * from an empty context), decode@2048 (64 steps), batch-16 (16 sequences, 64-token prompts, 64 steps),
- * batch-16-shared-2000 (16 sequences over one 2,000-token prefix, 32 steps; prefill not counted). */
+ * One line per row, "name tokens/s" (of CPU time with one thread, else of wall time): prefill-512,
+ * prefill-2048 (chunks of 512), decode@0 (128 steps from an empty context), decode@2048 (64 steps),
+ * batch-16 (16 sequences, 64-token prompts, 64 steps), batch-16-shared-2000 (16 sequences over one
+ * 2,000-token prefix, 32 steps; prefill not counted). */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -136,7 +137,8 @@ int main(int argc, char **argv)
 		fprintf(stderr, "usage: bench_forward MODEL [THREADS] [ISA|best] [ROW ...]\n");
 		return 2;
 	}
-	if (model_open(argv[1], &b.m, err, sizeof(err)) < 0 || forward_new(b.m, &o, &b.f, err, sizeof(err)) < 0) {
+	if (model_open(argv[1], &b.m, err, sizeof(err)) < 0 ||
+	    forward_new(b.m, &o, &b.f, err, sizeof(err)) < 0) {
 		fprintf(stderr, "bench_forward: %s\n", err);
 		return 1;
 	}

@@ -95,7 +95,8 @@ static const char *fetch_finish(void)
 	uint64_t start = host_now_usec();
 	while (waitpid(fetch.pid, &status, WNOHANG) == 0) {
 		if (isatty(1) && host_now_usec() - start > 300000)
-			printf("\rmodel: fetching SmolLM2, 98 MB, %llu s ", (unsigned long long)(host_now_usec() - start) / 1000000);
+			printf("\rmodel: fetching SmolLM2, 98 MB, %llu s ",
+			       (unsigned long long)(host_now_usec() - start) / 1000000);
 		fflush(stdout);
 		usleep(100000);
 	}
@@ -177,7 +178,8 @@ static void bundled_answers(void)
 	job.print = true;
 	printf("> Tell me something about the sea.\n");
 	require(host_run(&host, &job, 1, NULL, NULL) == 0, "the bundled model failed: %s", job.error);
-	printf("\n[first token %.2f s after the start; %u tokens]\n\n", (double)(job.first_usec - start) / 1e6, job.n_ids);
+	printf("\n[first token %.2f s after the start; %u tokens]\n\n",
+	       (double)(job.first_usec - start) / 1e6, job.n_ids);
 	host_jobs_free(&job, 1);
 	free(text);
 	host_settle(&host);
@@ -228,15 +230,18 @@ static void twenty_four(const char *model, const char *title, const char *config
 	for (unsigned i = 0; i < 2; i++) {
 		jobs[i].print = true;
 		printf("> %s\n", questions[i]);
-		require(host_run(&host, &jobs[i], 1, NULL, NULL) == 0, "request %u failed: %s", i, jobs[i].error);
-		printf("\n[%s on %s: %u prompt tokens, %u cached, first token after %.0f ms]\n", jobs[i].tenant,
-		       jobs[i].served_by, jobs[i].prompt_tokens, jobs[i].cached_tokens, jobs[i].end.ttft_usec / 1e3);
+		require(host_run(&host, &jobs[i], 1, NULL, NULL) == 0, "request %u failed: %s", i,
+			jobs[i].error);
+		printf("\n[%s on %s: %u prompt tokens, %u cached, first token after %.0f ms]\n",
+		       jobs[i].tenant, jobs[i].served_by, jobs[i].prompt_tokens,
+		       jobs[i].cached_tokens, jobs[i].end.ttft_usec / 1e3);
 	}
 	t.ttft_cold_usec = jobs[0].end.ttft_usec;
 	t.ttft_other_usec = jobs[1].end.ttft_usec;
 	printf("... and %u more at once:\n", N_REQUESTS - 2);
 	uint64_t start = host_now_usec();
-	require(host_run(&host, jobs + 2, N_REQUESTS - 2, NULL, NULL) == 0, "a request failed: %s", jobs[2].error);
+	require(host_run(&host, jobs + 2, N_REQUESTS - 2, NULL, NULL) == 0, "a request failed: %s",
+		jobs[2].error);
 	t.batch_usec = host_now_usec() - start;
 	print_answers(jobs + 2, questions + 2, 4);
 	add(&t, jobs, N_REQUESTS);
@@ -246,17 +251,22 @@ static void twenty_four(const char *model, const char *title, const char *config
 
 	struct kvd_row_status s;
 	host_status(&host, &s);
-	printf("  prompt tokens     %8llu asked, %llu computed (%.1f %% cached)\n", (unsigned long long)t.prompt,
-	       (unsigned long long)(t.prompt - t.cached), 100.0 * (double)t.cached / (double)t.prompt);
+	printf("  prompt tokens     %8llu asked, %llu computed (%.1f %% cached)\n",
+	       (unsigned long long)t.prompt, (unsigned long long)(t.prompt - t.cached),
+	       100.0 * (double)t.cached / (double)t.prompt);
 	printf("  long prefix       %8u times computed\n", computed_prefix);
-	printf("  KV at the peak    %8.1f MiB logical, %.1f MiB physical (%.1f x)\n", (double)s.peak_logical_bytes / MIB,
-	       (double)s.peak_physical_bytes / MIB, (double)s.peak_logical_bytes / (double)s.peak_physical_bytes);
+	printf("  KV at the peak    %8.1f MiB logical, %.1f MiB physical (%.1f x)\n",
+	       (double)s.peak_logical_bytes / MIB, (double)s.peak_physical_bytes / MIB,
+	       (double)s.peak_logical_bytes / (double)s.peak_physical_bytes);
 	printf("  time to 1st token %8.0f ms cold, %.0f ms for the same prefix in the other engine (%.1f x)\n",
 	       t.ttft_cold_usec / 1e3, t.ttft_other_usec / 1e3, (double)t.ttft_cold_usec / t.ttft_other_usec);
-	printf("  last %u at once   %8.1f s, %.0f generated tokens/s\n\n", N_REQUESTS - 2, (double)t.batch_usec / 1e6,
+	printf("  last %u at once   %8.1f s, %.0f generated tokens/s\n\n", N_REQUESTS - 2,
+	       (double)t.batch_usec / 1e6,
 	       (double)(t.generated - jobs[0].n_ids - jobs[1].n_ids) * 1e6 / (double)t.batch_usec);
-	require(computed_prefix <= computed_max, "the prefix was computed %u times, expected %u", computed_prefix, computed_max);
-	require(s.merge_mismatches == 0, "%llu merges found different bytes", (unsigned long long)s.merge_mismatches);
+	require(computed_prefix <= computed_max, "the prefix was computed %u times, expected %u",
+		computed_prefix, computed_max);
+	require(s.merge_mismatches == 0, "%llu merges found different bytes",
+		(unsigned long long)s.merge_mismatches);
 	host_jobs_free(jobs, N_REQUESTS);
 	for (unsigned i = 0; i < N_REQUESTS; i++)
 		free(texts[i]);
@@ -290,8 +300,12 @@ static void kill_when_all_run(void *arg, struct host_job *job)
 static void kill_one_engine(void)
 {
 	static const char *const prompts[] = {
-		"What is a page table?", "Why is the sky blue?", "Name three rivers.", "What does a librarian do?",
-		"Write a short poem about rain.", "How do bees make honey?",
+		"What is a page table?",
+		"Why is the sky blue?",
+		"Name three rivers.",
+		"What does a librarian do?",
+		"Write a short poem about rain.",
+		"How do bees make honey?",
 	};
 	enum { N = 6, VICTIMS = 4 };
 	struct host_job alone[N], jobs[N];
@@ -310,7 +324,8 @@ static void kill_one_engine(void)
 	require(k.killed, "engine b was never killed");
 	unsigned same = 0, resumed = 0;
 	for (unsigned i = 0; i < N; i++) {
-		same += jobs[i].n_ids == alone[i].n_ids && !memcmp(jobs[i].ids, alone[i].ids, 4u * jobs[i].n_ids) &&
+		same += jobs[i].n_ids == alone[i].n_ids &&
+			!memcmp(jobs[i].ids, alone[i].ids, 4u * jobs[i].n_ids) &&
 			!strcmp(jobs[i].answer, alone[i].answer);
 		resumed += jobs[i].resumed > 0;
 	}
@@ -318,10 +333,12 @@ static void kill_one_engine(void)
 	host_settle(&host);
 	struct kvd_row_status s;
 	host_status(&host, &s);
-	printf("  open pages        %8llu when b was killed, %llu now; all states settled %.0f ms after the last stream\n",
+	printf("  open pages        %8llu when b was killed, %llu now; all states settled %.0f ms "
+	       "after the last stream\n",
 	       (unsigned long long)k.open_before, (unsigned long long)s.frames[KVD_FRAME_OPEN],
 	       (double)(host_now_usec() - start) / 1e3);
-	printf("  streams           %8u of %u byte-identical to alone; %u went on in engine a\n", same, N, resumed);
+	printf("  streams           %8u of %u byte-identical to alone; %u went on in engine a\n",
+	       same, N, resumed);
 	require(same == N, "%u streams differ", N - same);
 	require(resumed == VICTIMS, "%u streams went on, expected %d", resumed, VICTIMS);
 	host_jobs_free(jobs, N);
@@ -367,7 +384,8 @@ int main(int argc, char **argv)
 		    "[domain lab]\ntenants = red green blue\nsharing = reuse\n", 1);
 	host_settle(&host);
 	host_stop(&host);
-	twenty_four(model, "the same under merge: stored once, computed once per tenant", "[kvd]\nsharing = merge\n", 3);
+	twenty_four(model, "the same under merge: stored once, computed once per tenant",
+		    "[kvd]\nsharing = merge\n", 3);
 	kill_one_engine();
 	host_fsck(&host);
 	printf("  fsck              clean\n");

@@ -53,7 +53,8 @@ int main(int argc, char **argv)
 	for (uint32_t first = 0, c; first < n; first += c) {
 		c = n - first < o.max_rows ? n - first : o.max_rows;
 		for (uint32_t i = 0; i < c; i++)
-			rows[i] = (struct step_row){ .token = tokens[first + i], .pos = first + i, .want_logits = 1 };
+			rows[i] = (struct step_row){
+				.token = tokens[first + i], .pos = first + i, .want_logits = 1};
 		if (forward_step(f, &kv.window, &seq, 1, rows, c, logits) < 0) {
 			fprintf(stderr, "forward_logits: step at %u refused\n", first);
 			return 1;

@@ -47,7 +47,8 @@ START_TEST(a_conversation)
 	struct chat_options options = { .add_generation_prompt = true };
 
 	expect_text(smol, "[{\"role\": \"user\", \"content\": \"Hi {{ x }}\"}]", &options,
-		"<|im_start|>system\nYou help.<|im_end|>\n<|im_start|>user\nHi {{ x }}<|im_end|>\n<|im_start|>assistant\n");
+		    "<|im_start|>system\nYou help.<|im_end|>\n<|im_start|>user\nHi {{ x "
+		    "}}<|im_end|>\n<|im_start|>assistant\n");
 	options.add_generation_prompt = false;
 	expect_text(smol,
 		"[{\"role\": \"system\", \"content\": \"S\"}, {\"role\": \"user\", \"content\": \"\"}]",
@@ -69,9 +70,9 @@ START_TEST(the_variables_of_a_template)
 		"{{ bos_token }}{{ eos_token }}{{ tools }}{{ enable_thinking }}{{ strftime_now('%d %b %Y') }}",
 		"[]", &options, "<s>E[{'n': 1}]False24 Nov 2024");
 	options = (struct chat_options){ 0 };
-	expect_text(
-		"{{ bos_token is defined }} {{ tools is none }} {{ documents is none }} {{ add_generation_prompt }}",
-		"[]", &options, "False True True False");
+	expect_text("{{ bos_token is defined }} {{ tools is none }} {{ documents is none }} {{ "
+		    "add_generation_prompt }}",
+		    "[]", &options, "False True True False");
 }
 END_TEST
 

@@ -56,8 +56,11 @@ static void run_span(struct forward *f, const struct model *m, const struct kv_m
 		n = last - pos < chunk ? last - pos : chunk;
 		for (uint32_t s = s0; s < s1; s++)
 			for (uint32_t i = 0; i < n; i++)
-				rows[n_rows++] = (struct step_row){ .token = token_at(m, pos + i), .pos = pos + i,
-					.seq = (uint16_t)s, .want_logits = s + 1 == s1 && pos + i + 1 == last };
+				rows[n_rows++] = (struct step_row){
+					.token = token_at(m, pos + i),
+					.pos = pos + i,
+					.seq = (uint16_t)s,
+					.want_logits = s + 1 == s1 && pos + i + 1 == last};
 		ck_assert_int_eq(forward_step(f, &kv->window, seqs, s1, rows, n_rows, logits), 0);
 	}
 }
@@ -67,7 +70,8 @@ static struct trace run(const struct model *m, const struct cpu_kernels *k, cons
 {
 	static uint32_t tables[MAX_SEQS][MAX_PAGES];
 	const uint32_t n_pages = (n_tokens + KVD_PAGE_TOKENS - 1) / KVD_PAGE_TOKENS;
-	struct forward_options o = { .n_threads = way->threads, .max_rows = MAX_ROWS, .spin_usec = 20, .weights = w };
+	struct forward_options o = {
+		.n_threads = way->threads, .max_rows = MAX_ROWS, .spin_usec = 20, .weights = w};
 	struct step_seq seqs[MAX_SEQS];
 	struct kv_memory kv;
 	struct forward *f;
@@ -79,7 +83,9 @@ static struct trace run(const struct model *m, const struct cpu_kernels *k, cons
 	for (uint32_t s = 0; s < way->n_seqs; s++) {
 		seqs[s].table = tables[s];
 		for (uint32_t p = 0; p < n_pages; p++)
-			tables[s][p] = s > 0 && p < way->n_shared / KVD_PAGE_TOKENS ? tables[0][p] : kv_memory_take(&kv);
+			tables[s][p] = s > 0 && p < way->n_shared / KVD_PAGE_TOKENS
+					       ? tables[0][p]
+					       : kv_memory_take(&kv);
 	}
 	run_span(f, m, &kv, seqs, way, 0, 1, 0, way->n_shared, t.logits);
 	run_span(f, m, &kv, seqs, way, 0, way->n_seqs, way->n_shared, n_tokens, t.logits);
@@ -95,7 +101,8 @@ static struct trace run(const struct model *m, const struct cpu_kernels *k, cons
 static void assert_same(const struct trace *a, const struct trace *b, const struct model *m, const char *name)
 {
 	for (size_t p = 0; p < a->n_pages; p++)
-		ck_assert_msg(memcmp(a->pages + p * a->page_bytes, b->pages + p * a->page_bytes, a->page_bytes) == 0,
+		ck_assert_msg(memcmp(a->pages + p * a->page_bytes, b->pages + p * a->page_bytes,
+				     a->page_bytes) == 0,
 			      "%s: page %zu differs", name, p);
 	ck_assert_msg(memcmp(a->logits, b->logits, m->config.n_vocab * sizeof(float)) == 0,
 		      "%s: logits differ", name);
@@ -129,14 +136,47 @@ static const struct way synthetic_ways[] = {
 
 static const struct synth_shape shapes[] = {
 	/* grouped heads, every weight form; then odd shapes that fill no panel, vector or block */
-	{ .n_layers = 2, .n_embd = 256, .n_heads = 6, .n_kv_heads = 2, .head_dim = 64, .n_ff = 256, .n_vocab = 97,
-	  .type = TENSOR_Q4_1, .head = TENSOR_Q8_0, .seed = 1 },
-	{ .n_layers = 2, .n_embd = 128, .n_heads = 8, .n_kv_heads = 1, .head_dim = 80, .n_ff = 96, .n_vocab = 97,
-	  .type = TENSOR_Q4_0, .head = TENSOR_BF16, .seed = 2, .rope_dims = 40 },
-	{ .n_layers = 2, .n_embd = 64, .n_heads = 8, .n_kv_heads = 4, .head_dim = 8, .n_ff = 172, .n_vocab = 97,
-	  .type = TENSOR_F32, .head = TENSOR_F32, .seed = 3 },
-	{ .n_layers = 2, .n_embd = 256, .n_heads = 8, .n_kv_heads = 8, .head_dim = 32, .n_ff = 512, .n_vocab = 97,
-	  .type = TENSOR_Q6_K, .head = TENSOR_Q4_K, .seed = 4 },
+	{.n_layers = 2,
+	 .n_embd = 256,
+	 .n_heads = 6,
+	 .n_kv_heads = 2,
+	 .head_dim = 64,
+	 .n_ff = 256,
+	 .n_vocab = 97,
+	 .type = TENSOR_Q4_1,
+	 .head = TENSOR_Q8_0,
+	 .seed = 1},
+	{.n_layers = 2,
+	 .n_embd = 128,
+	 .n_heads = 8,
+	 .n_kv_heads = 1,
+	 .head_dim = 80,
+	 .n_ff = 96,
+	 .n_vocab = 97,
+	 .type = TENSOR_Q4_0,
+	 .head = TENSOR_BF16,
+	 .seed = 2,
+	 .rope_dims = 40},
+	{.n_layers = 2,
+	 .n_embd = 64,
+	 .n_heads = 8,
+	 .n_kv_heads = 4,
+	 .head_dim = 8,
+	 .n_ff = 172,
+	 .n_vocab = 97,
+	 .type = TENSOR_F32,
+	 .head = TENSOR_F32,
+	 .seed = 3},
+	{.n_layers = 2,
+	 .n_embd = 256,
+	 .n_heads = 8,
+	 .n_kv_heads = 8,
+	 .head_dim = 32,
+	 .n_ff = 512,
+	 .n_vocab = 97,
+	 .type = TENSOR_Q6_K,
+	 .head = TENSOR_Q4_K,
+	 .seed = 4},
 };
 #define N_SHAPES (int)(sizeof(shapes) / sizeof(shapes[0]))
 #define N_TOKENS 277u
@@ -271,7 +311,10 @@ START_TEST(smollm2_is_invariant)
 	char path[512], err[256];
 	struct model *m;
 
-	snprintf(path, sizeof(path), "%s%s/kvd/models/SmolLM2-135M-Instruct.Q4_1.gguf", cache ? cache : home ? home : "",
+	snprintf(path, sizeof(path), "%s%s/kvd/models/SmolLM2-135M-Instruct.Q4_1.gguf",
+		 cache  ? cache
+		 : home ? home
+			: "",
 		 cache ? "" : "/.cache");
 	if (access(path, R_OK) < 0) {
 		printf("skipped: smollm2_is_invariant: no %s (make model)\n", path);

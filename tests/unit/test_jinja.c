@@ -122,12 +122,12 @@ START_TEST(limits_hold)
 	expect_error("{{ 'x' * 100000000 }}", "{}", -EOVERFLOW, "grows beyond");
 	expect_error("{% for i in range(1000) %}{{ 'x' * 100000 }}{% endfor %}", "{}", -EOVERFLOW,
 		"grows beyond");
-	expect_error(
-		"{% set ns = namespace(l=[0]) %}{% for i in range(60) %}{% set ns.l = ns.l + ns.l %}{% endfor %}",
-		"{}", -EOVERFLOW, "memory");
-	expect_error(
-		"{% set ns = namespace(l=[]) %}{% for i in range(9999) %}{% set ns.l = [ns.l] %}{% endfor %}{{ ns.l }}",
-		"{}", -EOVERFLOW, "nest deeper");
+	expect_error("{% set ns = namespace(l=[0]) %}{% for i in range(60) %}{% set ns.l = ns.l + "
+		     "ns.l %}{% endfor %}",
+		     "{}", -EOVERFLOW, "memory");
+	expect_error("{% set ns = namespace(l=[]) %}{% for i in range(9999) %}{% set ns.l = [ns.l] "
+		     "%}{% endfor %}{{ ns.l }}",
+		     "{}", -EOVERFLOW, "nest deeper");
 	expect_error("{% set ns = namespace() %}{% set ns.me = ns %}{{ ns }}", "{}", -EOVERFLOW,
 		"nest deeper");
 	expect_error("{{ range(100001) }}", "{}", -EOVERFLOW, "longer than");

@@ -49,7 +49,8 @@ static void product(const struct cpu_kernels *k, const struct panel_matrix *m, c
 		    float *out)
 {
 	struct act_rows a = { .block_stride = K / 32, .f32_stride = K, .f32 = (float *)x };
-	uint8_t *scratch = aligned_alloc(64, cpu_panel_scratch_bytes(m) + 64u - cpu_panel_scratch_bytes(m) % 64u);
+	uint8_t *scratch = aligned_alloc(64, cpu_panel_scratch_bytes(m) + 64u -
+						     cpu_panel_scratch_bytes(m) % 64u);
 
 	a.blocks = calloc(n_rows * a.block_stride, sizeof(*a.blocks));
 	a.wide = calloc(n_rows * a.block_stride, sizeof(*a.wide));
@@ -57,7 +58,8 @@ static void product(const struct cpu_kernels *k, const struct panel_matrix *m, c
 	k->quantise_wide(x, n_rows * K, a.wide);
 	for (uint32_t p = 0; p < m->n_panels; p++) {
 		const uint8_t *w = k->panel_prepare(m, p, n_rows, scratch);
-		k->panel_rows(m, w, w == scratch, &a, 0, n_rows, out + p * PANEL_COLS, m->n_panels * PANEL_COLS);
+		k->panel_rows(m, w, w == scratch, &a, 0, n_rows, out + p * PANEL_COLS,
+			      m->n_panels * PANEL_COLS);
 	}
 	free(scratch);
 	free(a.blocks);
@@ -131,7 +133,9 @@ START_TEST(rows)
 		ck_assert_mem_eq(y, y0, sizeof(y));
 		/* the whole range of exp, both ends included */
 		for (int i = 0; i < 32; i++) {
-			gate[i] = i < 30 ? (float)(i - 15) * (i % 3 == 2 ? 8.0f : 0.7f) : i == 30 ? -3e4f : 3e4f;
+			gate[i] = i < 30    ? (float)(i - 15) * (i % 3 == 2 ? 8.0f : 0.7f)
+				  : i == 30 ? -3e4f
+					    : 3e4f;
 			up[i] = 1.5f;
 		}
 		float before[32];
@@ -197,8 +201,13 @@ START_TEST(attention)
 		fill(x, 128, 2.0f, 9);
 		for (uint32_t i = 0; i < 128 && i < ((hd + 31u) & ~31u); i += 32)
 			k[t]->store_pairs(query, i, x + i, 1.0f);
-		struct attn_tile tile = { .pages = { (uint8_t *)pages[0], (uint8_t *)pages[1] }, .n_pages = 2,
-			.head_dim = hd, .n_queries = 1, .queries = { query }, .visible = { KEYS }, .partials = { part } };
+		struct attn_tile tile = {.pages = {(uint8_t *)pages[0], (uint8_t *)pages[1]},
+					 .n_pages = 2,
+					 .head_dim = hd,
+					 .n_queries = 1,
+					 .queries = {query},
+					 .visible = {KEYS},
+					 .partials = {part}};
 		k[t]->attend(&tile);
 		k[t]->finish(part, hd, out);
 		double weights[KEYS], sum = 0.0, largest = -1e30;
@@ -219,9 +228,14 @@ START_TEST(attention)
 		/* what the query doesn't see can't show: other bytes behind, a page more, another tile mate */
 		for (uint32_t dim = 0; dim < hd; dim++)
 			pages[1][hd * 16 + (15 / 2 * hd + dim) * 2 + 1] ^= 0x8000u;
-		tile = (struct attn_tile){ .pages = { (uint8_t *)pages[0], (uint8_t *)pages[1], (uint8_t *)pages[0] },
-			.n_pages = 3, .head_dim = hd, .n_queries = 2, .queries = { query, query },
-			.visible = { KEYS, 48 }, .partials = { part2, out } };
+		tile = (struct attn_tile){
+			.pages = {(uint8_t *)pages[0], (uint8_t *)pages[1], (uint8_t *)pages[0]},
+			.n_pages = 3,
+			.head_dim = hd,
+			.n_queries = 2,
+			.queries = {query, query},
+			.visible = {KEYS, 48},
+			.partials = {part2, out}};
 		float other[160];
 		tile.partials[1] = other;
 		k[t]->attend(&tile);

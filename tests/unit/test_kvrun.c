@@ -31,11 +31,11 @@ static int parse(struct kvrun_options *o, const char *line)
 START_TEST(arguments)
 {
 	struct kvrun_options o;
-	ck_assert_int_eq(
-		parse(&o,
-		      "hello --max-tokens 7 --temperature 0.5 --top-k 40 --top-p 0.9 --min-p 0.1 --seed 18446744073709551615 "
-		      "--stop a --stop bc --deadline 100 --wait 1.5 --private --ignore-end --json world"),
-		0);
+	ck_assert_int_eq(parse(&o, "hello --max-tokens 7 --temperature 0.5 --top-k 40 --top-p 0.9 "
+				   "--min-p 0.1 --seed 18446744073709551615 "
+				   "--stop a --stop bc --deadline 100 --wait 1.5 --private "
+				   "--ignore-end --json world"),
+			 0);
 	ck_assert_uint_eq(o.n_words, 2);
 	ck_assert_str_eq(o.words[1], "world");
 	ck_assert_uint_eq(o.request.max_tokens, 7);
