@@ -69,7 +69,8 @@ struct core_event {
 		} attach;
 		struct {               /* SUBMIT */
 			struct kvd_sqe sqe;    /* the shell's private copy */
-			uint32_t tenant;       /* OPEN: tenant number the handle stands for; the shell resolved it */
+			uint32_t tenant; /* OPEN: tenant number the handle stands for; the shell
+					    resolved it */
 			const int32_t *tokens; /* copy of the slot's token row: OPEN, RESUME: [0, n_tokens);
 			                        * SEAL: tokens of the pages named, from page * 16 */
 			uint32_t n_tokens;     /* tokens in that copy */
