@@ -129,8 +129,8 @@ void promise_break_all(const struct core *c, uint32_t seq)
 	const struct seq *s = seq_at(c, seq);
 	while (s->promises.count) {
 		uint32_t number = list_first(&s->promises);
-		wake_all(c, &claim_at(c, number)
-				     ->waiters); /* while the promise still keeps the record */
+		/* while the promise still keeps the record */
+		wake_all(c, &claim_at(c, number)->waiters);
 		promise_remove(c, number);
 		claim_maybe_free(c, number);
 	}

@@ -238,7 +238,7 @@ START_TEST(index_and_charges)
 	MUTATE(k->complete, 0u, "used as a claim");
 	MUTATE(k->promiser, 1u, "still promised");
 	MUTATE(claim_at(c, cold)->group, 0u, "reclaim candidate");
-	MUTATE(claim_at(c, promise)->promiser, 0u, "");
+	MUTATE(claim_at(c, promise)->promiser, 0u, "a claim is nobody's");
 	MUTATE(tenant_at(c, 0)->rss_bytes, (uint64_t)1, "charge is not what it has");
 	MUTATE(tenant_at(c, 1)->held_bytes, (uint64_t)1, "held bytes");
 	MUTATE(tenant_at(c, 1)->reserved_bytes, (uint64_t)1, "a tenant's reservations");

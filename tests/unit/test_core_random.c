@@ -46,6 +46,10 @@ static void storm_open(struct world *w, uint32_t e, uint32_t slot)
 	if (world_random(w, 2))
 		for (uint32_t i = own; i < WORLD_TOKENS; i++)
 			tokens[i] = (int32_t)world_random(w, 50000);
+	/* two blocks in any order: the same tokens after different prefixes */
+	bool blocks = !world_random(w, 4);
+	for (uint32_t i = 0; blocks && i < WORLD_TOKENS; i += 16)
+		memcpy(tokens + i, prompts[world_random(w, 2)], 16 * sizeof(*tokens));
 	uint32_t max = w->engine[e].max_pages * 16,
 		 n = 1 + world_random(w, max / (1 + world_random(w, 4)));
 	uint32_t target = n + world_random(w, 60);
