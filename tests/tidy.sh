@@ -1,6 +1,6 @@
 #!/bin/sh
 # The house rules a machine can check (docs/style.md).  Prints one line per breach and Check's closing line.
-#   .c <= 600 lines (tests 700), .h <= 400 (public contracts, kernel bodies), lines <= 120 columns (tabs are 8)
+#   .c <= 600 lines (tests 700), .h <= 420 (public contracts, kernel bodies), lines <= 120 columns (tabs are 8)
 #   kvd/ never includes client/ or engine/; kvd/core/ includes nothing of kvd/; client/ neither kvd/*.c's nor engine/
 #   no FIXME, TODO, XXX; no banned calls; every .c begins with a comment that says what it is
 #   docs/protocol.md is current
@@ -21,7 +21,7 @@ done
 check
 for f in $(printf '%s\n' $sources | grep '\.h$'); do
 	n=$(wc -l <"$f")
-	[ "$n" -le 400 ] || breach "$f has $n lines, at most 400"
+	[ "$n" -le 420 ] || breach "$f has $n lines, at most 420"
 done
 check
 wide=$(for f in $sources; do expand -t 8 "$f" | awk -v f="$f" 'length($0) > 120 {print f ":" NR ": " length($0) " columns"}'; done)
