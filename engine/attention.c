@@ -38,7 +38,7 @@ struct attention {
 	uint32_t n_block_rows;
 
 	float *partials;          /* (PARTIAL_BLOCKS, n_heads, part_stride) */
-	float *running;           /* (n_threads, stream_rows * group + ATTN_TILE_QUERIES, part_stride) */
+	float *running; /* (n_threads, stream_rows * group + ATTN_TILE_QUERIES, part_stride) */
 	size_t running_floats;    /* of one thread */
 };
 
@@ -57,14 +57,17 @@ struct attention *attention_new(const struct model_config *c, const struct cpu_k
 	a->part_stride = (c->head_dim + 2u + 15u) & ~15u;
 	a->stream_rows = a->group >= STREAM_QUERIES ? 1u : STREAM_QUERIES / a->group;
 	a->max_rows = max_rows;
-	a->running_floats = (size_t)(a->stream_rows * a->group + ATTN_TILE_QUERIES) * a->part_stride;
+	a->running_floats =
+		(size_t)(a->stream_rows * a->group + ATTN_TILE_QUERIES) * a->part_stride;
 	a->items = calloc(PARTIAL_BLOCKS + max_rows, sizeof(*a->items));
 	a->members = calloc(PARTIAL_BLOCKS, sizeof(*a->members));
 	a->first_partial = calloc(max_rows, sizeof(*a->first_partial));
 	a->block_rows = calloc(max_rows, sizeof(*a->block_rows));
-	a->partials = aligned_alloc(64, sizeof(float) * PARTIAL_BLOCKS * a->n_heads * a->part_stride);
+	a->partials =
+		aligned_alloc(64, sizeof(float) * PARTIAL_BLOCKS * a->n_heads * a->part_stride);
 	a->running = aligned_alloc(64, sizeof(float) * n_threads * a->running_floats);
-	if (!a->items || !a->members || !a->first_partial || !a->block_rows || !a->partials || !a->running) {
+	if (!a->items || !a->members || !a->first_partial || !a->block_rows || !a->partials ||
+	    !a->running) {
 		attention_free(a);
 		return NULL;
 	}
@@ -164,7 +167,8 @@ void attention_plan(struct attention *a, const struct step_seq *seqs, const stru
 		for (uint32_t last = end; last > first;) {
 			uint32_t n = last - first < a->stream_rows ? last - first : a->stream_rows;
 			last -= n;
-			a->items[a->n_items++] = (struct item){ .first = last, .n = n, .block = STREAMS };
+			a->items[a->n_items++] =
+				(struct item){ .first = last, .n = n, .block = STREAMS };
 		}
 	}
 	for (uint32_t block = 0; block < n_blocks; block++)
@@ -187,8 +191,9 @@ static void find_pages(const struct attention *a, const struct attention_io *io,
 	t->n_pages = pages_seen(a, row, block);
 	for (uint32_t p = 0; p < t->n_pages; p++)
 		t->pages[p] = io->kv->base +
-			kvd_block_offset(&io->kv->geometry, KVD_ENTRY_FRAME(entries[p]), io->layer) +
-			(size_t)kv_head * a->head_dim * KVD_PAGE_TOKENS * 4u;
+			      kvd_block_offset(&io->kv->geometry, KVD_ENTRY_FRAME(entries[p]),
+					       io->layer) +
+			      (size_t)kv_head * a->head_dim * KVD_PAGE_TOKENS * 4u;
 }
 
 static void add_query(const struct attention *a, const struct attention_io *io, struct attn_tile *t,
@@ -276,7 +281,8 @@ static void run_stream(struct attention *a, const struct attention_io *io, const
 			     (size_t)(kv_head * a->group + q % a->group) * a->head_dim);
 }
 
-void attention_run(struct attention *a, const struct attention_io *io, uint32_t item, unsigned thread)
+void attention_run(struct attention *a, const struct attention_io *io, uint32_t item,
+		   unsigned thread)
 {
 	const struct item *it = &a->items[item / a->n_kv_heads];
 

@@ -34,7 +34,8 @@ void attention_plan(struct attention *a, const struct step_seq *seqs, const stru
 
 /* Work items of the plan for one layer; item 0 .. n-1 may run in any thread, in any order. */
 uint32_t attention_items(const struct attention *a);
-void attention_run(struct attention *a, const struct attention_io *io, uint32_t item, unsigned thread);
+void attention_run(struct attention *a, const struct attention_io *io, uint32_t item,
+		   unsigned thread);
 
 /* Finish one row after all items of the layer ran; out (n_heads, head_dim). */
 void attention_merge(struct attention *a, const struct attention_io *io, uint32_t row, float *out,

@@ -24,7 +24,8 @@ bool forward_take(struct forward *f, const struct lane *me, uint32_t n, uint32_t
 		  uint32_t *ret_first, uint32_t *ret_end)
 {
 	assert(me->stage < f->n_stages);
-	uint32_t first = atomic_fetch_add_explicit(&f->tickets[me->stage].next, chunk, memory_order_relaxed);
+	uint32_t first =
+		atomic_fetch_add_explicit(&f->tickets[me->stage].next, chunk, memory_order_relaxed);
 
 	if (first >= n)
 		return false;
@@ -42,7 +43,8 @@ static void embed_rows(struct forward *f, struct lane *me)
 	while (forward_take(f, me, f->n_rows, 1, &row, &end)) {
 		float *cosines = f->cosines + (size_t)row * c->head_dim;
 		float *sines = f->sines + (size_t)row * c->head_dim;
-		format_row_f32(&f->m->tok_embd, (uint64_t)f->rows[row].token, f->x + (size_t)row * f->x_stride);
+		format_row_f32(&f->m->tok_embd, (uint64_t)f->rows[row].token,
+			       f->x + (size_t)row * f->x_stride);
 		for (uint32_t i = 0; i < c->rope_dims / 2u; i++) {
 			double angle = f->rows[row].pos * f->frequencies[i];
 			cosines[2 * i] = cosines[2 * i + 1] = (float)cos(angle);
@@ -55,7 +57,8 @@ static void embed_rows(struct forward *f, struct lane *me)
 
 /* The rows of a stage that works row by row: all of them in the thread's own activations for a
  * step of one row, else shared out. */
-static bool take_row(struct forward *f, struct lane *me, uint32_t n_rows, uint32_t *row, uint32_t *next)
+static bool take_row(struct forward *f, struct lane *me, uint32_t n_rows, uint32_t *row,
+		     uint32_t *next)
 {
 	uint32_t end;
 
@@ -79,8 +82,8 @@ static const struct act_rows *row_stage_end(struct forward *f, struct lane *me, 
 }
 
 /* Round a row for each form that the (up to three) matrices read. */
-static void round_row(struct forward *f, const struct act_rows *a, uint32_t row, const float *x, uint32_t n,
-		      const struct panel_matrix *const *readers, int n_readers)
+static void round_row(struct forward *f, const struct act_rows *a, uint32_t row, const float *x,
+		      uint32_t n, const struct panel_matrix *const *readers, int n_readers)
 {
 	for (int i = 0; i < n_readers; i++) {
 		bool done = false;
@@ -188,7 +191,8 @@ static bool rows_are_valid(const struct forward *f, const struct step_seq *seqs,
 		bool same_seq = i > 0 && rows[i - 1].seq == r->seq;
 		uint32_t first = same_seq ? rows[i - 1].pos / KVD_PAGE_TOKENS : 0u;
 
-		if (r->seq >= n_seqs || r->token < 0 || (uint32_t)r->token >= f->m->config.n_vocab ||
+		if (r->seq >= n_seqs || r->token < 0 ||
+		    (uint32_t)r->token >= f->m->config.n_vocab ||
 		    (same_seq && rows[i - 1].pos >= r->pos))
 			return false;
 		for (uint32_t page = first; page <= r->pos / KVD_PAGE_TOKENS; page++)
@@ -203,7 +207,8 @@ int forward_step(struct forward *f, const struct kv_window *kv, const struct ste
 {
 	if (n_rows == 0)
 		return 0;
-	if (n_rows > f->max_rows || kv->geometry.block_bytes != forward_block_bytes(&f->m->config) ||
+	if (n_rows > f->max_rows ||
+	    kv->geometry.block_bytes != forward_block_bytes(&f->m->config) ||
 	    !rows_are_valid(f, seqs, n_seqs, rows, n_rows))
 		return -EINVAL;
 	f->kv = kv;
@@ -278,8 +283,8 @@ static size_t scratch_bytes(const struct weights *w, uint32_t n_layers)
 
 	for (uint32_t l = 0; l < n_layers; l++) {
 		const struct weights_layer *p = &w->layers[l];
-		const struct panel_matrix *all[] = { &p->wq, &p->wk, &p->wv, &p->wo, &p->w_gate, &p->w_up,
-						     &p->w_down };
+		const struct panel_matrix *all[] = { &p->wq,	 &p->wk,   &p->wv,    &p->wo,
+						     &p->w_gate, &p->w_up, &p->w_down };
 		for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++)
 			bytes = largest(bytes, cpu_panel_scratch_bytes(all[i]));
 	}
@@ -329,7 +334,8 @@ static bool buffers_new(struct forward *f)
 
 	f->x_stride = round_up_32(c->n_embd);
 	f->query_bytes = (size_t)head_cols / 2u * f->k->pair_bytes;
-	/* embedding; norm, qkv, attention, merge, wo, norm, gated, down of each layer; norm, head */
+	/* embedding; norm, qkv, attention, merge, wo, norm, gated, down of each layer; norm,
+	 * head */
 	f->n_stages = 1u + c->n_layers * 8u + 2u;
 	f->x = new_array((size_t)f->max_rows * f->x_stride, sizeof(float));
 	f->queries = new_array(f->max_rows, f->query_bytes);
@@ -339,13 +345,13 @@ static bool buffers_new(struct forward *f)
 	f->tickets = new_array(f->n_stages, sizeof(*f->tickets));
 	f->wanted = new_array(f->max_rows, sizeof(*f->wanted));
 	f->attention = attention_new(c, f->k, f->n_threads, f->max_rows);
-	return f->x && f->queries && f->cosines && f->sines && f->frequencies && f->tickets && f->wanted &&
-	       f->attention && act_rows_new(&f->act, f->max_rows, in_cols) &&
+	return f->x && f->queries && f->cosines && f->sines && f->frequencies && f->tickets &&
+	       f->wanted && f->attention && act_rows_new(&f->act, f->max_rows, in_cols) &&
 	       act_rows_new(&f->hidden, f->max_rows, c->n_ff) && lanes_new(f, in_cols);
 }
 
-int forward_new_with(const struct model *m, const struct forward_options *o, const struct cpu_kernels *k,
-		     struct forward **ret, char *err, size_t errlen)
+int forward_new_with(const struct model *m, const struct forward_options *o,
+		     const struct cpu_kernels *k, struct forward **ret, char *err, size_t errlen)
 {
 	struct forward *f = calloc(1, sizeof(*f));
 	int r = -ENOMEM;
@@ -367,7 +373,8 @@ int forward_new_with(const struct model *m, const struct forward_options *o, con
 		f->w = f->own_weights;
 	}
 	if (!buffers_new(f)) {
-		snprintf(err, errlen, "out of memory for steps of %u rows: ask for fewer", o->max_rows);
+		snprintf(err, errlen, "out of memory for steps of %u rows: ask for fewer",
+			 o->max_rows);
 		r = -ENOMEM;
 		goto fail;
 	}
@@ -405,7 +412,8 @@ int forward_new(const struct model *m, const struct forward_options *o, struct f
 		return -EINVAL;
 	}
 	if (o->n_threads < 1 || o->n_threads > 64 || o->max_rows < 1) {
-		snprintf(err, errlen, "%u threads, %u rows: threads must be 1 to 64, rows at least 1",
+		snprintf(err, errlen,
+			 "%u threads, %u rows: threads must be 1 to 64, rows at least 1",
 			 o->n_threads, o->max_rows);
 		return -EINVAL;
 	}

@@ -22,10 +22,10 @@ struct kv_window {
 
 /* One sequence of a step. */
 struct step_seq {
-	const uint32_t *table;         /* page index -> table entry (KVD_ENTRY), this step's own copy */
+	const uint32_t *table; /* page index -> table entry (KVD_ENTRY), this step's own copy */
 };
 
-/* One row of a step.  Rows of one sequence stand in ascending order of position, next to each other. */
+/* One row of a step.  Rows of one sequence stand next to each other, positions ascending. */
 struct step_row {
 	int32_t token;                 /* 0 .. n_vocab-1 */
 	uint32_t pos;                  /* position of the token in its sequence */
@@ -39,10 +39,11 @@ struct weights;
 struct forward_options {
 	unsigned n_threads;            /* worker threads including the caller, 1 .. 64 */
 	unsigned max_rows;             /* most rows of one step */
-	unsigned spin_usec;            /* a waiting worker spins this long before it sleeps on a futex */
-	const char *isa;               /* "avx512", "avx2", "portable", or NULL: the best the machine has */
-	bool share_weights;            /* lay the weights out in a memfd other processes may map (weights.h) */
-	const struct weights *weights; /* laid out or adopted before (weights.h), borrowed; NULL: do it here */
+	unsigned spin_usec; /* a waiting worker spins this long before it sleeps on a futex */
+	const char *isa; /* "avx512", "avx2", "portable", or NULL: the best the machine has */
+	bool share_weights; /* lay the weights out in a memfd other processes may map (weights.h) */
+	const struct weights
+		*weights; /* laid out or adopted before (weights.h), borrowed; NULL: do it here */
 };
 
 /* Lay the model's weights out for this machine and start the thread team.

@@ -18,7 +18,7 @@ struct lane {
 	struct act_rows act;       /* one row, for steps of one row: each thread computes its own */
 };
 
-/* Work counters, a cache line each: one per stage of a step, so that none needs resetting inside. */
+/* Work counters, a cache line each: one per stage of a step, so that none is reset inside. */
 struct ticket {
 	_Atomic uint32_t next;
 } __attribute__((aligned(64)));
@@ -56,8 +56,8 @@ struct forward {
 };
 
 /* forward_new() for a table of kernels chosen by the caller: tests run emulated ones. */
-int forward_new_with(const struct model *m, const struct forward_options *o, const struct cpu_kernels *k,
-		     struct forward **ret, char *err, size_t errlen);
+int forward_new_with(const struct model *m, const struct forward_options *o,
+		     const struct cpu_kernels *k, struct forward **ret, char *err, size_t errlen);
 
 /* Take the next chunk of 0 .. n of this stage; false when none is left. */
 bool forward_take(struct forward *f, const struct lane *me, uint32_t n, uint32_t chunk,
@@ -74,8 +74,8 @@ void project_logits(struct forward *f, struct lane *me, const struct act_rows *i
 /* Round n f32 activations (a multiple of 32) of a row from element `at` on, as matrix m reads them;
  * a matrix of floats reads them as they are. */
 static inline void forward_round(const struct cpu_kernels *k, const struct panel_matrix *m,
-				 const struct act_rows *a, uint32_t row, uint32_t at, const float *x,
-				 uint32_t n)
+				 const struct act_rows *a, uint32_t row, uint32_t at,
+				 const float *x, uint32_t n)
 {
 	size_t block = (size_t)row * a->block_stride + at / BLOCK_K;
 

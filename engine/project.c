@@ -29,7 +29,8 @@ void project_add(struct forward *f, struct lane *me, const struct panel_matrix *
 {
 	uint32_t panel, end;
 
-	while (forward_take(f, me, m->n_panels, panels_per_take(f, m->n_panels, f->n_rows), &panel, &end))
+	while (forward_take(f, me, m->n_panels, panels_per_take(f, m->n_panels, f->n_rows), &panel,
+			    &end))
 		for (; panel < end; panel++) {
 			const uint8_t *w = f->k->panel_prepare(m, panel, f->n_rows, me->panel[0]);
 			for (uint32_t first = 0, n; first < f->n_rows; first += n) {
@@ -37,7 +38,8 @@ void project_add(struct forward *f, struct lane *me, const struct panel_matrix *
 				f->k->panel_rows(m, w, w == me->panel[0], in, first, n, me->tile[0],
 						 PANEL_COLS);
 				for (uint32_t r = 0; r < n; r++)
-					f->k->add(f->x + (size_t)(first + r) * f->x_stride + panel * PANEL_COLS,
+					f->k->add(f->x + (size_t)(first + r) * f->x_stride +
+							  panel * PANEL_COLS,
 						  me->tile[0] + r * PANEL_COLS);
 			}
 		}
@@ -52,7 +54,8 @@ static void finish_gated(struct forward *f, struct lane *me, const struct panel_
 		float *gate = me->tile[0] + r * PANEL_COLS;
 		f->k->swiglu(gate, me->tile[1] + r * PANEL_COLS);
 		if (down->n_groups)
-			forward_round(f->k, down, &f->hidden, first + r, panel * PANEL_COLS, gate, PANEL_COLS);
+			forward_round(f->k, down, &f->hidden, first + r, panel * PANEL_COLS, gate,
+				      PANEL_COLS);
 		else
 			memcpy(f->hidden.f32 + (size_t)(first + r) * f->hidden.f32_stride +
 			       panel * PANEL_COLS, gate, PANEL_COLS * sizeof(float));
@@ -67,12 +70,14 @@ void project_gated(struct forward *f, struct lane *me, const struct weights_laye
 
 	while (forward_take(f, me, n_panels, panels_per_take(f, n_panels, f->n_rows), &panel, &end))
 		for (; panel < end; panel++) {
-			const uint8_t *gate = f->k->panel_prepare(&w->w_gate, panel, f->n_rows, me->panel[0]);
-			const uint8_t *up = f->k->panel_prepare(&w->w_up, panel, f->n_rows, me->panel[1]);
+			const uint8_t *gate =
+				f->k->panel_prepare(&w->w_gate, panel, f->n_rows, me->panel[0]);
+			const uint8_t *up =
+				f->k->panel_prepare(&w->w_up, panel, f->n_rows, me->panel[1]);
 			for (uint32_t first = 0, n; first < f->n_rows; first += n) {
 				n = tile_rows(first, f->n_rows);
-				f->k->panel_rows(&w->w_gate, gate, gate == me->panel[0], in, first, n,
-						 me->tile[0], PANEL_COLS);
+				f->k->panel_rows(&w->w_gate, gate, gate == me->panel[0], in, first,
+						 n, me->tile[0], PANEL_COLS);
 				f->k->panel_rows(&w->w_up, up, up == me->panel[1], in, first, n,
 						 me->tile[1], PANEL_COLS);
 				finish_gated(f, me, &w->w_down, panel, first, n);
@@ -111,7 +116,8 @@ static uint8_t *block_of(const struct forward *f, uint32_t row, uint32_t layer)
 }
 
 /* K [head_dim/2][token][2]: pairs of dimensions of this token, a page's width apart. */
-static void write_key(const struct forward *f, uint32_t row, uint32_t layer, uint32_t column, const float *x)
+static void write_key(const struct forward *f, uint32_t row, uint32_t layer, uint32_t column,
+		      const float *x)
 {
 	const uint32_t head_dim = f->m->config.head_dim, n = f->m->config.n_kv_heads * head_dim;
 	const uint32_t token = f->rows[row].pos % KVD_PAGE_TOKENS;
@@ -126,7 +132,8 @@ static void write_key(const struct forward *f, uint32_t row, uint32_t layer, uin
 }
 
 /* V [token/2][head_dim][2]. */
-static void write_value(const struct forward *f, uint32_t row, uint32_t layer, uint32_t column, const float *x)
+static void write_value(const struct forward *f, uint32_t row, uint32_t layer, uint32_t column,
+			const float *x)
 {
 	const uint32_t head_dim = f->m->config.head_dim, n = f->m->config.n_kv_heads * head_dim;
 	const uint32_t token = f->rows[row].pos % KVD_PAGE_TOKENS;
@@ -144,8 +151,8 @@ static void write_value(const struct forward *f, uint32_t row, uint32_t layer, u
 enum qkv { Q, K, V };
 
 /* A chunk of one panel of q, k or v: rotated, and to its place. */
-static void finish_qkv(struct forward *f, struct lane *me, enum qkv what, uint32_t layer, uint32_t panel,
-		       uint32_t first, uint32_t n)
+static void finish_qkv(struct forward *f, struct lane *me, enum qkv what, uint32_t layer,
+		       uint32_t panel, uint32_t first, uint32_t n)
 {
 	/* softmax in base 2: scores are scaled by log2 e too */
 	const float scale = 1.44269504f / sqrtf((float)f->m->config.head_dim);
@@ -156,7 +163,8 @@ static void finish_qkv(struct forward *f, struct lane *me, enum qkv what, uint32
 		if (what != V)
 			rotate_columns(f, first + r, column, x);
 		if (what == Q)
-			f->k->store_pairs(f->queries + (first + r) * f->query_bytes, column, x, scale);
+			f->k->store_pairs(f->queries + (first + r) * f->query_bytes, column, x,
+					  scale);
 		else if (what == K)
 			write_key(f, first + r, layer, column, x);
 		else
@@ -194,11 +202,13 @@ void project_logits(struct forward *f, struct lane *me, const struct act_rows *i
 	const struct panel_matrix *m = &f->w->output;
 	uint32_t panel, end;
 
-	while (forward_take(f, me, m->n_panels, panels_per_take(f, m->n_panels, f->n_wanted), &panel, &end))
+	while (forward_take(f, me, m->n_panels, panels_per_take(f, m->n_panels, f->n_wanted),
+			    &panel, &end))
 		for (; panel < end; panel++) {
 			const uint8_t *w = f->k->panel_prepare(m, panel, f->n_wanted, me->panel[0]);
 			const uint32_t column = panel * PANEL_COLS, left = m->n_out - column;
-			const size_t bytes = (left < PANEL_COLS ? left : PANEL_COLS) * sizeof(float);
+			const size_t bytes =
+				(left < PANEL_COLS ? left : PANEL_COLS) * sizeof(float);
 			for (uint32_t first = 0, n; first < f->n_wanted; first += n) {
 				n = tile_rows(first, f->n_wanted);
 				f->k->panel_rows(m, w, w == me->panel[0], in, first, n, me->tile[0],

@@ -32,10 +32,10 @@ struct team {
 	_Atomic uint32_t n_sleeping;
 	_Atomic unsigned n_threads;
 	int64_t spin_max_nsec;
-	/* The budget in use.  Where other processes want the CPUs, a thread that spins burns the slice
-	 * that its partner waits for (decode on a busy machine: 17 tokens/s with a fixed 200 us, 66 with
-	 * 20).  So each wait that had to sleep halves it, each that didn't adds a 32nd.  Only advice:
-	 * threads may overwrite each other's. */
+	/* The budget in use.  Where other processes want the CPUs, a thread that spins burns the
+	 * slice that its partner waits for (decode on a busy machine: 17 tokens/s with a fixed
+	 * 200 us, 66 with 20).  So each wait that had to sleep halves it, each that didn't adds a
+	 * 32nd.  Only advice: threads may overwrite each other's. */
 	_Atomic int64_t spin_nsec;
 	bool quit;                  /* written before a barrier, read after it */
 	team_fn *fn;
@@ -63,7 +63,8 @@ static void sleep_until_turned(struct team *t, uint32_t generation)
 {
 	atomic_fetch_add(&t->n_sleeping, 1);
 	while (atomic_load(&t->generation) == generation)
-		(void)syscall(SYS_futex, &t->generation, FUTEX_WAIT_PRIVATE, generation, NULL, NULL, 0);
+		(void)syscall(SYS_futex, &t->generation, FUTEX_WAIT_PRIVATE, generation, NULL, NULL,
+			      0);
 	atomic_fetch_sub(&t->n_sleeping, 1);
 }
 
@@ -90,11 +91,12 @@ void team_barrier(struct team *t)
 		atomic_store(&t->n_arrived, 0);
 		atomic_store(&t->generation, generation + 1);
 		if (atomic_load(&t->n_sleeping) > 0)
-			(void)syscall(SYS_futex, &t->generation, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+			(void)syscall(SYS_futex, &t->generation, FUTEX_WAKE_PRIVATE, INT_MAX, NULL,
+				      NULL, 0);
 		return;
 	}
-	for (unsigned spins = 1; atomic_load_explicit(&t->generation, memory_order_acquire) == generation;
-	     spins++) {
+	for (unsigned spins = 1;
+	     atomic_load_explicit(&t->generation, memory_order_acquire) == generation; spins++) {
 		pause_cpu();
 		if (spins % SPINS_PER_CLOCK)
 			continue;
@@ -166,7 +168,8 @@ int team_new(unsigned n_threads, unsigned spin_usec, struct team **ret)
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &before);
 	for (unsigned i = 1; i < n_threads && r == 0; i++) {
-		t->workers[i] = (struct worker){ .team = t, .index = i, .cpu = cpu_of(i, n_threads) };
+		t->workers[i] =
+			(struct worker){ .team = t, .index = i, .cpu = cpu_of(i, n_threads) };
 		r = -pthread_create(&t->workers[i].thread, NULL, worker_main, &t->workers[i]);
 		if (r == 0)
 			t->n_started++;

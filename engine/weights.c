@@ -64,7 +64,9 @@ static void place_matrix(struct placer *p, const struct tensor *t, struct panel_
 					       scale_bytes * (m->has_min ? 2u : 1u));
 		m->panel_bytes = (uint64_t)m->n_groups * m->group_bytes;
 	} else {
-		m->form = t->type == TENSOR_F32 ? FORM_F32 : t->type == TENSOR_F16 ? FORM_F16 : FORM_BF16;
+		m->form = t->type == TENSOR_F32	  ? FORM_F32
+			  : t->type == TENSOR_F16 ? FORM_F16
+						  : FORM_BF16;
 		m->panel_bytes = (uint64_t)m->n_in * PANEL_COLS * (t->type == TENSOR_F32 ? 4u : 2u);
 	}
 	m->data = place(p, m->panel_bytes * m->n_panels);
@@ -153,7 +155,8 @@ static void fill_matrix(const struct panel_matrix *m, const struct tensor *t)
 		for (uint32_t b = 0; b < m->n_in / BLOCK_K; b++) {
 			struct format_block block;
 			format_read(t->type, (const uint8_t *)t->data + row * row_bytes, b, &block);
-			fill_block(m, &block, panel + (size_t)b * (BLOCK_K / m->group_k) * m->group_bytes,
+			fill_block(m, &block,
+				   panel + (size_t)b * (BLOCK_K / m->group_k) * m->group_bytes,
 				   column);
 		}
 	}
@@ -180,7 +183,9 @@ static void fill_model(const struct model *m, const struct weights *w)
 
 static struct header header_of(const struct model *m, uint64_t bytes)
 {
-	struct header h = { .version = WEIGHTS_VERSION, .header_bytes = HEADER_BYTES, .bytes = bytes };
+	struct header h = { .version = WEIGHTS_VERSION,
+			    .header_bytes = HEADER_BYTES,
+			    .bytes = bytes };
 
 	memcpy(h.magic, magic, sizeof(h.magic));
 	memcpy(h.fingerprint, m->fingerprint, sizeof(h.fingerprint));
@@ -218,10 +223,12 @@ static int map_buffer(struct weights *w, bool shared)
 		flags = MAP_SHARED;
 	}
 	/* room to start the mapping on a huge page's boundary; the rest is given back at once */
-	uint8_t *room = mmap(NULL, w->bytes + HUGE_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	uint8_t *room =
+		mmap(NULL, w->bytes + HUGE_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (room == MAP_FAILED)
 		return -errno;
-	uint8_t *start = (uint8_t *)(((uintptr_t)room + HUGE_BYTES - 1u) & ~(uintptr_t)(HUGE_BYTES - 1u));
+	uint8_t *start =
+		(uint8_t *)(((uintptr_t)room + HUGE_BYTES - 1u) & ~(uintptr_t)(HUGE_BYTES - 1u));
 	if (start > room)
 		munmap(room, (size_t)(start - room));
 	if (room + HUGE_BYTES > start)
@@ -260,7 +267,8 @@ static int seal_buffer(struct weights *w)
 	return 0;
 }
 
-int weights_build(const struct model *m, bool shared, struct weights **ret, char *err, size_t errlen)
+int weights_build(const struct model *m, bool shared, struct weights **ret, char *err,
+		  size_t errlen)
 {
 	struct weights *w;
 	int r = weights_new(m, &w);
@@ -310,13 +318,15 @@ int weights_adopt(const struct model *m, int fd, struct weights **ret, char *err
 		return r;
 	}
 	if (!fd_is_sealed(fd, w->bytes)) {
-		snprintf(err, errlen, "shared weights: not a sealed buffer of %llu bytes; lay out our own",
+		snprintf(err, errlen,
+			 "shared weights: not a sealed buffer of %llu bytes; lay out our own",
 			 (unsigned long long)w->bytes);
 		weights_free(w);
 		return -EINVAL;
 	}
 	w->fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
-	uint8_t *map = w->fd < 0 ? MAP_FAILED : mmap(NULL, w->bytes, PROT_READ, MAP_SHARED, w->fd, 0);
+	uint8_t *map =
+		w->fd < 0 ? MAP_FAILED : mmap(NULL, w->bytes, PROT_READ, MAP_SHARED, w->fd, 0);
 	if (map == MAP_FAILED) {
 		r = -errno;
 		snprintf(err, errlen, "shared weights: cannot map: %s", strerror(-r));
@@ -326,7 +336,8 @@ int weights_adopt(const struct model *m, int fd, struct weights **ret, char *err
 	w->base = map;
 	struct header expected = header_of(m, w->bytes);
 	if (memcmp(map, &expected, sizeof(expected)) != 0) {
-		snprintf(err, errlen, "shared weights: of another model or version; lay out our own");
+		snprintf(err, errlen,
+			 "shared weights: of another model or version; lay out our own");
 		weights_free(w);
 		return -EINVAL;
 	}

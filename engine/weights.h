@@ -29,7 +29,8 @@ struct weights {
  *          may then be handed to other processes of the same model file
  * ret      owned by the caller; weights_free() unmaps
  * Returns  0 or -errno with one sentence in err.  Thread: any. */
-int weights_build(const struct model *m, bool shared, struct weights **ret, char *err, size_t errlen);
+int weights_build(const struct model *m, bool shared, struct weights **ret, char *err,
+		  size_t errlen);
 
 /* Map weights another process has laid out for the same model.
  *

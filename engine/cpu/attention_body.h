@@ -23,7 +23,8 @@
 		} \
 	}
 
-/* scores[r][0 .. 16 * n_pages) = query r . key; N pages at a time so that sums enough are in flight */
+/* scores[r][0 .. 16 * n_pages) = query r . key; N pages at a time, so that there are
+ * sums enough in flight */
 TILE void score_pages(const int R, const int N, const struct attn_tile *t, uint32_t page,
 			float scores[][ATTN_BLOCK_KEYS])
 {
@@ -118,7 +119,8 @@ static void mix_values_rest(const struct attn_tile *t, uint32_t dim,
 				const uint16_t *v = (const uint16_t *)(t->pages[key / PAGE_KEYS] +
 					PAGE_KEYS * t->head_dim * 2u);
 				uint32_t in_page = key % PAGE_KEYS;
-				s = fmaf(f32_from_bf16(v[(in_page / 2u * t->head_dim + d) * 2u + in_page % 2u]),
+				s = fmaf(f32_from_bf16(v[(in_page / 2u * t->head_dim + d) * 2u +
+							 in_page % 2u]),
 					 pair_get(weights[r], key), s);
 			}
 			t->partials[r][d] = s + 0.0f;
@@ -130,7 +132,8 @@ TILE void attend_tile(const int R, const struct attn_tile *t)
 {
 	const int N = R <= 2 || LANE_VECS == 1 ? 2 : 1;
 	float scores[ATTN_TILE_QUERIES][ATTN_BLOCK_KEYS] __attribute__((aligned(64)));
-	uint8_t weights[ATTN_TILE_QUERIES][ATTN_BLOCK_KEYS / 2 * PAIR_BYTES] __attribute__((aligned(64)));
+	uint8_t weights[ATTN_TILE_QUERIES][ATTN_BLOCK_KEYS / 2 * PAIR_BYTES]
+		__attribute__((aligned(64)));
 	uint32_t page = 0, dim = 0;
 
 	for (; page + (uint32_t)N <= t->n_pages; page += (uint32_t)N)
@@ -140,7 +143,8 @@ TILE void attend_tile(const int R, const struct attn_tile *t)
 	for (int r = 0; r < R; r++)
 		weigh(scores[r], t->n_pages, t->visible[r], weights[r],
 		      t->partials[r] + t->head_dim, t->partials[r] + t->head_dim + 1);
-	for (; dim + (uint32_t)(N * LANE_VECS * VW) <= t->head_dim; dim += (uint32_t)(N * LANE_VECS * VW))
+	for (; dim + (uint32_t)(N * LANE_VECS * VW) <= t->head_dim;
+	     dim += (uint32_t)(N * LANE_VECS * VW))
 		mix_values(R, N * LANE_VECS, t, dim, weights);
 	for (; dim + VW <= t->head_dim; dim += VW)
 		mix_values(R, 1, t, dim, weights);

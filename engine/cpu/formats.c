@@ -35,7 +35,8 @@ static void set_scales_f16(struct format_block *b, const uint8_t *scale, const u
 }
 
 /* 16 bytes of nibbles: the low ones are elements 0-15, the high ones 16-31; high bits in a mask. */
-static void read_nibbles(struct format_block *b, const uint8_t *quants, uint32_t fifth_bits, int add)
+static void read_nibbles(struct format_block *b, const uint8_t *quants, uint32_t fifth_bits,
+			 int add)
 {
 	for (uint32_t i = 0; i < 16; i++) {
 		uint32_t low = (quants[i] & 15u) | (fifth_bits >> i & 1u) << 4;
@@ -46,7 +47,8 @@ static void read_nibbles(struct format_block *b, const uint8_t *quants, uint32_t
 }
 
 /* The 6-bit scale and minimum of sub-block j (0-7) of a Q4_K or Q5_K block, times their f16. */
-static void set_scales_k(struct format_block *b, const uint8_t *block, const uint8_t *packed, unsigned j)
+static void set_scales_k(struct format_block *b, const uint8_t *block, const uint8_t *packed,
+			 unsigned j)
 {
 	unsigned scale, min;
 
@@ -178,7 +180,8 @@ void format_row_f32(const struct tensor *t, uint64_t row, float *out)
 			struct format_block b;
 			format_read(t->type, p, i, &b);
 			for (int k = 0; k < 32; k++)
-				out[32 * i + (uint64_t)k] = b.scale[k / 16] * (b.q[k] - offset) + b.min;
+				out[32 * i + (uint64_t)k] =
+					b.scale[k / 16] * (b.q[k] - offset) + b.min;
 		}
 	}
 }

@@ -27,7 +27,8 @@ static inline bool format_is_nibble(enum tensor_type type)
 
 static inline bool format_has_min(enum tensor_type type)
 {
-	return type == TENSOR_Q4_1 || type == TENSOR_Q5_1 || type == TENSOR_Q4_K || type == TENSOR_Q5_K;
+	return type == TENSOR_Q4_1 || type == TENSOR_Q5_1 || type == TENSOR_Q4_K ||
+	       type == TENSOR_Q5_K;
 }
 
 /* True where scales and minima are products that need f32: the K formats. */

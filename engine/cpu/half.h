@@ -21,10 +21,12 @@ static inline uint32_t bits_from_f32(float x)
 
 static inline float f32_from_f16(uint16_t h)
 {
-	uint32_t sign = (uint32_t)(h & 0x8000u) << 16, exponent = h >> 10 & 31u, mantissa = h & 1023u;
+	uint32_t sign = (uint32_t)(h & 0x8000u) << 16, exponent = h >> 10 & 31u,
+		 mantissa = h & 1023u;
 
-	if (exponent == 31u)   /* infinity; a NaN keeps its bits and turns quiet, as vcvtph2ps does */
-		return f32_from_bits(sign | 0x7F800000u | mantissa << 13 | (mantissa ? 0x400000u : 0u));
+	if (exponent == 31u) /* infinity; a NaN keeps its bits and turns quiet, as vcvtph2ps does */
+		return f32_from_bits(sign | 0x7F800000u | mantissa << 13 |
+				     (mantissa ? 0x400000u : 0u));
 	if (exponent == 0u) {  /* zero or denormal: mantissa * 2^-24, exact in f32 */
 		float x = (float)mantissa * 0x1p-24f;
 		return sign ? -x : x;

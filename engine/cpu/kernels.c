@@ -27,7 +27,8 @@ const struct cpu_kernels *cpu_kernels_find(const char *isa)
 	};
 
 	for (size_t i = 0; i < sizeof(best_first) / sizeof(best_first[0]); i++)
-		if ((isa == NULL || strcmp(isa, best_first[i]->isa) == 0) && machine_has(best_first[i]))
+		if ((isa == NULL || strcmp(isa, best_first[i]->isa) == 0) &&
+		    machine_has(best_first[i]))
 			return best_first[i];
 	return NULL;
 }

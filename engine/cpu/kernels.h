@@ -1,15 +1,16 @@
-/* kernels.h - the arithmetic of the forward pass on a CPU: one table of functions per instruction set.
+/* kernels.h - the arithmetic of the forward pass on a CPU: one table per instruction set.
  *
  * Layouts and orders of accumulation are fixed here, for every path; docs/decisions/0001 says why.
  *
- * Product      y = W x.  W lies in panels of PANEL_COLS outputs.  Per output: groups of k ascending,
- *              one chain of f32 fma:  acc = fma((float)idot, d * scale, acc), and where the format
- *              has a minimum  acc = fma(m, scale * sum, acc).  idot is an exact integer.  Weights in
- *              f32, f16 or bf16: one chain over k of acc = fma(w, x, acc).  K is never split.
- * Activations  rounded per 32 elements: for nibbles to signed bytes, scale = largest magnitude / 127;
- *              for bytes to 16 bits, scale = largest magnitude / 32512.
- * Attention    blocks of ATTN_BLOCK_KEYS keys, counted from position 0 of the sequence, each with its
- *              own maximum; partials (output, maximum, sum) are merged in block order.
+ * Product      y = W x.  W lies in panels of PANEL_COLS outputs.  Per output: groups of k
+ *              ascending, one chain of f32 fma:  acc = fma((float)idot, d * scale, acc), and where
+ *              the format has a minimum  acc = fma(m, scale * sum, acc).  idot is an exact integer.
+ *              Weights in f32, f16 or bf16: one chain over k of acc = fma(w, x, acc).  K is never
+ *              split.
+ * Activations  rounded per 32 elements: for nibbles to signed bytes, scale = largest magnitude /
+ *              127; for bytes to 16 bits, scale = largest magnitude / 32512.
+ * Attention    blocks of ATTN_BLOCK_KEYS keys, counted from position 0 of the sequence, each with
+ *              its own maximum; partials (output, maximum, sum) are merged in block order.
  *
  * A lane of a vector is always one output, so no result depends on a vector's width; sums across
  * elements (norms, softmax) go over 16 virtual lanes and a fixed tree.  No function here allocates,
@@ -35,7 +36,8 @@ enum weight_form {
 };
 
 /* One weight matrix in panels.  A panel of nibbles or bytes is a row of groups, one per group_k:
- *   nibbles  [group_k/8][32 columns][4]: low nibble = k4 of the first half of the group, high = second
+ *   nibbles  [group_k/8][32 columns][4]: low nibble = k4 of the first half of the group,
+ *            high nibble = of the second half
  *   bytes    [group_k/4][32 columns][4]
  *   then d   [32] f16, or f32 where scales_f32; then m [32] likewise where has_min
  * A panel of floats is [n_in][32] of the element type.  Columns past n_out are zero. */
@@ -98,10 +100,12 @@ struct cpu_kernels {
 	const char *isa;          /* last part of the numerics id */
 	uint32_t pair_bytes;      /* bytes of a query's pair of elements: 8 (f32) or 4 (bf16) */
 
-	/* Expand a panel into scratch where n_rows make that pay; returns what panel_rows() reads. */
-	const uint8_t *(*panel_prepare)(const struct panel_matrix *m, uint32_t panel, uint32_t n_rows,
-					uint8_t *scratch);
-	/* out (n_rows, out_stride): 32 columns of a prepared panel for rows first .. first + n_rows. */
+	/* Expand a panel into scratch where n_rows make that pay; returns what panel_rows()
+	 * reads. */
+	const uint8_t *(*panel_prepare)(const struct panel_matrix *m, uint32_t panel,
+					uint32_t n_rows, uint8_t *scratch);
+	/* out (n_rows, out_stride): 32 columns of a prepared panel for rows first ..
+	 * first + n_rows - 1. */
 	void (*panel_rows)(const struct panel_matrix *m, const uint8_t *panel, bool expanded,
 			   const struct act_rows *a, uint32_t first, uint32_t n_rows, float *out,
 			   uint32_t out_stride);

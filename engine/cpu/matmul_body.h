@@ -1,9 +1,9 @@
-/* matmul_body.h - the product of a panel of weights with rows of activations; kernels.h has the order.
+/* matmul_body.h - the product of a panel of weights with rows of activations; see kernels.h.
  *
  * Included once per instruction set, after its vec_*.h.  A register tile is R rows x C vectors of
  * columns; the integer sums of one group live in registers, the f32 chains in an array that the
- * compiler keeps in registers or L1 (one read-modify-write per group).  For many rows a panel of nibbles is
- * expanded once into scratch, as contiguous runs of TILE_COLS columns:
+ * compiler keeps in registers or L1 (one read-modify-write per group).  For many rows a panel of
+ * nibbles is expanded once into scratch, as contiguous runs of TILE_COLS columns:
  *   [run][group]{ [8 k4][TILE_COLS][4 bytes], d f32 [TILE_COLS], m f32 [TILE_COLS] } */
 #ifndef VW
 #error "include a vec_*.h first"
@@ -37,10 +37,10 @@ INLINE const struct act_scale *scale_of(const struct act_scale *first, uint32_t 
 }
 
 /* Add one group's integer dots, still without the weights' offset, to the chains. */
-TILE void tile_accumulate(const int R, const int C, const bool has_min, const struct panel_matrix *m,
-			  const struct tile_weights *w, const uint8_t *scales,
-			  const struct act_scale *a, uint32_t stride, uint32_t half,
-			  vi dots[][4], vf acc[][4])
+TILE void tile_accumulate(const int R, const int C, const bool has_min,
+			  const struct panel_matrix *m, const struct tile_weights *w,
+			  const uint8_t *scales, const struct act_scale *a, uint32_t stride,
+			  uint32_t half, vi dots[][4], vf acc[][4])
 {
 	vf d[4], min[4];
 
@@ -54,8 +54,9 @@ TILE void tile_accumulate(const int R, const int C, const bool has_min, const st
 		const struct act_scale *s = scale_of(a, stride, r);
 		vf scale = vf_set1(s->scale), sum = vf_set1(s->scale_sum);
 		if (m->offset) {
-			vi start = vi_set1(m->group_k == BLOCK_K ? s->minus_sum :
-					   half == 0 ? s->minus_half : s->minus_sum - s->minus_half);
+			vi start = vi_set1(m->group_k == BLOCK_K ? s->minus_sum
+					   : half == 0		 ? s->minus_half
+								 : s->minus_sum - s->minus_half);
 			UNROLL(4)
 			for (int c = 0; c < C; c++)
 				dots[r][c] = vi_add(dots[r][c], start);
@@ -130,11 +131,11 @@ TILE void nibble_tile(const int R, const int C, const bool expanded, const struc
 			for (int c = 0; c < C; c++)
 				dots[r][c] = nib_sum(s[r][c]);
 		if (m->has_min)
-			tile_accumulate(R, C, true, m, w, scales, &a->s, stride * (uint32_t)sizeof(*a), 0,
-					dots, acc);
+			tile_accumulate(R, C, true, m, w, scales, &a->s,
+					stride * (uint32_t)sizeof(*a), 0, dots, acc);
 		else
-			tile_accumulate(R, C, false, m, w, scales, &a->s, stride * (uint32_t)sizeof(*a), 0,
-					dots, acc);
+			tile_accumulate(R, C, false, m, w, scales, &a->s,
+					stride * (uint32_t)sizeof(*a), 0, dots, acc);
 		quants += w->group_step;
 		scales += w->group_step;
 	}
@@ -175,7 +176,8 @@ TILE void byte_tile(const int R, const int C, const int K4, const struct panel_m
 			for (int r = 0; r < R; r++)
 				UNROLL(4)
 				for (int c = 0; c < C; c++)
-					s[r][c] = byte_step(s[r][c], v[c], block[(size_t)r * stride].q,
+					s[r][c] = byte_step(s[r][c], v[c],
+							    block[(size_t)r * stride].q,
 							    k + (int)half * 4);
 		}
 		UNROLL(6)
@@ -184,11 +186,11 @@ TILE void byte_tile(const int R, const int C, const int K4, const struct panel_m
 			for (int c = 0; c < C; c++)
 				dots[r][c] = byte_sum(s[r][c]);
 		if (m->has_min)
-			tile_accumulate(R, C, true, m, w, scales, &block->s, stride * (uint32_t)sizeof(*a),
-					half, dots, acc);
+			tile_accumulate(R, C, true, m, w, scales, &block->s,
+					stride * (uint32_t)sizeof(*a), half, dots, acc);
 		else
-			tile_accumulate(R, C, false, m, w, scales, &block->s, stride * (uint32_t)sizeof(*a),
-					half, dots, acc);
+			tile_accumulate(R, C, false, m, w, scales, &block->s,
+					stride * (uint32_t)sizeof(*a), half, dots, acc);
 		quants += w->group_step;
 		scales += w->group_step;
 	}
@@ -252,9 +254,10 @@ INLINE bool tiles_are_wide(const struct panel_matrix *m, bool expanded, uint32_t
 
 static tile_fn *tile_for(const struct panel_matrix *m, bool expanded, bool wide, uint32_t rows)
 {
-	static tile_fn *const nibbles[2][7] = {
-		{ NULL, nibble_0_1x2, nibble_0_2x2, nibble_0_3x2, nibble_0_4x2, nibble_0_5x2, nibble_0_6x2 },
-		{ NULL, nibble_1_1x2, nibble_1_2x2, nibble_1_3x2, nibble_1_4x2, nibble_1_5x2, nibble_1_6x2 } };
+	static tile_fn *const nibbles[2][7] = { { NULL, nibble_0_1x2, nibble_0_2x2, nibble_0_3x2,
+						  nibble_0_4x2, nibble_0_5x2, nibble_0_6x2 },
+						{ NULL, nibble_1_1x2, nibble_1_2x2, nibble_1_3x2,
+						  nibble_1_4x2, nibble_1_5x2, nibble_1_6x2 } };
 	static tile_fn *const bytes[2][6] = {
 		{ NULL, byte_8_1x2, byte_8_2x2, byte_8_3x2, byte_8_4x2, byte_8_5x2 },
 		{ NULL, byte_4_1x2, byte_4_2x2, byte_4_3x2, byte_4_4x2, byte_4_5x2 } };
@@ -263,7 +266,8 @@ static tile_fn *tile_for(const struct panel_matrix *m, bool expanded, bool wide,
 	static tile_fn *const wide_bytes[2][3] = { { NULL, byte_8_1x4, byte_8_2x4 },
 						   { NULL, byte_4_1x4, byte_4_2x4 } };
 	if (wide)
-		return m->form == FORM_NIBBLE ? wide_nibbles[rows] : wide_bytes[m->group_k == 16u][rows];
+		return m->form == FORM_NIBBLE ? wide_nibbles[rows]
+					      : wide_bytes[m->group_k == 16u][rows];
 #endif
 	return m->form == FORM_NIBBLE ? nibbles[expanded][rows] : bytes[m->group_k == 16u][rows];
 }
@@ -277,7 +281,8 @@ INLINE uint32_t group_quant_bytes(const struct panel_matrix *m)
 /* Bytes of one group of an expanded run. */
 #define EXPANDED_GROUP_BYTES (TILE_COLS * (BLOCK_K + 2u * (uint32_t)sizeof(float)))
 
-static void expand_group(const struct panel_matrix *m, const uint8_t *group, int first_vec, uint8_t *to)
+static void expand_group(const struct panel_matrix *m, const uint8_t *group, int first_vec,
+			 uint8_t *to)
 {
 	const uint8_t *scales = group + group_quant_bytes(m);
 	const uint8_t *mins = scales + PANEL_COLS * (m->scales_f32 ? 4u : 2u);
@@ -305,7 +310,8 @@ static const uint8_t *panel_prepare(const struct panel_matrix *m, uint32_t panel
 	for (int run = 0; run < PANEL_VECS / TILE_VECS; run++)
 		for (uint32_t g = 0; g < m->n_groups; g++)
 			expand_group(m, stored + (size_t)g * m->group_bytes, run * TILE_VECS,
-				     scratch + ((size_t)run * m->n_groups + g) * EXPANDED_GROUP_BYTES);
+				     scratch + ((size_t)run * m->n_groups + g) *
+						       EXPANDED_GROUP_BYTES);
 	return scratch;
 }
 
@@ -332,11 +338,15 @@ static void float_rows(const struct panel_matrix *m, const uint8_t *panel, const
 	for (int v = 0; v < PANEL_VECS; v += 2) {
 		const uint8_t *w = panel + (size_t)v * VW * (m->form == FORM_F32 ? 4u : 2u);
 		float *o = out + v * VW;
-#define FLOAT_CASE(R) case R: \
-	if (m->form == FORM_F32) float_tile(R, FORM_F32, w, m->n_in, x, stride, o, out_stride); \
-	else if (m->form == FORM_F16) float_tile(R, FORM_F16, w, m->n_in, x, stride, o, out_stride); \
-	else float_tile(R, FORM_BF16, w, m->n_in, x, stride, o, out_stride); \
-	break;
+#define FLOAT_CASE(R) \
+	case R: \
+		if (m->form == FORM_F32) \
+			float_tile(R, FORM_F32, w, m->n_in, x, stride, o, out_stride); \
+		else if (m->form == FORM_F16) \
+			float_tile(R, FORM_F16, w, m->n_in, x, stride, o, out_stride); \
+		else \
+			float_tile(R, FORM_BF16, w, m->n_in, x, stride, o, out_stride); \
+		break;
 		switch (rows) {
 		FLOAT_CASE(1) FLOAT_CASE(2) FLOAT_CASE(3) FLOAT_CASE(4) FLOAT_CASE(5) FLOAT_CASE(6)
 		}
@@ -356,7 +366,8 @@ static void panel_rows(const struct panel_matrix *m, const uint8_t *panel, bool 
 		for (uint32_t t = 0; t < n_tiles; t++) {
 			uint32_t rows = (n_rows - done) / (n_tiles - t);
 			float_rows(m, panel, a->f32 + (size_t)(first + done) * a->f32_stride,
-				   a->f32_stride, rows, out + (size_t)done * out_stride, out_stride);
+				   a->f32_stride, rows, out + (size_t)done * out_stride,
+				   out_stride);
 			done += rows;
 		}
 		return;
@@ -368,9 +379,11 @@ static void panel_rows(const struct panel_matrix *m, const uint8_t *panel, bool 
 		for (uint32_t t = 0; t < n_tiles; t++) {
 			uint32_t rows = (n_rows - done) / (n_tiles - t);
 			size_t block = (size_t)(first + done) * a->block_stride;
-			tile_for(m, expanded, wide, rows)(m, &w,
-				m->form == FORM_NIBBLE ? (const void *)(a->blocks + block) : a->wide + block,
-				a->block_stride, out + (size_t)done * out_stride + v * VW, out_stride);
+			const void *x = a->wide + block;
+			if (m->form == FORM_NIBBLE)
+				x = a->blocks + block;
+			tile_for(m, expanded, wide, rows)(m, &w, x, a->block_stride,
+				out + (size_t)done * out_stride + v * VW, out_stride);
 			done += rows;
 		}
 	}

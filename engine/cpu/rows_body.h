@@ -122,7 +122,7 @@ static void swiglu(float *gate, const float *up)
 {
 	for (int i = 0; i < (int)PANEL_COLS; i += VW) {
 		vf g = vf_load(gate + i);
-		/* exp(-g) = 2^(-g log2 e); beyond 2^126 the quotient is 0 to any precision we keep */
+		/* exp(-g) = 2^(-g log2 e); beyond 2^126 the quotient is as good as 0 */
 		vf e = vf_exp2(vf_min(vf_mul(g, vf_set1(-1.44269504f)), vf_set1(126.0f)));
 		vf_store(gate + i, vf_mul(vf_div(g, vf_add(vf_set1(1.0f), e)), vf_load(up + i)));
 	}

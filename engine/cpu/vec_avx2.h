@@ -18,7 +18,7 @@
 #define VEC_EXPAND_ROWS 12          /* with more rows a panel of nibbles is expanded once */
 #define VEC_BYTE_ROWS 5             /* rows of a register tile of bytes: 5 x 2 sums, 4 weights */
 #define INLINE static inline __attribute__((always_inline))
-#define TILE INLINE                 /* a register tile: compiled once per shape, all loops unrolled */
+#define TILE INLINE /* a register tile: compiled once per shape, all loops unrolled */
 #define UNROLL_PRAGMA(text) _Pragma(#text)
 #define UNROLL(n) UNROLL_PRAGMA(GCC unroll n)
 

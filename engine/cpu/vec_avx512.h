@@ -16,7 +16,7 @@
 #define VEC_EXPAND_ROWS 40
 #define VEC_BYTE_ROWS 4
 #define INLINE static inline __attribute__((always_inline))
-#define TILE INLINE                 /* a register tile: compiled once per shape, all loops unrolled */
+#define TILE INLINE /* a register tile: compiled once per shape, all loops unrolled */
 #define UNROLL_PRAGMA(text) _Pragma(#text)
 #define UNROLL(n) UNROLL_PRAGMA(GCC unroll n)
 
@@ -64,7 +64,8 @@ INLINE vf vf_keep_ge(vf a, vf x, vf y)
 INLINE vf vf_select_below(vf a, vf b, int32_t first, int32_t n)
 {
 	const vi lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-	return _mm512_mask_mov_ps(b, _mm512_cmpgt_epi32_mask(_mm512_set1_epi32(n - first), lane), a);
+	return _mm512_mask_mov_ps(b, _mm512_cmpgt_epi32_mask(_mm512_set1_epi32(n - first), lane),
+				  a);
 }
 INLINE vf vf_swap_pairs(vf a) { return _mm512_permute_ps(a, 0xB1); }
 INLINE void vf_store_s8(int8_t *p, vf a)
@@ -78,7 +79,8 @@ INLINE nib_acc nib_zero(void) { return vi_zero(); }
 INLINE nib_acc nib_step(nib_acc s, vi w, vi a) { return _mm512_dpbusd_epi32(s, w, a); }
 INLINE vi nib_sum(nib_acc s) { return s; }
 
-/* Bytes x 16 bits as two dots of bytes: activation = 256 * high + low, all highs before all lows. */
+/* Bytes x 16 bits as two dots of bytes: activation = 256 * high + low; a block has all highs, then
+ * all lows. */
 struct byte_w { vi all; };
 struct byte_acc_pair { vi high, low; };
 typedef struct byte_acc_pair byte_acc;

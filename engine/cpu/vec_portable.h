@@ -15,7 +15,7 @@
 #define VEC_EXPAND_ROWS 40
 #define VEC_BYTE_ROWS 4
 #define INLINE static inline __attribute__((always_inline))
-#define TILE static __attribute__((noinline))   /* one loop for all shapes: small, quick to compile */
+#define TILE static __attribute__((noinline)) /* one loop for all shapes: small, quick to compile */
 #define UNROLL(n)
 #define LANES for (int l = 0; l < VW; l++)
 
@@ -68,7 +68,11 @@ INLINE vf vf_from_bf16(const void *p)
 	LANES r.v[l] = f32_from_bf16(h[l]);
 	return r;
 }
-INLINE vf vf_keep_ge(vf a, vf x, vf y) { LANES a.v[l] = x.v[l] >= y.v[l] ? a.v[l] : 0.0f; return a; }
+INLINE vf vf_keep_ge(vf a, vf x, vf y)
+{
+	LANES a.v[l] = x.v[l] >= y.v[l] ? a.v[l] : 0.0f;
+	return a;
+}
 INLINE vf vf_select_below(vf a, vf b, int32_t first, int32_t n)
 {
 	LANES a.v[l] = first + l < n ? a.v[l] : b.v[l];
@@ -102,7 +106,8 @@ INLINE nib_acc nib_zero(void) { return vi_zero(); }
 INLINE nib_acc nib_step(nib_acc s, vi w, vi a) { return vi_dot_bytes(s, w, a); }
 INLINE vi nib_sum(nib_acc s) { return s; }
 
-/* Bytes x 16 bits as two dots of bytes: activation = 256 * high + low, all highs before all lows. */
+/* Bytes x 16 bits as two dots of bytes: activation = 256 * high + low; a block has all highs, then
+ * all lows. */
 struct byte_w { vi all; };
 struct byte_acc_pair { vi high, low; };
 typedef struct byte_acc_pair byte_acc;
@@ -146,12 +151,16 @@ INLINE void pair_set(void *pairs, uint32_t i, float x)
 {
 	((uint16_t *)pairs)[i] = bf16_from_f32(flush_denormal(x));
 }
-INLINE void pair_store(void *pairs, uint32_t i, vf a) { LANES pair_set(pairs, i + (uint32_t)l, a.v[l]); }
+INLINE void pair_store(void *pairs, uint32_t i, vf a)
+{
+	LANES pair_set(pairs, i + (uint32_t)l, a.v[l]);
+}
 /* A product of two bf16 is exact in f32; inputs and results are flushed; odd elements first. */
 INLINE vf pair_step(vf s, pair_w w, const void *pair, const int half)
 {
 	float even = flush_denormal(pair_get(pair, 0)), odd = flush_denormal(pair_get(pair, 1));
-	LANES s.v[l] = flush_denormal(fmaf(flush_denormal(pair_element(w, l, 1)), odd, flush_denormal(s.v[l])));
+	LANES s.v[l] = flush_denormal(
+		fmaf(flush_denormal(pair_element(w, l, 1)), odd, flush_denormal(s.v[l])));
 	LANES s.v[l] = flush_denormal(fmaf(flush_denormal(pair_element(w, l, 0)), even, s.v[l]));
 	return s;
 }

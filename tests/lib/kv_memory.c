@@ -38,7 +38,8 @@ uint32_t kv_memory_take(struct kv_memory *m)
 	uint32_t i = m->n_used++;
 
 	assert(i < m->n_frames);
-	return KVD_ENTRY(i / FRAMES_PER_EXTENT << SLOT_BITS | i % FRAMES_PER_EXTENT, KVD_FORMAT_BF16);
+	return KVD_ENTRY(i / FRAMES_PER_EXTENT << SLOT_BITS | i % FRAMES_PER_EXTENT,
+			 KVD_FORMAT_BF16);
 }
 
 void kv_memory_read_page(const struct kv_memory *m, uint32_t entry, uint8_t *out)
@@ -47,5 +48,6 @@ void kv_memory_read_page(const struct kv_memory *m, uint32_t entry, uint8_t *out
 
 	for (uint32_t plane = 0; plane < g->n_planes; plane++)
 		memcpy(out + (size_t)plane * g->block_bytes,
-		       m->window.base + kvd_block_offset(g, KVD_ENTRY_FRAME(entry), plane), g->block_bytes);
+		       m->window.base + kvd_block_offset(g, KVD_ENTRY_FRAME(entry), plane),
+		       g->block_bytes);
 }

@@ -51,7 +51,8 @@ static void reset(struct bench *b, uint32_t n_seqs, uint32_t n_shared, uint32_t 
 	for (uint32_t s = 0; s < n_seqs; s++) {
 		b->seqs[s].table = b->tables[s];
 		for (uint32_t p = 0; p < n_pages; p++)
-			b->tables[s][p] = p < n_shared && s ? b->tables[0][p] : kv_memory_take(&b->kv);
+			b->tables[s][p] =
+				p < n_shared && s ? b->tables[0][p] : kv_memory_take(&b->kv);
 	}
 }
 
@@ -66,8 +67,10 @@ static void prefill(struct bench *b, uint16_t seq, uint32_t first, uint32_t n)
 	for (uint32_t done = 0, c; done < n; done += c) {
 		c = n - done < CHUNK ? n - done : CHUNK;
 		for (uint32_t i = 0; i < c; i++)
-			b->rows[i] = (struct step_row){ .token = next_token(b), .pos = first + done + i,
-				.seq = seq, .want_logits = done + i + 1 == n };
+			b->rows[i] = (struct step_row){ .token = next_token(b),
+							.pos = first + done + i,
+							.seq = seq,
+							.want_logits = done + i + 1 == n };
 		step(b, c);
 	}
 }
@@ -123,11 +126,14 @@ static double run(struct bench *b, const char *row)
 
 int main(int argc, char **argv)
 {
-	static const char *all[] = { "prefill-512", "prefill-2048", "decode@0", "decode@2048", "batch-16",
-				     "batch-16-shared-2000" };
+	static const char *all[] = { "prefill-512", "prefill-2048", "decode@0",
+				     "decode@2048", "batch-16",	    "batch-16-shared-2000" };
 	static struct bench b;
-	struct forward_options o = { .n_threads = argc > 2 ? (unsigned)atoi(argv[2]) : 2, .max_rows = CHUNK,
-		.spin_usec = 200, .isa = argc > 3 && strcmp(argv[3], "best") != 0 ? argv[3] : NULL };
+	struct forward_options o = { .n_threads = argc > 2 ? (unsigned)atoi(argv[2]) : 2,
+				     .max_rows = CHUNK,
+				     .spin_usec = 200,
+				     .isa = argc > 3 && strcmp(argv[3], "best") != 0 ? argv[3]
+										     : NULL };
 	char err[256] = "";
 
 	/* one thread: its CPU time, so that a busy machine doesn't show */
