@@ -33,6 +33,19 @@ static int recover_fail(struct kvd_stream *s, const char *why)
 		s->engine, RECOVER_USEC / 1000000u, s->model);
 }
 
+/* Nobody took the stream in time: is it kvd that is missing, or an engine? */
+static int recover_late(struct kvd_stream *s)
+{
+	if (s->connection->state == KVD_CONNECTION_READY)
+		return recover_fail(s, NULL);
+	s->state = KVD_STREAM_FAILED;
+	s->failure = -ENOTCONN;
+	return kvd_fail(s->error, s->failure,
+			"kvd at %s ended while it served the stream and none has answered there "
+			"for %u s; start kvd, then ask again",
+			s->connection->path, RECOVER_USEC / 1000000u);
+}
+
 void kvd_stream_lose(struct kvd_stream *s)
 {
 	static const struct itimerspec every_tick = {
@@ -108,7 +121,7 @@ int kvd_stream_recover(struct kvd_stream *s)
 	}
 	if (now >= s->recover_deadline_usec) {
 		kvd_connection_forget(s->connection, &s->opening);
-		return recover_fail(s, NULL);
+		return recover_late(s);
 	}
 	if (s->opening_posted || now < s->next_try_usec || recover_connection(s, now) < 0)
 		return -EAGAIN;

@@ -123,7 +123,7 @@ static int drain(struct run *r)
 			wait_for_news(r);
 		} else {
 			snprintf(a->error, sizeof(a->error), "%s", kvd_stream_error(r->stream));
-			return result > 0 ? kvd_status_exit_code(result) : 1;
+			return result > 0 ? kvd_status_exit_code(result) : result == -ENOTCONN ? 3 : 1;
 		}
 	}
 	snprintf(a->engine, sizeof(a->engine), "%s", kvd_stream_engine(r->stream));

@@ -84,7 +84,8 @@ struct kvd_chunk {
  * timeout_ms  -1 = for ever, 0 = only what is there; -EAGAIN when nothing came in time
  * If the engine dies, the library opens the request again on another engine of the same model with
  * the tokens so far; the caller sees the stream go on (at most one page is computed again).  Only
- * when there is no other engine within 10 s does it return KVD_S_ENGINE_LOST. */
+ * when there is no other engine within 10 s does it return KVD_S_ENGINE_LOST, and -ENOTCONN when kvd
+ * itself ended and none has answered for so long. */
 KVD_API int kvd_next(struct kvd_stream *s, int timeout_ms, struct kvd_chunk *ret);
 /* Ask the engine to stop; chunks already under way and END still come. */
 KVD_API int kvd_cancel(struct kvd_stream *s);
