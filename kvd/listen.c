@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -99,6 +100,25 @@ static bool answers(const struct sockaddr_un *address)
 	return yes;
 }
 
+/* Two kvds that start at once must not take each other's socket for stale: the directory is locked from the
+ * question to the answer.  No file is left, and who may not read the directory goes on without.  A second is
+ * more than the other needs; a stranger that holds the lock of /tmp delays us by no more than that. */
+static int lock_directory(const char *path)
+{
+	char directory[LISTEN_PATH_MAX];
+	char *slash;
+	int fd;
+
+	snprintf(directory, sizeof(directory), "%s", path);
+	slash = strrchr(directory, '/');
+	if (slash)
+		slash[slash == directory] = '\0';
+	fd = open(slash ? directory : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	for (unsigned i = 0; i < 100 && fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) < 0; i++)
+		(void)poll(NULL, 0, 10);
+	return fd;
+}
+
 static int from_systemd(struct listen_socket *ret, char error[LISTEN_ERROR_MAX])
 {
 	int n = sd_listen_fds(1);
@@ -117,41 +137,28 @@ static int from_systemd(struct listen_socket *ret, char error[LISTEN_ERROR_MAX])
 	return 1;
 }
 
-int listen_open(const char *path, struct listen_socket *ret, char error[LISTEN_ERROR_MAX])
+static int bind_path(const char *path, struct listen_socket *ret, char error[LISTEN_ERROR_MAX])
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
 	struct stat st;
 	int r;
 
-	*ret = (struct listen_socket){ .fd = -1 };
-	r = from_systemd(ret, error);
-	if (r != 0)
-		return r < 0 ? r : 0;
-	if (strlen(path) >= sizeof(address.sun_path))
-		return fail(error, -ENAMETOOLONG,
-			    "the socket's path is too long; give a shorter --socket");
 	strcpy(address.sun_path, path);
 	strcpy(ret->path, path);
 	if (lstat(path, &st) == 0) {
 		if (!S_ISSOCK(st.st_mode))
-			return fail(
-				error, -EEXIST,
-				"%s is there and is no socket; remove it or give another --socket",
-				path);
+			return fail(error, -EEXIST, "%s is there and is no socket; remove it or give another --socket", path);
 		if (answers(&address))
-			return fail(error, -EADDRINUSE,
-				    "another kvd answers at %s; end it or give another --socket",
-				    path);
+			return fail(error, -EADDRINUSE, "another kvd answers at %s; end it or give another --socket", path);
 		(void)unlink(path);
 	}
 	ret->fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (ret->fd < 0)
 		return fail(error, -errno, "no socket: %s", strerror(errno));
 	/* Any user may connect: the directory decides who gets here, the kernel says who it is. */
-	if (bind(ret->fd, (struct sockaddr *)&address, sizeof(address)) < 0 ||
-	    chmod(path, 0666) < 0 || listen(ret->fd, LISTEN_BACKLOG) < 0 || lstat(path, &st) < 0) {
-		r = fail(error, -errno, "cannot listen at %s: %s; give another --socket", path,
-			 strerror(errno));
+	if (bind(ret->fd, (struct sockaddr *)&address, sizeof(address)) < 0 || chmod(path, 0666) < 0 ||
+	    listen(ret->fd, LISTEN_BACKLOG) < 0 || lstat(path, &st) < 0) {
+		r = fail(error, -errno, "cannot listen at %s: %s; give another --socket", path, strerror(errno));
 		close(ret->fd);
 		ret->fd = -1;
 		return r;
@@ -160,6 +167,23 @@ int listen_open(const char *path, struct listen_socket *ret, char error[LISTEN_E
 	ret->device = st.st_dev;
 	ret->inode = st.st_ino;
 	return 0;
+}
+
+int listen_open(const char *path, struct listen_socket *ret, char error[LISTEN_ERROR_MAX])
+{
+	int r, lock;
+
+	*ret = (struct listen_socket){ .fd = -1 };
+	r = from_systemd(ret, error);
+	if (r != 0)
+		return r < 0 ? r : 0;
+	if (strlen(path) >= sizeof(((struct sockaddr_un *)0)->sun_path))
+		return fail(error, -ENAMETOOLONG, "the socket's path is too long; give a shorter --socket");
+	lock = lock_directory(path);
+	r = bind_path(path, ret, error);
+	if (lock >= 0)
+		close(lock);
+	return r;
 }
 
 void listen_close(struct listen_socket *socket)
