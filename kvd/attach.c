@@ -173,6 +173,8 @@ static void process_ready(struct loop_source *source, uint32_t events)
 	engine->gone = true;
 	if (engine->state == ATTACHED_DYING)
 		mover_link_flush(&engine->daemon->mover, engine->number);
+	else
+		loop_again(engine->daemon->loop, &engine->peer->source);  /* peer_ready() reads what is left */
 }
 
 void attach_answer(struct daemon *daemon, const struct core_action *action)

@@ -197,8 +197,11 @@ static void peer_ready(struct loop_source *source, uint32_t events)
 				peer_doom(peer, "hung up");
 			return; /* called again when the rows are sent or the queue is empty */
 		}
-		if (!read_one(peer))
+		if (!read_one(peer)) {
+			if (peer->engine && peer->engine->gone)
+				peer_doom(peer, "its process has ended");
 			return;
+		}
 	}
 	loop_again(peer->daemon->loop, source);
 }
