@@ -24,9 +24,9 @@ static int request_set_stops(struct kvd_stream *s, const struct kvd_request *q,
 					"stop string %u is empty; leave it out", i + 1);
 		if (used + n + 1 > sizeof(s->head.stop))
 			return kvd_fail(error, KVD_S_BAD_REQUEST,
-					"the stop strings together are longer than %zu bytes; give "
-					"fewer or shorter ones",
-					sizeof(s->head.stop) - q->n_stop);
+					"the stop strings, a byte more each, are longer than the "
+					"%zu bytes that a request holds; give fewer or shorter ones",
+					sizeof(s->head.stop));
 		memcpy(s->head.stop + used, q->stop[i], n + 1);
 		used += n + 1;
 	}

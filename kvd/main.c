@@ -150,12 +150,26 @@ static int load_config(const struct options *options, struct config *config)
 	return -1;
 }
 
-/* Everything about sizes, with the numbers.  Makes config's sizes final. */
-static int check_sizes(struct config *config)
+static int check_extent(const struct config *config)
+{
+	char extent[SIZE_TEXT_MAX];
+
+	size_format(config->extent_bytes, extent);
+	if (config->extent_bytes < 256u << 10 || config->extent_bytes > 1u << 30 ||
+	    (config->extent_bytes & (config->extent_bytes - 1)))
+		return complain(2, "--extent %s; write a power of two from 256K to 1G", extent);
+	return -1;
+}
+
+/* Everything about sizes, with the numbers.  Makes config's sizes final.
+ * only_checking  a configuration without a pool is complete: the command line may give it */
+static int check_sizes(struct config *config, bool only_checking)
 {
 	uint64_t n_extents, slots;
 	char pool[SIZE_TEXT_MAX], extent[SIZE_TEXT_MAX];
 
+	if (!config->pool_bytes && only_checking)
+		return config->extent_bytes ? check_extent(config) : -1;
 	if (!config->pool_bytes)
 		return complain(
 			2, "how much memory for pages? give --pool SIZE, for example --pool 512M");
@@ -163,9 +177,8 @@ static int check_sizes(struct config *config)
 		config->extent_bytes = config_extent_bytes(config->pool_bytes);
 	size_format(config->pool_bytes, pool);
 	size_format(config->extent_bytes, extent);
-	if (config->extent_bytes < 256u << 10 || config->extent_bytes > 1u << 30 ||
-	    (config->extent_bytes & (config->extent_bytes - 1)))
-		return complain(2, "--extent %s; write a power of two from 256K to 1G", extent);
+	if (check_extent(config) >= 0)
+		return 2;
 	n_extents = config->pool_bytes / config->extent_bytes;
 	if (!n_extents)
 		return complain(2,
@@ -279,12 +292,12 @@ int main(int argc, char **argv)
 	}
 	if (r < 0)
 		r = load_config(&options, config);
+	if (r < 0)
+		r = check_sizes(config, options.check_config);
 	if (r < 0 && options.check_config) {
 		puts("configuration ok");
 		r = 0;
 	}
-	if (r < 0)
-		r = check_sizes(config);
 	if (r < 0)
 		r = check_memory(config);
 	if (r < 0)
