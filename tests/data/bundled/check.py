@@ -8,7 +8,7 @@ dequantises it, and runs the forward pass of model.py on it.
                                               in the format "id id id"; fails where decoding them
                                               does not give the text back
     check.py FILE.gguf write PROMPT [SEED]    goes on with a prompt: greedy, or sampled at
-                                              temperature 0.6, top-p 0.9, where a seed is given
+                                              temperature 0.8, top-p 0.9, where a seed is given
     check.py FILE.gguf chat QUESTION [SEED] [SYSTEM.txt]
 """
 import pathlib
@@ -74,7 +74,7 @@ class File:
             if seed is None:
                 choice = int(np.argmax(z))
             else:
-                p = np.exp((z - z.max()) / 0.6)
+                p = np.exp((z - z.max()) / 0.8)
                 order = np.argsort(-p)
                 kept = order[:int(np.searchsorted(np.cumsum(p[order]), 0.9 * p.sum())) + 1]
                 choice = int(rng.choice(kept, p=p[kept] / p[kept].sum()))
