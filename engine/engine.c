@@ -378,11 +378,12 @@ static int engine_loop(struct engine *e)
 }
 
 /* The exit code that interface.md gives a failure to attach or to go on. */
-static int exit_code(int r, bool attaching)
+static int exit_code(int r, bool with_kvd)
 {
 	if (r > 0)
 		return kvd_status_exit_code(r);
-	if (attaching && (r == -ENOENT || r == -ECONNREFUSED || r == -ENOTCONN || r == -EACCES))
+	if (with_kvd && (r == -ENOENT || r == -ECONNREFUSED || r == -ENOTCONN || r == -EACCES ||
+			 r == -ECONNRESET || r == -EPIPE))
 		return 3;
 	return 1;
 }
@@ -418,7 +419,7 @@ int engine_run(const struct options *o)
 		if (r != 0 && e.drain_usec)
 			r = 0; /* told to end, and kvd ended before us: nothing is lost */
 		if (r != 0) {
-			code = 1;
+			code = exit_code(r, true);
 			log_error("cannot go on: %s", kvd_engine_error(e.kvd)[0]
 							      ? kvd_engine_error(e.kvd)
 							      : strerror(r < 0 ? -r : EINVAL));
