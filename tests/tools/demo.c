@@ -83,8 +83,25 @@ static void fetch_start(void)
 	int log = open(fetch.log, O_WRONLY | O_CREAT | O_TRUNC, 0600);
 	dup2(log, 1);
 	dup2(log, 2);
+	setenv("KVD_PROGRESS", "1", 1);
 	execl("/bin/sh", "sh", host_path("tests/fetch_model.sh"), (char *)NULL);
 	_exit(127);
+}
+
+/* The fetch draws its bar into its log, each time after a carriage return: show the latest. */
+static void fetch_show_bar(void)
+{
+	char tail[128];
+	int fd = open(fetch.log, O_RDONLY);
+	off_t end = lseek(fd, 0, SEEK_END);
+	ssize_t n = pread(fd, tail, sizeof(tail) - 1, end > 127 ? end - 127 : 0);
+	close(fd);
+	tail[n > 0 ? n : 0] = '\0';
+	char *bar = strrchr(tail, '\r');
+	if (bar && !strchr(bar, '\n')) {
+		printf("%s", bar);
+		fflush(stdout);
+	}
 }
 
 /* Wait for the fetch; its file's path, or NULL after one line that says why there is none. */
@@ -92,12 +109,9 @@ static const char *fetch_finish(void)
 {
 	static char path[4096];
 	int status;
-	uint64_t start = host_now_usec();
 	while (waitpid(fetch.pid, &status, WNOHANG) == 0) {
-		if (isatty(1) && host_now_usec() - start > 300000)
-			printf("\rmodel: fetching SmolLM2, 98 MB, %llu s ",
-			       (unsigned long long)(host_now_usec() - start) / 1000000);
-		fflush(stdout);
+		if (isatty(1))
+			fetch_show_bar();
 		usleep(100000);
 	}
 	fetch.pid = 0;
