@@ -187,10 +187,10 @@ static void bundled_answers(void)
 	printf("== the bundled model, two engines ==\n");
 	start_host(host_model_bundled(), "[kvd]\n", "128M");
 	struct host_job job;
-	char *text = chat(NULL, "Tell me something about the sea.");
+	char *text = chat(NULL, "What is kvd?");
 	ask(&job, "red", "a", text, 60);
 	job.print = true;
-	printf("> Tell me something about the sea.\n");
+	printf("> What is kvd?\n");
 	require(host_run(&host, &job, 1, NULL, NULL) == 0, "the bundled model failed: %s", job.error);
 	printf("\n[first token %.2f s after the start; %u tokens]\n\n",
 	       (double)(job.first_usec - start) / 1e6, job.n_ids);
