@@ -22,13 +22,15 @@ int introduce_init(struct daemon *daemon)
 
 	introduce->streams = calloc(LIMIT_STREAMS, sizeof(introduce->streams[0]));
 	introduce->waits = calloc(LIMIT_WAITS, sizeof(introduce->waits[0]));
-	return introduce->streams && introduce->waits ? 0 : -ENOMEM;
+	introduce->n_of_tenant = calloc(LIMIT_TENANTS, sizeof(introduce->n_of_tenant[0]));
+	return introduce->streams && introduce->waits && introduce->n_of_tenant ? 0 : -ENOMEM;
 }
 
 void introduce_deinit(struct daemon *daemon)
 {
 	free(daemon->introduce.streams);
 	free(daemon->introduce.waits);
+	free(daemon->introduce.n_of_tenant);
 	daemon->introduce = (struct introduce){ 0 };
 }
 
@@ -52,6 +54,7 @@ static uint32_t stream_take(struct introduce *introduce, struct attached *engine
 		stream->generation = 1; /* so that no handle is 0 */
 	stream->engine = engine->number + 1;
 	stream->tenant = tenant;
+	introduce->n_of_tenant[tenant]++;
 	engine->n_streams++;
 	return (uint32_t)stream->generation << 16 | index;
 }
@@ -61,6 +64,8 @@ static void stream_return(struct introduce *introduce, struct attached *engine, 
 	struct introduce_stream *stream = &introduce->streams[index];
 
 	assert(stream->engine == engine->number + 1 && engine->n_streams > 0);
+	assert(introduce->n_of_tenant[stream->tenant] > 0);
+	introduce->n_of_tenant[stream->tenant]--;
 	stream->engine = 0;
 	stream->next = introduce->free;
 	introduce->free = (uint16_t)(index + 1);
@@ -162,6 +167,13 @@ static void introduce_pair(struct peer *peer, const struct kvd_msg_stream_open *
 	uint32_t handle = 0;
 	int pair[2];
 
+	if (peer->daemon->introduce.n_of_tenant[peer->tenant] >= LIMIT_STREAMS_PER_TENANT) {
+		peer_error(peer, m->m.seq, KVD_S_LIMIT, LIMIT_STREAMS_PER_TENANT + 1,
+			   LIMIT_STREAMS_PER_TENANT,
+			   "tenant %s has %u streams open, as many as it may; wait for one to end",
+			   peer->tenant_name, LIMIT_STREAMS_PER_TENANT);
+		return;
+	}
 	if (engine->n_streams < LIMIT_STREAMS_PER_ENGINE)
 		handle = stream_take(&peer->daemon->introduce, engine, peer->tenant);
 	if (!handle) {

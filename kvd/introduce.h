@@ -35,6 +35,7 @@ struct introduce {
 	struct introduce_stream *streams;  /* (LIMIT_STREAMS) */
 	uint16_t free;
 	uint32_t n_high;
+	uint32_t *n_of_tenant;             /* (LIMIT_TENANTS) streams */
 	struct introduce_wait *waits;      /* (LIMIT_WAITS), n_waits in order of arrival */
 	uint32_t n_waits;
 };

@@ -46,7 +46,8 @@
 
 /* Streams: one record per introduced client. */
 #define LIMIT_STREAMS 16384u             /* 16 bits of a handle; four per connection */
-#define LIMIT_STREAMS_PER_ENGINE 4096u   /* as many as an engine may have slots */
+#define LIMIT_STREAMS_PER_ENGINE 1024u   /* as many as kvengine serves or lets wait */
+#define LIMIT_STREAMS_PER_TENANT 256u    /* a quarter of an engine's, so that one user leaves room */
 
 /* Book. */
 #define LIMIT_TENANTS 4096u              /* 1,000 tenants is the house's load, times four */

@@ -255,7 +255,47 @@ START_TEST(a_stranger_is_itself_and_sees_itself)
 }
 END_TEST
 
-/* The same over the programs: exit 4 and one line. */
+/* One user opens streams as fast as it can: it gets its share and a sentence, and others get theirs. */
+static void greedy(struct host *h)
+{
+	struct kvd_connection *c = connected(h, NULL, "uid-12345");
+	struct kvd_request request = KVD_REQUEST_INIT;
+	struct kvd_stream *streams[400];
+	unsigned n = 0;
+	int rc;
+
+	request.text = prompt;
+	request.text_bytes = strlen(prompt);
+	request.raw = 1;
+	request.max_tokens = 200;
+	request.flags = KVD_REQ_IGNORE_END;
+	while (n < 400 && (rc = kvd_generate(c, NULL, NULL, 0, &request, &streams[n])) == 0)
+		n++;
+	NEED(n >= 200 && n < 400 && rc == KVD_S_LIMIT, "%u streams, then %d: %s", n, rc, kvd_error(c));
+	NEED(strstr(kvd_error(c), "uid-12345 has 256 streams"), "%s", kvd_error(c));
+	while (n)
+		kvd_stream_close(streams[--n]);
+	kvd_close(c);
+}
+
+START_TEST(a_greedy_user_gets_its_share)
+{
+	struct host h;
+	struct host_job job;
+
+	if (!is_root())
+		return;
+	start(&h, "");
+	host_engine(&h, "a", host_model_bundled(), engine_args);
+	as_user(&h, STRANGER, 0, greedy);
+	job = scenario_alone(&h, "red", NULL, "hello", 8);
+	host_jobs_free(&job, 1);
+	host_settle(&h);
+	host_stop(&h);
+}
+END_TEST
+
+/* Refusals over the programs: exit 4 and one line. */
 static void runs_programs(struct host *h, int fd, char *const argv[])
 {
 	int status, log = memfd_create("output", 0);
@@ -417,9 +457,10 @@ int main(void)
 {
 	const struct scenario_test tests[] = {
 		SCENARIO(a_stranger_is_itself_and_sees_itself),
+		SCENARIO(a_greedy_user_gets_its_share),
 		SCENARIO(refusals_are_exit_4_and_one_line),
 		SCENARIO(declared_users),
 		SCENARIO(group_kvadm_reads_everything),
 	};
-	return scenario_run("users", tests, 4, 60);
+	return scenario_run("users", tests, 5, 60);
 }
