@@ -34,6 +34,13 @@ static void prompts_alone(struct prompts *p, struct host *h, const char *engine)
 		p->alone[i] = scenario_alone(h, "alone", engine, p->text[i], N_TOKENS);
 }
 
+static void prompts_free(struct prompts *p)
+{
+	host_jobs_free(p->alone, N_PROMPTS);
+	for (unsigned i = 0; i < N_PROMPTS; i++)
+		free(p->text[i]);
+}
+
 static void expect_same(struct prompts *p, struct host *h, const char *tenant, const char *engine,
 			uint32_t flags)
 {
@@ -71,6 +78,7 @@ START_TEST(batch_chunk_engine_and_sharing)
 	expect_same(&p, &h, "cold-a", NULL, 0);                 /* merged pages, either engine */
 	host_settle(&h);
 	host_stop(&h);
+	prompts_free(&p);
 }
 END_TEST
 
@@ -78,8 +86,6 @@ END_TEST
 START_TEST(eight_in_a_pool_for_three)
 {
 	struct host h;
-	struct prompts p;
-	prompts_make(&p);
 	host_start(&h, "128M", NULL);
 	host_engine(&h, "a", host_model_bundled(), NULL);
 	char *longer[N_PROMPTS];
@@ -122,6 +128,10 @@ START_TEST(eight_in_a_pool_for_three)
 		      "the pool of %s was never short, so nothing was tested", pool);
 	host_settle(&h);
 	host_stop(&h);
+	host_jobs_free(alone, N_PROMPTS);
+	host_jobs_free(jobs, N_PROMPTS);
+	for (unsigned i = 0; i < N_PROMPTS; i++)
+		free(longer[i]);
 }
 END_TEST
 

@@ -144,6 +144,11 @@ START_TEST(one_bit_changes_exactly_its_holders)
 	}
 	host_settle(&h);
 	host_stop(&h);
+	host_jobs_free(before, 4);
+	host_jobs_free(after, 4);
+	for (unsigned i = 0; i < 4; i++)
+		free(texts[i]);
+	free(prefix);
 }
 END_TEST
 

@@ -1,6 +1,7 @@
 /* test_peers.c - hostile and foreign peers: garbage by the thousand, a thousand tenants through a foreign
  * engine, a second engine of one name, unknown models, prompts that can never fit. */
 #include "tests/lib/scenario.h"
+#include "tests/lib/slow.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -117,6 +118,8 @@ START_TEST(six_thousand_garbage_connections)
 	       (unsigned long long)s.peers_closed);
 	ck_assert_uint_ge(s.peers_closed, 2000);
 	host_stop(&h);
+	host_jobs_free(&before, 1);
+	host_jobs_free(&after, 1);
 }
 END_TEST
 
@@ -210,7 +213,7 @@ START_TEST(a_thousand_tenants_fit)
 	unsigned n_rows;
 	uint64_t extent_bytes = 0, page_bytes = 0;
 	struct kvd_row_status s;
-	for (uint64_t deadline = host_now_usec() + 60000000; ; usleep(20000)) {
+	for (uint64_t deadline = host_now_usec() + 60000000u * test_slow(); ; usleep(20000)) {
 		host_status(&h, &s);
 		if (s.frames[KVD_FRAME_OPEN] == N_TENANTS &&
 		    s.frames[KVD_FRAME_SEALED] == N_TENANTS * (N_PAGES - 1))

@@ -164,6 +164,10 @@ START_TEST(hit_in_the_other_engine)
 	ck_assert(host_jobs_equal(&cold, &hit) && host_jobs_equal(&cold, &other));
 	host_settle(&h);
 	host_stop(&h);
+	host_jobs_free(&cold, 1);
+	host_jobs_free(&hit, 1);
+	host_jobs_free(&other, 1);
+	free(text);
 }
 END_TEST
 

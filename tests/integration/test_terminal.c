@@ -1,5 +1,6 @@
 /* test_terminal.c - kvrun as a person at a terminal: a conversation, Ctrl-C, a failover. */
 #include "tests/lib/scenario.h"
+#include "tests/lib/slow.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -38,7 +39,7 @@ static void terminal_start(struct terminal *t, struct host *h, char *const *argv
 /* Read until the text after `from` contains `wanted`; 30 s at most. Returns where it ends. */
 static size_t terminal_expect(struct terminal *t, size_t from, const char *wanted)
 {
-	uint64_t deadline_usec = host_now_usec() + 30000000u;
+	uint64_t deadline_usec = host_now_usec() + 30000000u * test_slow();
 	for (;;) {
 		char *found = strstr(t->text + from, wanted);
 		if (found)

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "client/packet.h"
+#include "tests/lib/slow.h"
 
 #define FAKE_WAIT_MS 5000
 
@@ -38,7 +39,7 @@ void fake_kvd_start(struct fake_kvd *f, void (*serve)(int listen_fd))
 	f->pid = fork();
 	FAKE_EXPECT(f->pid >= 0);
 	if (f->pid == 0) {
-		alarm(30);
+		alarm(30 * test_slow());
 		serve(fd);
 		_exit(0);
 	}
@@ -89,7 +90,7 @@ void fake_kvd_receive_type(int fd, uint16_t type, void *packet, size_t min_bytes
 void fake_kvd_send(int fd, const void *message, size_t bytes, const int *fds, uint32_t n_fds)
 {
 	FAKE_EXPECT(kvd_packet_send_until(fd, message, bytes, fds, n_fds,
-					  kvd_clock_usec() + 5000000u) == 0);
+					  kvd_clock_usec() + 5000000u * test_slow()) == 0);
 }
 
 int fake_kvd_accept(int listen_fd, enum kvd_role role)

@@ -1,5 +1,6 @@
 /* host.c - children, temporary directory, questions (host.h).  Jobs are in host_jobs.c. */
 #include "tests/lib/host.h"
+#include "tests/lib/slow.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -148,7 +149,7 @@ void host_start(struct host *h, const char *pool, const char *const *more)
 	char *argv[32] = { path, "--device", "host", "--pool", (char *)pool, "--socket", h->socket };
 	append_args(argv, 7, 30, more);
 	host_child_spawn(h, &h->kvd, "kvd", argv);
-	for (uint64_t deadline = host_now_usec() + READY_USEC; ; sleep_usec(10000)) {
+	for (uint64_t deadline = host_now_usec() + READY_USEC * test_slow(); ; sleep_usec(10000)) {
 		struct kvd_connection *c = NULL;
 		int rc = kvd_connect(h->socket, "tests", NULL, &c);
 		kvd_close(c);
@@ -192,7 +193,7 @@ void host_engine_wait(struct host *h, const char *name)
 	for (unsigned i = 0; i < h->n_engines; i++)
 		if (!strcmp(h->engines[i].name, name))
 			child = &h->engines[i];
-	for (uint64_t deadline = host_now_usec() + READY_USEC; !engine_listed(h, name); sleep_usec(10000))
+	for (uint64_t deadline = host_now_usec() + READY_USEC * test_slow(); !engine_listed(h, name); sleep_usec(10000))
 		if (!child || has_exited(child) || host_now_usec() > deadline)
 			fail_child(child, "engine %s did not attach", name);
 }
@@ -225,7 +226,7 @@ void host_kill(struct host_child *child, int sig)
 	if (sig != SIGKILL && sig != SIGTERM)
 		return;
 	int status;
-	for (uint64_t deadline = host_now_usec() + 10000000; ; sleep_usec(2000)) {
+	for (uint64_t deadline = host_now_usec() + 10000000u * test_slow(); ; sleep_usec(2000)) {
 		if (waitpid(child->pid, &status, WNOHANG) == child->pid)
 			break;
 		if (host_now_usec() > deadline) {
@@ -331,7 +332,7 @@ void host_extents(struct host *h, struct kvd_row_extent **ret_rows, unsigned *re
 
 void host_populated(struct host *h)
 {
-	uint64_t deadline = host_now_usec() + READY_USEC;
+	uint64_t deadline = host_now_usec() + READY_USEC * test_slow();
 	for (unsigned bare = 1; bare; sleep_usec(bare ? 20000 : 0)) {
 		struct kvd_row_extent *rows;
 		unsigned n;
@@ -376,7 +377,7 @@ void host_fsck(struct host *h)
 void host_settle(struct host *h)
 {
 	struct kvd_row_status s;
-	for (uint64_t deadline = host_now_usec() + 10000000; ; sleep_usec(5000)) {
+	for (uint64_t deadline = host_now_usec() + 10000000u * test_slow(); ; sleep_usec(5000)) {
 		host_status(h, &s);
 		if (s.sequences == 0 && s.frames[KVD_FRAME_OPEN] == 0 && s.frames[KVD_FRAME_RETIRING] == 0 &&
 		    s.frames[KVD_FRAME_QUARANTINED] == 0 && s.frames[KVD_FRAME_FILLING] == 0)
