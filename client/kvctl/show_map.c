@@ -354,7 +354,7 @@ int kvctl_show_map(const struct kvctl_view *v, const struct kvctl_map *map)
 	if (d) {
 		d->v = v;
 		d->map = map;
-		d->columns = v->width > LABEL_COLUMNS + 16 ? v->width - LABEL_COLUMNS : 16;
+		d->columns = v->width > LABEL_COLUMNS + 8 ? v->width - LABEL_COLUMNS : 8;
 	}
 	if (!d || n_runs == UINT32_MAX || !drawing_fill(d))
 		fprintf(stderr, "kvctl: not enough memory for the map\n");
