@@ -147,9 +147,11 @@ static int bind_path(const char *path, struct listen_socket *ret, char error[LIS
 	strcpy(ret->path, path);
 	if (lstat(path, &st) == 0) {
 		if (!S_ISSOCK(st.st_mode))
-			return fail(error, -EEXIST, "%s is there and is no socket; remove it or give another --socket", path);
+			return fail(error, -EEXIST,
+				    "%s is there and is no socket; remove it or give another --socket", path);
 		if (answers(&address))
-			return fail(error, -EADDRINUSE, "another kvd answers at %s; end it or give another --socket", path);
+			return fail(error, -EADDRINUSE,
+				    "another kvd answers at %s; end it or give another --socket", path);
 		(void)unlink(path);
 	}
 	ret->fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);

@@ -18,9 +18,9 @@ static const char *const engine_args[] = { "--threads", "1", "--max-seqs", "16",
 
 static void start(struct host *h, const char *config)
 {
-	static char path[128];
-	snprintf(path, sizeof(path), "/tmp/kvd-test-%d.conf", (int)getpid());
-	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+	char path[] = "/tmp/kvd-test-XXXXXX";
+	int fd = mkostemp(path, O_CLOEXEC);
+	ck_assert_int_ge(fd, 0);
 	ck_assert_int_eq((int)write(fd, config, strlen(config)), (int)strlen(config));
 	close(fd);
 	const char *const more[] = { "--config", path, NULL };

@@ -32,6 +32,7 @@ static struct fetch {
 	pid_t pid;
 	char log[64];
 } fetch;
+static char config_path[64];           /* "" = none; of the configuration that kvd has yet to read */
 
 /* Leave nothing behind; async-signal-safe. */
 static void clean_up(void)
@@ -41,6 +42,8 @@ static void clean_up(void)
 		kill(-fetch.pid, SIGTERM);
 	if (fetch.log[0])
 		unlink(fetch.log);
+	if (config_path[0])
+		unlink(config_path);
 }
 
 static void on_signal(int sig)
@@ -70,17 +73,30 @@ static void require(bool held, const char *format, ...)
 	on_fail(sentence);
 }
 
+/* A new file of a name that nobody can have guessed and made a link of; open for writing. */
+static int temporary(char *path, size_t max, const char *pattern)
+{
+	snprintf(path, max, "%s", pattern);
+	int fd = mkostemp(path, O_CLOEXEC);
+	if (fd < 0) {
+		path[0] = '\0';
+		require(false, "cannot make %s: %s", pattern, strerror(errno));
+	}
+	return fd;
+}
+
 /* ---- fetching SmolLM2 beside the rest ---- */
 static void fetch_start(void)
 {
-	snprintf(fetch.log, sizeof(fetch.log), "/tmp/kvd-demo-fetch-%d.log", (int)getpid());
+	int log = temporary(fetch.log, sizeof(fetch.log), "/tmp/kvd-demo-fetch-XXXXXX");
 	fflush(NULL);
 	fetch.pid = fork();
-	if (fetch.pid)
+	if (fetch.pid) {
+		close(log);
 		return;
+	}
 	prctl(PR_SET_PDEATHSIG, SIGTERM);
 	setpgid(0, 0);
-	int log = open(fetch.log, O_WRONLY | O_CREAT | O_TRUNC, 0600);
 	dup2(log, 1);
 	dup2(log, 2);
 	setenv("KVD_PROGRESS", "1", 1);
@@ -166,16 +182,15 @@ static unsigned read_questions(char **questions, unsigned max)
 
 static void start_host(const char *model, const char *sharing_config, const char *pool)
 {
-	static char path[64];
-	snprintf(path, sizeof(path), "/tmp/kvd-demo-%d.conf", (int)getpid());
-	FILE *f = fopen(path, "w");
-	require(f != NULL, "cannot write %s: %s", path, strerror(errno));
-	fputs(sharing_config, f);
-	fclose(f);
-	const char *const more[] = { "--config", path, NULL };
+	int fd = temporary(config_path, sizeof(config_path), "/tmp/kvd-demo-XXXXXX");
+	size_t n = strlen(sharing_config);
+	require(write(fd, sharing_config, n) == (ssize_t)n, "cannot write %s: %s", config_path, strerror(errno));
+	close(fd);
+	const char *const more[] = { "--config", config_path, NULL };
 	const char *const one_thread[] = { "--threads", "1", "--max-seqs", "16", NULL };
 	host_start(&host, pool, more);
-	unlink(path);
+	unlink(config_path);
+	config_path[0] = '\0';
 	host_engine(&host, "a", model, one_thread);
 	host_engine(&host, "b", model, one_thread);
 }
