@@ -255,6 +255,7 @@ START_TEST(guests_who_come_and_go)
 {
 	struct host h;
 	struct storm s = { .h = &h, .seed = 20 };
+	struct kvd_row_status status;
 	char *prefix = scenario_text(9, 120);
 
 	for (unsigned i = 0; i < N_TEXTS; i++) {
@@ -272,6 +273,12 @@ START_TEST(guests_who_come_and_go)
 	printf("guests: %u came, %u dropped, %u cancelled, %u ended, %u refused; RssAnon kvd %+d KiB, engines %+d and "
 	       "%+d KiB\n", s.opened, s.dropped, s.cancelled, s.ended, s.refused, (int)(after.kvd_kib - before.kvd_kib),
 	       (int)(after.a_kib - before.a_kib), (int)(after.b_kib - before.b_kib));
+	host_status(&h, &status);
+	printf("        %u waited for another's prefill, %u preemptions, %u pages evicted, %u merged\n",
+	       (unsigned)status.single_flight_waits, (unsigned)status.preemptions,
+	       (unsigned)status.evicted_pages, (unsigned)status.merges);
+	ck_assert_uint_gt(status.single_flight_waits, 0);
+	ck_assert_uint_gt(status.evicted_pages, 0);
 	ck_assert_uint_gt(s.dropped, 100);
 	ck_assert_uint_gt(s.refused, 0);
 	ck_assert_uint_eq(after.kvd_fds, before.kvd_fds);
