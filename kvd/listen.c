@@ -160,7 +160,8 @@ static int bind_path(const char *path, struct listen_socket *ret, char error[LIS
 	/* Any user may connect: the directory decides who gets here, the kernel says who it is. */
 	if (bind(ret->fd, (struct sockaddr *)&address, sizeof(address)) < 0 || chmod(path, 0666) < 0 ||
 	    listen(ret->fd, LISTEN_BACKLOG) < 0 || lstat(path, &st) < 0) {
-		r = fail(error, -errno, "cannot listen at %s: %s; give another --socket", path, strerror(errno));
+		r = fail(error, -errno, "cannot listen at %s: %s; give another --socket", path,
+			 strerror(errno));
 		close(ret->fd);
 		ret->fd = -1;
 		return r;

@@ -125,7 +125,8 @@ START_TEST(kill_engine_many_times)
 			counted++;
 		uint64_t start = host_now_usec();
 		host_settle(&h);
-		ck_assert_msg(host_now_usec() - start < 1000000u * test_slow(), "the pool was not whole within a second");
+		ck_assert_msg(host_now_usec() - start < 1000000u * test_slow(),
+			      "the pool was not whole within a second");
 		/* the last question's connection closes a moment after its answer */
 		unsigned fds_after = host_proc_fds(h.kvd.pid);
 		for (unsigned i = 0; i < 100 && fds_after > fds; i++, fds_after = host_proc_fds(h.kvd.pid))

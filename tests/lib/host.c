@@ -193,7 +193,8 @@ void host_engine_wait(struct host *h, const char *name)
 	for (unsigned i = 0; i < h->n_engines; i++)
 		if (!strcmp(h->engines[i].name, name))
 			child = &h->engines[i];
-	for (uint64_t deadline = host_now_usec() + READY_USEC * test_slow(); !engine_listed(h, name); sleep_usec(10000))
+	for (uint64_t deadline = host_now_usec() + READY_USEC * test_slow();
+	     !engine_listed(h, name); sleep_usec(10000))
 		if (!child || has_exited(child) || host_now_usec() > deadline)
 			fail_child(child, "engine %s did not attach", name);
 }

@@ -184,7 +184,8 @@ static void start_host(const char *model, const char *sharing_config, const char
 {
 	int fd = temporary(config_path, sizeof(config_path), "/tmp/kvd-demo-XXXXXX");
 	size_t n = strlen(sharing_config);
-	require(write(fd, sharing_config, n) == (ssize_t)n, "cannot write %s: %s", config_path, strerror(errno));
+	require(write(fd, sharing_config, n) == (ssize_t)n, "cannot write %s: %s", config_path,
+		strerror(errno));
 	close(fd);
 	const char *const more[] = { "--config", config_path, NULL };
 	const char *const one_thread[] = { "--threads", "1", "--max-seqs", "16", NULL };
