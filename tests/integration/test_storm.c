@@ -115,13 +115,14 @@ START_TEST(a_crowd_in_a_small_pool)
 	for (unsigned i = 0; i < N_JOBS; i++)
 		crowd_job(&jobs[i + 1], i, texts[i]);
 	struct oldest oldest = { .h = &h, .job = &jobs[0] };
-	ck_assert_msg(host_run(&h, jobs, N_JOBS + 1, look_at_oldest, &oldest) == 0, "failed: %s", jobs[0].error);
+	ck_assert_msg(host_run(&h, jobs, N_JOBS + 1, look_at_oldest, &oldest) == 0, "failed: %s",
+		      jobs[0].error);
 	ck_assert_msg(host_jobs_equal(&jobs[0], &first), "the oldest differs from alone");
 	ck_assert_uint_gt(oldest.n_looks, 3);
 	ck_assert_uint_eq(oldest.preempted, 0);
 	for (unsigned i = 0; i < N_JOBS; i++)
-		ck_assert_msg(host_jobs_equal(&jobs[i + 1], &alone[i]), "request %u of %s differs from alone", i,
-			      jobs[i + 1].tenant);
+		ck_assert_msg(host_jobs_equal(&jobs[i + 1], &alone[i]),
+			      "request %u of %s differs from alone", i, jobs[i + 1].tenant);
 	host_status(&h, &status);
 	printf("a crowd in 7 MiB: %u preemptions, %u pages evicted\n", (unsigned)status.preemptions,
 	       (unsigned)status.evicted_pages);
@@ -170,8 +171,9 @@ static void guest_comes(struct storm *s, struct guest *guest)
 	rc = kvd_generate(guest->connection, NULL, NULL, 0, &request, &guest->stream);
 	ck_assert_msg(rc == 0, "no stream: %s", kvd_error(guest->connection));
 	/* a third leaves within 2 ms, before it can be admitted; a few stay to the end */
-	guest->leaves_usec = host_now_usec() +
-		(dice < 5 ? next_random(&s->seed) % 2000 : dice < 13 ? next_random(&s->seed) % 400000 : 60000000);
+	guest->leaves_usec = host_now_usec() + (dice < 5    ? next_random(&s->seed) % 2000
+						: dice < 13 ? next_random(&s->seed) % 400000
+							    : 60000000);
 	guest->cancels = next_random(&s->seed) % 4 == 0;
 	s->opened++;
 }
@@ -270,9 +272,12 @@ START_TEST(guests_who_come_and_go)
 	struct held before = held_by(&h);
 	storm_run(&s, STORM_USEC);
 	struct held after = held_by(&h);
-	printf("guests: %u came, %u dropped, %u cancelled, %u ended, %u refused; RssAnon kvd %+d KiB, engines %+d and "
-	       "%+d KiB\n", s.opened, s.dropped, s.cancelled, s.ended, s.refused, (int)(after.kvd_kib - before.kvd_kib),
-	       (int)(after.a_kib - before.a_kib), (int)(after.b_kib - before.b_kib));
+	printf("guests: %u came, %u dropped, %u cancelled, %u ended, %u refused; RssAnon kvd %+d "
+	       "KiB, engines %+d and "
+	       "%+d KiB\n",
+	       s.opened, s.dropped, s.cancelled, s.ended, s.refused,
+	       (int)(after.kvd_kib - before.kvd_kib), (int)(after.a_kib - before.a_kib),
+	       (int)(after.b_kib - before.b_kib));
 	host_status(&h, &status);
 	printf("        %u waited for another's prefill, %u preemptions, %u pages evicted, %u merged\n",
 	       (unsigned)status.single_flight_waits, (unsigned)status.preemptions,
@@ -350,7 +355,8 @@ START_TEST(the_death_of_kvd_is_named)
 	host_start(&h, "16M", NULL);
 	host_engine(&h, "a", host_model_bundled(), engine_args);
 	snprintf(path, sizeof(path), "%s/kvrun", h.bin);
-	char *argv[] = { path, "--socket", h.socket, "--raw", "--ignore-end", "--max-tokens", "3000", "hello", NULL };
+	char *argv[] = {path,           "--socket", h.socket, "--raw", "--ignore-end",
+			"--max-tokens", "3000",     "hello",  NULL};
 	host_child_spawn(&h, &client, "kvrun", argv);
 	for (unsigned i = 0; i < 500 && host_sequences(&h) == 0; i++)
 		poll(NULL, 0, 10);
@@ -364,7 +370,8 @@ START_TEST(the_death_of_kvd_is_named)
 	ck_assert_msg(WIFEXITED(status) && WEXITSTATUS(status) == 3, "kvrun: wait status %#x", status);
 	ck_assert_uint_lt(host_now_usec() - killed_usec, 13000000);
 	char *log = host_read_file(client.log, NULL);
-	ck_assert_msg(strstr(log, "kvd at ") != NULL && strstr(log, "start kvd") != NULL, "kvrun said: %s", log);
+	ck_assert_msg(strstr(log, "kvd at ") != NULL && strstr(log, "start kvd") != NULL,
+		      "kvrun said: %s", log);
 	free(log);
 	unlink(h.socket);              /* the dead one's; the next kvd would take it for stale */
 	host_stop(&h);
