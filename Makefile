@@ -27,7 +27,7 @@ SAN_ubsan := -fsanitize=undefined -fno-sanitize-recover=undefined
 # The fences stand between processes, which TSan cannot see anyway; within one, the acquires and releases order.
 SAN_tsan := -fsanitize=thread -Wno-tsan
 SAN_fuzz := -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined -U_FORTIFY_SOURCE
-SANFLAGS := $(if $(SAN),$(or $(SAN_$(SAN)),$(error SAN must be asan, ubsan, tsan or fuzz)))
+SANFLAGS := $(if $(SAN),-DLIMIT_SLOW=10u $(or $(SAN_$(SAN)),$(error SAN must be asan, ubsan, tsan or fuzz)))
 # Asked once; where packages are still missing, `make demo` and `make check` install them and call make again.
 PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
 PKG_LIBS := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
