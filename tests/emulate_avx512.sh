@@ -32,10 +32,11 @@ done
 objects="engine/cpu/kernels engine/cpu/kernels_avx512 engine/cpu/kernels_avx2 engine/cpu/kernels_portable
 	tests/lib/kernels_emulated tests/tools/kernels_isa"
 objects=$(printf 'build/obj/%s.o ' $objects)
-make -s $objects build/tests/kernels_isa
+make -s $objects
 
 rm -rf $out
 mkdir -p $out/cd/isolinux
+gcc -o $out/kernels_isa $objects -lm
 gcc -c -O2 -Wall -Wextra -ffreestanding -fno-builtin -fno-stack-protector -fno-pic -mno-red-zone \
 	-o $out/runtime.o tests/emulate/runtime.c
 gcc -c -o $out/boot.o tests/emulate/boot.S
@@ -44,7 +45,8 @@ gcc -nostdlib -static -no-pie -Wl,-T,tests/emulate/image.ld,--build-id=none,--no
 objcopy -O elf32-i386 $out/image64 $out/cd/image   # the container that Multiboot wants
 cp /usr/lib/ISOLINUX/isolinux.bin $out/cd/isolinux
 cp /usr/lib/syslinux/modules/bios/{ldlinux,libcom32,mboot}.c32 $out/cd/isolinux
-printf '%s\n' 'DEFAULT image' 'PROMPT 0' 'LABEL image' 'KERNEL mboot.c32' 'APPEND /image' >$out/cd/isolinux/isolinux.cfg
+printf '%s\n' 'DEFAULT image' 'PROMPT 0' 'LABEL image' 'KERNEL mboot.c32' 'APPEND /image' \
+	>$out/cd/isolinux/isolinux.cfg
 xorriso -as mkisofs -quiet -o $out/boot.iso -b isolinux/isolinux.bin -c isolinux/boot.cat \
 	-no-emul-boot -boot-load-size 4 -boot-info-table $out/cd 2>$out/xorriso.log
 
@@ -68,7 +70,7 @@ tr -d '\r' <$out/serial.log >$out/report
 cat $out/report
 
 digests() { sed -n 's/\(digest [0-9a-f]*\).*/\1/p' "$1"; }
-build/tests/kernels_isa >$out/here || refuse "kernels_isa finds differences on this machine itself"
+$out/kernels_isa >$out/here || refuse "kernels_isa finds differences on this machine itself"
 diff <(digests $out/report) <(digests $out/here) >$out/digests.diff ||
 	refuse "the emulation's own bytes differ between Bochs and this machine: see $out/digests.diff"
 grep -qE '^kernels_isa: [1-9][0-9]* bytes compared, 0 differ$' $out/report && grep -qx 'exit 0' $out/report ||

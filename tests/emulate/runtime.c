@@ -1,7 +1,9 @@
 /* runtime.c - the few functions of libc that tests/tools/kernels_isa.c calls, without any system.
  *
- * Output goes to the first serial port, memory comes from one array and is never given back.  printf knows the conversions that the program uses: s, u, zu, llx, width, '-', '0'.
- * Built freestanding by tests/emulate_avx512.sh alone; no part of the test library. */
+ * Output goes to the first serial port; memory comes from one array and is never given back.
+ * printf knows the conversions that the program uses: s, u, zu, llx, a width, '-' and '0'.  One
+ * thread, no interrupts.  Built freestanding by tests/emulate_avx512.sh alone; no part of the test
+ * library. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
