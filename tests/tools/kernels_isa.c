@@ -414,6 +414,8 @@ int main(void)
 		n_compared += got.n;
 		n_differ += differ;
 	}
+	free(expected.bytes);
+	free(got.bytes);
 	if (!real)
 		printf("kernels_isa: no AVX-512 VNNI and BF16 here: only the emulation ran\n");
 	printf("kernels_isa: %zu bytes compared, %zu differ\n", n_compared, n_differ);
