@@ -8,10 +8,8 @@
 # It compares the avx512 table with its emulation, byte by byte; then each digest of the emulation
 # under Bochs is compared with the one this machine computes.  Fails on any difference.
 #
-# Needs the packages gcc, binutils, isolinux, syslinux-common, xorriso, bochsbios, vgabios, and a
-# bochs of version 2.8 or newer (2.7, in Debian 12, has no BF16): $BOCHS, else bochs.  Built from
-# source:  ./configure --enable-x86-64 --enable-cpu-level=6 --enable-avx --enable-evex
-#          --enable-handlers-chaining --with-nogui --disable-plugins --disable-docbook && make
+# Needs the packages gcc, binutils, isolinux, syslinux-common, xorriso, bochsbios, vgabios, and a bochs of
+# version 2.8 or newer with AVX-512 (2.7, in Debian 12, has no BF16): $BOCHS, else bochs.
 # BOCHS_DISPLAY names another of its displays where it has no nogui.
 set -eu
 cd "$(dirname "$0")/.."
