@@ -445,7 +445,10 @@ const char *host_path(const char *relative)
 
 const char *host_model_bundled(void)
 {
-	return host_path("tests/data/bundled/kvd-bundled.gguf");
+	/* kept for as long as the caller likes: host_path() reuses its buffers */
+	static char path[PATH_MAX];
+	snprintf(path, sizeof(path), "%s", host_path("tests/data/bundled/kvd-bundled.gguf"));
+	return path;
 }
 
 const char *host_model_smollm2(void)

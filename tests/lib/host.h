@@ -97,6 +97,7 @@ const char *host_model_bundled(void);
 const char *host_model_smollm2(void);
 const char *host_model_stories(void);
 char *host_read_file(const char *path, size_t *ret_bytes); /* malloc'ed, NUL-terminated; fails if absent */
-const char *host_path(const char *relative);               /* relative to the repository's root */
+/* Relative to the repository's root; the string is valid for four more calls. */
+const char *host_path(const char *relative);
 
 #endif
