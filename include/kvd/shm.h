@@ -38,7 +38,7 @@ struct kvd_comp_header {
 	uint32_t sq_head;          /* kvd: submissions consumed; store-release */
 	uint32_t cq_tail;          /* kvd: completions published; store-release */
 	uint32_t kvd_sleeps;       /* kvd: 1 while it wants a doorbell byte for new submissions */
-	uint32_t pressure;         /* kvd: 0 none, 1 below the low watermark, 2 sequences wait for pages */
+	uint32_t pad0;
 	uint64_t pad[6];
 };
 
