@@ -95,16 +95,7 @@ START_TEST(eight_in_a_pool_for_three)
 		alone[i] = scenario_alone(&h, "alone", "a", longer[i], 200);
 	}
 	struct kvd_row_status status;
-	host_status(&h, &status);
-	const void *rows;
-	uint64_t n;
-	uint32_t row_bytes;
-	struct kvd_connection *c = NULL;
-	ck_assert_int_eq(kvd_connect(h.socket, "tests", NULL, &c), 0);
-	ck_assert_int_eq(kvd_query(c, KVD_Q_ENGINES, "", &rows, &n, &row_bytes), 0);
-	uint64_t page_bytes = ((const struct kvd_row_engine *)rows)->page_bytes;
-	kvd_rows_free(rows, n, row_bytes);
-	kvd_close(c);
+	uint64_t page_bytes = host_page_bytes(&h);
 	uint32_t tokens = alone[0].prompt_tokens + 200;
 	host_stop(&h);
 

@@ -63,12 +63,9 @@ static void flip_bit(struct flip *f)
 {
 	struct kvd_connection *c = NULL;
 	const void *rows;
-	uint64_t n, page_bytes = 0;
+	uint64_t n, page_bytes = host_page_bytes(f->h);
 	uint32_t row_bytes;
 	ck_assert_int_eq(kvd_connect(f->h->socket, "tests", NULL, &c), 0);
-	ck_assert_int_eq(kvd_query(c, KVD_Q_ENGINES, "", &rows, &n, &row_bytes), 0);
-	page_bytes = ((const struct kvd_row_engine *)rows)->page_bytes;
-	kvd_rows_free(rows, n, row_bytes);
 	ck_assert_int_eq(kvd_query(c, KVD_Q_PAGES, "", &rows, &n, &row_bytes), 0);
 	uint32_t extent = 0, slot = 0;
 	for (uint64_t i = 0; i < n; i++) {

@@ -303,6 +303,19 @@ uint32_t host_sequences(struct host *h)
 	return status.sequences;
 }
 
+uint64_t host_page_bytes(struct host *h)
+{
+	const void *rows;
+	uint64_t n;
+	uint32_t bytes;
+	query(h, KVD_Q_ENGINES, &rows, &n, &bytes);
+	if (n == 0)
+		fail_child(&h->kvd, "no engine is attached");
+	uint64_t page_bytes = n ? ((const struct kvd_row_engine *)rows)->page_bytes : 0;
+	kvd_rows_free(rows, n, bytes);
+	return page_bytes;
+}
+
 void host_tenant(struct host *h, const char *name, struct kvd_row_tenant *ret)
 {
 	const void *rows;

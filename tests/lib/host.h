@@ -79,6 +79,7 @@ bool host_jobs_equal(const struct host_job *a, const struct host_job *b);  /* id
 /* Questions as the administrator. */
 void host_status(struct host *h, struct kvd_row_status *ret);
 uint32_t host_sequences(struct host *h);
+uint64_t host_page_bytes(struct host *h);      /* of the first engine's model */
 void host_tenant(struct host *h, const char *name, struct kvd_row_tenant *ret); /* zeroed if unknown */
 void host_extents(struct host *h, struct kvd_row_extent **ret_rows, unsigned *ret_n);
 /* Wait until every extent has its memory (and kvd its two descriptors of each). */

@@ -357,4 +357,19 @@ static unsigned settled_fds(void)
 	ck_abort_msg("the number of kvd's descriptors does not settle");
 }
 
+/* Run a program's tests; its exit code. */
+static int run_tests(const char *name, TCase *tcase)
+{
+	Suite *suite = suite_create(name);
+	SRunner *runner;
+	int failed;
+
+	suite_add_tcase(suite, tcase);
+	runner = srunner_create(suite);
+	srunner_run_all(runner, CK_NORMAL);
+	failed = srunner_ntests_failed(runner);
+	srunner_free(runner);
+	return failed ? 1 : 0;
+}
+
 #endif

@@ -281,10 +281,7 @@ END_TEST
 
 int main(void)
 {
-	Suite *suite = suite_create("daemon_clients");
 	TCase *tcase = tcase_create("clients");
-	SRunner *runner;
-	int failed;
 
 	if (!have_kvd())
 		return 0;
@@ -295,10 +292,5 @@ int main(void)
 	tcase_add_loop_test(tcase, passes_weights_on, 0, 2);
 	tcase_add_loop_test(tcase, strangers_see_their_own, 0, 2);
 	tcase_add_loop_test(tcase, one_user_cannot_crowd_out_others, 0, 2);
-	suite_add_tcase(suite, tcase);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? 1 : 0;
+	return run_tests("daemon_clients", tcase);
 }

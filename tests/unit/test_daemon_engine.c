@@ -359,10 +359,7 @@ END_TEST
 
 int main(void)
 {
-	Suite *suite = suite_create("daemon_engine");
 	TCase *tcase = tcase_create("engines");
-	SRunner *runner;
-	int failed;
 
 	if (!have_kvd())
 		return 0;
@@ -375,10 +372,5 @@ int main(void)
 	tcase_add_loop_test(tcase, takes_any_submission, 0, 2);
 	tcase_add_loop_test(tcase, names_what_is_wrong_with_an_attach, 0, 2);
 	tcase_add_loop_test(tcase, the_mover_is_disposable, 0, 2);
-	suite_add_tcase(suite, tcase);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? 1 : 0;
+	return run_tests("daemon_engine", tcase);
 }

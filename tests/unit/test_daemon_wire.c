@@ -403,10 +403,7 @@ END_TEST
 
 int main(void)
 {
-	Suite *suite = suite_create("daemon_wire");
 	TCase *tcase = tcase_create("peers");
-	SRunner *runner;
-	int failed;
 
 	if (!have_kvd())
 		return 0;
@@ -425,10 +422,5 @@ int main(void)
 	tcase_add_loop_test(tcase, one_daemon_a_socket, 0, 2);
 	tcase_add_loop_test(tcase, survives_a_lack_of_descriptors, 0, 2);
 	tcase_add_loop_test(tcase, starts_under_systemd, 0, 2);
-	suite_add_tcase(suite, tcase);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? 1 : 0;
+	return run_tests("daemon_wire", tcase);
 }
