@@ -31,6 +31,12 @@ struct round {
 	uint64_t seed;
 };
 
+static uint64_t next_random(uint64_t *state)
+{
+	*state = *state * 6364136223846793005u + 1442695040888963407u;
+	return *state >> 33;
+}
+
 static uint64_t open_pages(struct host *h)
 {
 	struct kvd_row_status s;
@@ -79,7 +85,7 @@ static bool one_round(struct host *h, uint64_t seed, struct host_job *steady_alo
 	for (unsigned i = 0; i < N_STEADY; i++)
 		scenario_job(&jobs[N_STREAMS + i], "steady", "steady", texts[N_STREAMS + i], 60);
 	struct round r = { .h = h, .seed = seed, .jobs = jobs, .n_victims = N_STREAMS };
-	r.after = 4 * N_STREAMS + (unsigned)(scenario_random(&r.seed) % 60);
+	r.after = 4 * N_STREAMS + (unsigned)(next_random(&r.seed) % 60);
 	for (unsigned i = 0; i < h->n_engines; i++)
 		if (!strcmp(h->engines[i].name, "victim") && h->engines[i].pid)
 			r.victim = &h->engines[i];

@@ -23,6 +23,12 @@ static const char config[] = "[domain team]\ntenants = red, green\nsharing = reu
 	"[tenant capped]\nmax = 4000K\n";
 static const char *const engine_args[] = { "--threads", "1", "--max-seqs", "6", NULL };
 
+static uint64_t next_random(uint64_t *state)
+{
+	*state = *state * 6364136223846793005u + 1442695040888963407u;
+	return *state >> 33;
+}
+
 static void start(struct host *h, const char *pool)
 {
 	char path[] = "/tmp/kvd-storm-XXXXXX";
@@ -151,24 +157,24 @@ struct storm {
 static void guest_comes(struct storm *s, struct guest *guest)
 {
 	struct kvd_request request = KVD_REQUEST_INIT;
-	const char *tenant = tenants[scenario_random(&s->seed) % N_TENANTS];
-	uint64_t dice = scenario_random(&s->seed) % 16;
+	const char *tenant = tenants[next_random(&s->seed) % N_TENANTS];
+	uint64_t dice = next_random(&s->seed) % 16;
 	int rc;
 
-	request.text = s->texts[scenario_random(&s->seed) % N_TEXTS];
+	request.text = s->texts[next_random(&s->seed) % N_TEXTS];
 	request.text_bytes = strlen(request.text);
 	request.raw = 1;
-	request.max_tokens = 1 + (uint32_t)(scenario_random(&s->seed) % 60);
+	request.max_tokens = 1 + (uint32_t)(next_random(&s->seed) % 60);
 	request.flags = KVD_REQ_IGNORE_END | (dice == 0 ? KVD_REQ_PRIVATE : 0);
-	request.deadline_ms = dice == 1 ? 1 + (uint32_t)(scenario_random(&s->seed) % 40) : 0;
+	request.deadline_ms = dice == 1 ? 1 + (uint32_t)(next_random(&s->seed) % 40) : 0;
 	ck_assert_int_eq(kvd_connect(s->h->socket, "tests", tenant, &guest->connection), 0);
 	rc = kvd_generate(guest->connection, NULL, NULL, 0, &request, &guest->stream);
 	ck_assert_msg(rc == 0, "no stream: %s", kvd_error(guest->connection));
 	/* a third leaves within 2 ms, before it can be admitted; a few stay to the end */
-	guest->leaves_usec = host_now_usec() + (dice < 5    ? scenario_random(&s->seed) % 2000
-						: dice < 13 ? scenario_random(&s->seed) % 400000
+	guest->leaves_usec = host_now_usec() + (dice < 5    ? next_random(&s->seed) % 2000
+						: dice < 13 ? next_random(&s->seed) % 400000
 							    : 60000000);
-	guest->cancels = scenario_random(&s->seed) % 4 == 0;
+	guest->cancels = next_random(&s->seed) % 4 == 0;
 	s->opened++;
 }
 

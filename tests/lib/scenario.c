@@ -27,7 +27,7 @@ int scenario_run(const char *name, const struct scenario_test *tests, unsigned n
 	return failed != 0;
 }
 
-uint64_t scenario_random(uint64_t *state)           /* splitmix64, Steele et al. 2014 */
+static uint64_t next_random(uint64_t *state)       /* splitmix64, Steele et al. 2014 */
 {
 	uint64_t z = *state += 0x9e3779b97f4a7c15u;
 	z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
@@ -47,7 +47,7 @@ char *scenario_text(uint64_t seed, unsigned n_words)
 	const unsigned n = sizeof(words) / sizeof(words[0]);
 	char *text = malloc((size_t)n_words * 8 + 1), *end = text;
 	for (unsigned i = 0; i < n_words; i++)
-		end += sprintf(end, "%s%s", i ? " " : "", words[scenario_random(&seed) % n]);
+		end += sprintf(end, "%s%s", i ? " " : "", words[next_random(&seed) % n]);
 	return text;
 }
 

@@ -11,8 +11,6 @@
 struct scenario_test { const char *name; const TTest *test; };
 int scenario_run(const char *suite, const struct scenario_test *tests, unsigned n, double seconds);
 
-/* The next number of a seeded sequence. */
-uint64_t scenario_random(uint64_t *state);
 /* Plain English text of about n_words words from a fixed word list, the same for a seed; malloc'ed. */
 char *scenario_text(uint64_t seed, unsigned n_words);
 /* prefix + " " + suffix, malloc'ed. */
