@@ -12,7 +12,7 @@
 #include <stdint.h>
 
 #define KVD_PROTO_MIN 1u
-#define KVD_PROTO_MAX 1u
+#define KVD_PROTO_MAX 2u           /* 2: ADOPTED; an engine of version 1 is hung up where a kvd takes over */
 #define KVD_NAME_MAX 64u           /* bytes of a name field incl. NUL: model, engine, tenant, domain */
 #define KVD_MSG_MAX 65536u         /* largest packet in bytes, on every socket */
 
@@ -20,7 +20,10 @@ struct kvd_msg {
 	uint16_t type;             /* enum kvd_msg_type */
 	uint16_t flags;
 	uint32_t size;             /* of the whole packet in bytes, header included */
-	uint32_t seq;              /* per-peer request number, counts from 1; replies carry the request's */
+	uint32_t seq;              /* per-peer request number, counts from 1; replies carry the request's.
+	                            * EXTENT_MAP, EXTENT_UNMAP, CLIENT_NEW: kvd's own count for this engine, from
+	                            * 1.  A kvd that took over may repeat one: ignore what is not above the last
+	                            * (but close its descriptor); 0 is never ignored */
 	uint32_t status;           /* replies: KVD_S_*; requests: 0 */
 };
 
@@ -95,6 +98,20 @@ struct kvd_msg_extent { /* EXTENT_MAP (+ fd) and EXTENT_UNMAP; answer by KVD_EXT
 	struct kvd_msg m;
 	uint32_t extent;           /* map at window + extent * extent_bytes */
 	uint32_t writable;         /* 0: the fd is read-only, map PROT_READ */
+};
+struct kvd_msg_adopted {           /* + fd: a fresh completion segment.  kvd was killed and another has taken
+				    * over its books.  Between two steps: map it, go on with the same indexes
+				    * in it, then store generation to comp_generation of the submission
+				    * segment, which stays.  Within 10 s, or the connection is closed */
+	struct kvd_msg m;
+	uint32_t engine;           /* number, as in ATTACHED */
+	uint32_t kvd_pid;
+	uint32_t generation;       /* of the completion segment; that of ATTACHED is 0 */
+	uint32_t sq_entries, cq_entries;      /* these and what follows: as in ATTACHED */
+	uint32_t n_frames;
+	uint64_t sub_bytes, comp_bytes;
+	uint64_t sqe_offset, tokens_offset;
+	uint64_t cqe_offset, tables_offset;
 };
 struct kvd_msg_stream_open {       /* client: introduce me to an engine */
 	struct kvd_msg m;

@@ -6,6 +6,10 @@
  *                        entry once and validates the copy.
  *   completion segment   written by kvd (F_SEAL_FUTURE_WRITE), mapped read-only by the engine.
  *
+ * When kvd dies and another takes over, the submission segment stays; the completion segment of the
+ * dead kvd is frozen as it was, and the new one (ADOPTED, proto.h) goes on at the same indexes: entries
+ * that the engine has not consumed are in it, and every table row.
+ *
  * One writer per word.  All numbers little-endian; indexes are free-running u32, masked on use.
  * Offsets of the parts are in struct kvd_msg_attached (proto.h).
  *
@@ -28,7 +32,7 @@ struct kvd_sub_header {
 	uint32_t sq_tail;          /* engine: submissions published; store-release */
 	uint32_t cq_head;          /* engine: completions consumed; store-release */
 	uint32_t engine_sleeps;    /* engine: 1 while it wants a doorbell byte for new completions */
-	uint32_t pad0;
+	uint32_t comp_generation;  /* engine: completion segment it uses; 0, then as ADOPTED said; store-release */
 	uint64_t step_begun;       /* engine: number of the step last begun, counts from 1 */
 	uint64_t step_done;        /* engine: number of the step last completed; == begun means idle */
 	uint8_t pad1[32];
