@@ -14,31 +14,52 @@ void world_fail(struct world *w, const char *what, uint64_t a, uint64_t b)
 	abort();
 }
 
-static uint64_t rng_state;
-
 uint32_t world_random(struct world *w, uint32_t below)
 {
-	(void)w;
-	rng_state ^= rng_state << 13;
-	rng_state ^= rng_state >> 7;
-	rng_state ^= rng_state << 17;
-	return (uint32_t)((rng_state >> 16) % below);
+	w->rng ^= w->rng << 13;
+	w->rng ^= w->rng >> 7;
+	w->rng ^= w->rng << 17;
+	return (uint32_t)((w->rng >> 16) % below);
+}
+
+static uint64_t hash_on(uint64_t h, const int32_t *tokens, uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i++)
+		h = (h ^ (uint32_t)tokens[i]) * 1099511628211ull;
+	return h;
 }
 
 uint64_t world_tag(uint32_t space_tag, const int32_t *tokens, uint32_t n_tokens)
 {
+	uint64_t h = hash_on(1469598103934665603ull ^ space_tag, tokens, n_tokens);
+	return (h ^ h >> 29) | 1;
+}
+
+/* The same, with the hashes up to whole pages remembered. */
+uint64_t world_slot_tag(uint32_t space_tag, struct world_slot *s, uint32_t n_tokens)
+{
+	uint32_t whole = n_tokens / 16;
 	uint64_t h = 1469598103934665603ull ^ space_tag;
-	for (uint32_t i = 0; i < n_tokens; i++)
-		h = (h ^ (uint32_t)tokens[i]) * 1099511628211ull;
-	h ^= h >> 29;
-	return h | 1;
+	for (; s->n_hashes < whole; s->n_hashes++)
+		s->hashes[s->n_hashes] = hash_on(s->n_hashes ? s->hashes[s->n_hashes - 1] : h,
+						 s->tokens + s->n_hashes * 16, 16);
+	if (whole)
+		h = s->hashes[whole - 1];
+	h = hash_on(h, s->tokens + whole * 16, n_tokens % 16);
+	return (h ^ h >> 29) | 1;
+}
+
+void world_seen(struct world *w, const struct world_record *record)
+{
+	if (w->watch)
+		w->watch(w->watch_arg, record);
 }
 
 struct world *world_new(uint64_t pool_bytes, uint64_t extent_bytes, uint64_t seed)
 {
 	struct world *w = calloc(1, sizeof(*w));
 	w->seed = seed;
-	rng_state = seed * 0x9e3779b97f4a7c15ull + 88172645463325252ull;
+	w->rng = seed * 0x9e3779b97f4a7c15ull + 88172645463325252ull;
 	for (int i = 0; i < 8; i++)
 		world_random(w, 2);
 	w->config = (struct core_config){ .pool_bytes = pool_bytes,
@@ -56,6 +77,7 @@ struct world *world_new(uint64_t pool_bytes, uint64_t extent_bytes, uint64_t see
 		w->slot_bits++;
 	w->n_frames_max = w->n_extents << w->slot_bits;
 	w->tags = calloc(w->n_frames_max, sizeof(*w->tags));
+	w->viewers = calloc(w->n_frames_max, sizeof(*w->viewers));
 	w->engine = calloc(WORLD_ENGINES, sizeof(*w->engine));
 	for (uint32_t i = 0; i < WORLD_ENGINES; i++)
 		w->engine[i].mapped = calloc(w->n_extents, 1);
@@ -70,6 +92,7 @@ void world_free(struct world *w)
 		free(w->engine[i].mapped);
 	free(w->engine);
 	free(w->tags);
+	free(w->viewers);
 	free(w->core);
 	free(w);
 }
@@ -93,29 +116,26 @@ void world_fsck(struct world *w)
 		world_fail(w, "fsck found problems", n, pages);
 }
 
-/* May any running step, of a live engine or of a process not known to be gone, look at the frame?
- *  */
-static void frame_must_be_unseen(struct world *w, uint32_t frame, const char *what)
-{
-	for (uint32_t e = 0; e < WORLD_ENGINES; e++) {
-		const struct world_engine *en = &w->engine[e];
-		if (!en->alive || !en->stepping)
-			continue;
-		for (uint32_t s = 0; s < en->max_seqs; s++)
-			for (uint32_t i = 0; i < en->max_pages; i++)
-				if (en->slot[s].step[i] &&
-				    KVD_ENTRY_FRAME(en->slot[s].step[i]) == frame)
-					world_fail(w, what, frame, e);
-	}
-}
-
 static void perform_entry(struct world *w, const struct core_action *a)
 {
 	struct world_engine *e = &w->engine[a->engine];
 	if (a->entry.slot >= e->max_seqs || a->entry.page >= e->max_pages)
 		world_fail(w, "an entry outside the table", a->entry.slot, a->entry.page);
 	w->entries++;
-	e->slot[a->entry.slot].table[a->entry.page] = a->entry.entry;
+	struct world_slot *s = &e->slot[a->entry.slot];
+	s->table[a->entry.page] = a->entry.entry;
+	if (a->entry.page >= s->row_high)
+		s->row_high = a->entry.page + 1;
+	if (a->entry.entry && w->n_touched < WORLD_TOUCHED) {
+		w->touched[w->n_touched].engine = (uint8_t)a->engine;
+		w->touched[w->n_touched].slot = (uint8_t)a->entry.slot;
+		w->touched[w->n_touched++].page = (uint8_t)a->entry.page;
+	}
+	world_seen(w, &(struct world_record){ .kind = SEEN_ENTRY,
+					      .engine = a->engine,
+					      .slot = a->entry.slot,
+					      .a = a->entry.page,
+					      .b = a->entry.entry });
 }
 
 static void perform(struct world *w, const struct core_action *a)
@@ -131,18 +151,27 @@ static void perform(struct world *w, const struct core_action *a)
 		if (a->attached.status == KVD_S_OK) {  /* MAP messages follow in the same event */
 			memset(e->slot, 0, sizeof(e->slot));
 			e->attached = e->alive = true;
+			e->deaf = false;
 		}
 		break;
 	case CORE_ACT_COMPLETE:
-		if (!e->attached)
+		if (!e->attached || e->deaf)
 			break;
+		world_seen(w, &(struct world_record){ .kind = SEEN_COMPLETE,
+						      .engine = a->engine,
+						      .cqe = &a->cqe });
 		if (e->tail - e->head >= WORLD_QUEUE)
 			world_fail(w, "a completion queue overflows", a->engine, a->cqe.verb);
 		e->queue[e->tail++ % WORLD_QUEUE] = a->cqe;
 		break;
-	case CORE_ACT_ENTRY: perform_entry(w, a); break;
+	case CORE_ACT_ENTRY:
+		if (e->attached && !e->deaf)
+			perform_entry(w, a);
+		break;
 	case CORE_ACT_MAP:
 	case CORE_ACT_UNMAP:
+		if (!e->attached || e->deaf)
+			break;
 		if (e->msg_tail - e->msg_head >= WORLD_QUEUE)
 			world_fail(w, "an extent message queue overflows", a->engine, 0);
 		e->extent_msg[e->msg_tail % WORLD_QUEUE].extent = a->map.extent;
@@ -169,6 +198,15 @@ static void fill_epoch(struct world *w, struct core_event *ev)
 	}
 }
 
+/* The entries that the event stored. */
+static void check_touched(struct world *w)
+{
+	for (uint32_t i = 0; i < w->n_touched; i++)
+		world_check_row(w, w->touched[i].engine, w->touched[i].slot, w->touched[i].page,
+				w->touched[i].page + 1u);
+	w->n_touched = 0;
+}
+
 void world_step(struct world *w, const struct core_event *event)
 {
 	struct core_action a;
@@ -186,6 +224,7 @@ void world_step(struct world *w, const struct core_event *event)
 			next = &stamp;
 		}
 	}
+	check_touched(w);
 	if (w->fsck_every && ++w->fsck_count % w->fsck_every == 0) {
 		world_fsck(w);
 		world_check(w);
@@ -195,6 +234,10 @@ void world_step(struct world *w, const struct core_event *event)
 void world_tick(struct world *w, uint64_t usec)
 {
 	w->now += usec;
+	if (usec)
+		world_seen(w, &(struct world_record){ .kind = SEEN_TIME,
+						      .a = usec > UINT32_MAX ? UINT32_MAX
+									     : (uint32_t)usec });
 	world_step(w, &(struct core_event){ .type = CORE_EV_TICK });
 }
 
@@ -207,6 +250,9 @@ void world_tenant(struct world *w, const char *name, const char *domain, enum co
 	ev.tenant.sharing = sharing;
 	ev.tenant.max_bytes = max;
 	world_step(w, &ev);
+	world_seen(w, &(struct world_record){ .kind = SEEN_TENANT,
+					      .a = core_tenant_find(w->core, name),
+					      .tenant = &ev });
 }
 
 uint32_t world_attach(struct world *w, const char *name, uint32_t space_tag, uint32_t n_planes,
@@ -238,12 +284,15 @@ uint32_t world_attach(struct world *w, const char *name, uint32_t space_tag, uin
 	e->n_frames = w->attached.attached.n_frames;
 	e->begun = e->done = 0;
 	e->stepping = false;
+	world_seen(w, &(struct world_record){ .kind = SEEN_ATTACH, .engine = e->number, .slot = max_seqs,
+		.a = space_tag, .b = e->n_frames, .c = n_planes * block_bytes });
 	return e->number;
 }
 
 void world_hangup(struct world *w, uint32_t engine)
 {
-	w->engine[engine].attached = false;
+	world_seen(w, &(struct world_record){ .kind = SEEN_HANGUP, .engine = engine });
+	w->engine[engine].attached = w->engine[engine].deaf = false;
 	w->engine[engine].head = w->engine[engine].tail = 0;
 	w->engine[engine].msg_head = w->engine[engine].msg_tail = 0;
 	world_step(w, &(struct core_event){ .type = CORE_EV_HANGUP, .engine = engine });
@@ -253,10 +302,19 @@ void world_hangup(struct world *w, uint32_t engine)
 void world_quiet(struct world *w, uint32_t engine)
 {
 	struct world_engine *e = &w->engine[engine];
+	world_seen(w, &(struct world_record){ .kind = SEEN_QUIET, .engine = engine });
 	for (uint32_t s = 0; e->stepping && s < e->max_seqs; s++)
-		for (uint32_t i = e->slot[s].step_sealed; i < e->max_pages; i++)
-			if (e->slot[s].step[i])
-				w->tags[KVD_ENTRY_FRAME(e->slot[s].step[i])] = 0xdeadull << 32 | i;
+		for (uint32_t i = 0; i < e->max_pages; i++) {
+			uint32_t f = KVD_ENTRY_FRAME(e->slot[s].step[i]);
+			if (!e->slot[s].step[i])
+				continue;
+			w->viewers[f]--;
+			if (i < e->slot[s].step_sealed)
+				continue;
+			world_seen(w, &(struct world_record){ .kind = SEEN_WRITE, .engine = engine, .slot = s,
+				.a = f, .b = i });
+			w->tags[f] = 0xdeadull << 32 | i;
+		}
 	e->alive = e->stepping = false;
 	memset(e->slot, 0, sizeof(e->slot));
 	memset(e->mapped, 0, w->n_extents);
@@ -265,10 +323,14 @@ void world_quiet(struct world *w, uint32_t engine)
 
 void world_submit(struct world *w, uint32_t engine, struct kvd_sqe sqe)
 {
-	struct core_event ev = { .type = CORE_EV_SUBMIT, .engine = engine };
+	struct core_event ev;                /* a large union: only what a submission has is set */
 	const struct world_engine *e = &w->engine[engine % WORLD_ENGINES];
+	ev.type = CORE_EV_SUBMIT;
+	ev.engine = engine;
 	ev.submit.sqe = sqe;
 	ev.submit.tenant = sqe.tenant;
+	ev.submit.tokens = NULL;
+	ev.submit.n_tokens = 0;
 	if (sqe.slot < e->max_seqs) {
 		const struct world_slot *s = &e->slot[sqe.slot];
 		if (sqe.verb == KVD_SEQ_OPEN || sqe.verb == KVD_SEQ_RESUME) {
@@ -280,6 +342,8 @@ void world_submit(struct world *w, uint32_t engine, struct kvd_sqe sqe)
 			ev.submit.n_tokens = sqe.count * 16;
 		}
 	}
+	world_seen(w, &(struct world_record){ .kind = SEEN_SUBMIT, .engine = engine, .slot = sqe.slot,
+		.a = ev.submit.n_tokens, .sqe = &sqe, .tokens = ev.submit.tokens });
 	world_step(w, &ev);
 }
 
@@ -310,6 +374,10 @@ bool world_poll(struct world *w, uint32_t engine)
 	if (map == !!e->mapped[x])
 		world_fail(w, "an extent is mapped twice, or unmapped without having been", x, map);
 	e->mapped[x] = map ? 1 + e->extent_msg[e->msg_head % WORLD_QUEUE].writable : 0;
+	world_seen(w, &(struct world_record){ .kind = SEEN_MAPPED,
+					      .engine = engine,
+					      .a = x,
+					      .b = e->mapped[x] });
 	e->msg_head++;
 	world_submit(w, engine,
 		     (struct kvd_sqe){ .verb = KVD_EXTENT_ACK, .other = x, .count = map });
@@ -326,6 +394,8 @@ bool world_mover(struct world *w, uint32_t index, bool ok)
 	ev.moved.job = a.move.job;
 	ev.moved.ok = ok;
 	w->mover_fails += !ok;
+	world_seen(w, &(struct world_record){ .kind = SEEN_MOVED, .slot = ok, .a = a.move.kind,
+		.b = a.move.source, .c = a.move.target });
 	bool compare_only = a.move.kind == CORE_MOVE_COMPARE_COPY && a.move.source == a.move.target;
 	if (a.move.kind == CORE_MOVE_SCRUB_EXTENT) {
 		for (uint32_t i = 0; i < 1u << w->slot_bits; i++)
@@ -335,8 +405,10 @@ bool world_mover(struct world *w, uint32_t index, bool ok)
 				world_fail(w, "an extent is scrubbed while an engine maps it",
 					   a.move.target, e);
 	} else if (!compare_only) {
-		frame_must_be_unseen(w, a.move.target,
-				     "the mover writes a frame that a running step may read");
+		/* of a live engine, or of a process not known to be gone */
+		if (w->viewers[a.move.target])
+			world_fail(w, "the mover writes a frame that a running step may read",
+				   a.move.target, w->viewers[a.move.target]);
 		w->tags[a.move.target] = ok ? 0 : 0xbad0bad0ull;
 	}
 	if (ok && a.move.kind == CORE_MOVE_COPY)
@@ -350,33 +422,27 @@ bool world_mover(struct world *w, uint32_t index, bool ok)
 	return true;
 }
 
-/* Every table that an engine could copy now. */
+/* Entries [from, to) of a table that an engine could copy now. */
+void world_check_row(struct world *w, uint32_t engine, uint32_t slot, uint32_t from, uint32_t to)
+{
+	struct world_engine *e = &w->engine[engine];
+	struct world_slot *s = &e->slot[slot];
+	for (uint32_t i = from; e->attached && i < to; i++) {
+		if (!s->table[i])
+			continue;
+		uint32_t f = KVD_ENTRY_FRAME(s->table[i]);
+		if (f >= w->n_frames_max || !e->mapped[f >> w->slot_bits])
+			world_fail(w, "a table names a frame that its engine has not mapped", f, engine);
+		if (s->state != SLOT_READY || i >= s->n_sealed || w->lie_frame_plus_1 == f + 1ull)
+			continue;
+		if (w->tags[f] != world_slot_tag(e->space_tag, s, (i + 1) * 16))
+			world_fail(w, "a sealed entry names other bytes than its tokens'", f, engine);
+	}
+}
+
 void world_check(struct world *w)
 {
-	for (uint32_t n = 0; n < WORLD_ENGINES; n++) {
-		const struct world_engine *e = &w->engine[n];
-		if (!e->attached)
-			continue;
-		for (uint32_t s = 0; s < e->max_seqs; s++) {
-			const struct world_slot *slot = &e->slot[s];
-			for (uint32_t i = 0; i < e->max_pages; i++) {
-				if (!slot->table[i])
-					continue;
-				uint32_t f = KVD_ENTRY_FRAME(slot->table[i]);
-				if (f >= w->n_frames_max || !e->mapped[f >> w->slot_bits])
-					world_fail(w,
-						   "a table names a frame that its engine has not "
-						   "mapped",
-						   f, n);
-				bool lie = w->lie_frame_plus_1 == f + 1ull;
-				if (slot->state == SLOT_READY && i < slot->n_sealed && !lie &&
-				    w->tags[f] !=
-					    world_tag(e->space_tag, slot->tokens, (i + 1) * 16))
-					world_fail(
-						w,
-						"a sealed entry names other bytes than its tokens'",
-						f, n);
-			}
-		}
-	}
+	for (uint32_t n = 0; n < WORLD_ENGINES; n++)
+		for (uint32_t s = 0; w->engine[n].attached && s < w->engine[n].max_seqs; s++)
+			world_check_row(w, n, s, 0, w->engine[n].slot[s].row_high);
 }

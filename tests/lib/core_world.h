@@ -15,7 +15,8 @@
 #include "kvd/core/core.h"
 
 enum { WORLD_ENGINES = 8, WORLD_SLOTS = 16, WORLD_PAGES = 32, WORLD_TOKENS = WORLD_PAGES * 16,
-	WORLD_QUEUE = 4096, WORLD_JOBS = 1024 };
+	WORLD_QUEUE = 4096, WORLD_JOBS = 1024,
+	WORLD_TOUCHED = WORLD_ENGINES * WORLD_SLOTS * WORLD_PAGES };
 
 enum world_slot_state { SLOT_IDLE = 0, SLOT_WAITING, SLOT_READY, SLOT_PREEMPTED, SLOT_PARKED };
 
@@ -34,10 +35,14 @@ struct world_slot {
 	uint32_t finished, last_status, last_cached, fork_of;
 	bool hold;                     /* its program stands still */
 	bool looked;                   /* the index was asked for the page that comes next */
+	uint32_t row_high;             /* entries from here on were never set */
+	uint32_t n_hashes;             /* of hashes, valid ones */
+	uint64_t hashes[WORLD_PAGES];  /* of the tokens before each page's end */
 };
 
 struct world_engine {
 	bool attached;                 /* from ATTACHED to HANGUP */
+	bool deaf;                     /* its process is dead, and kvd has not noticed yet */
 	bool alive;                    /* until QUIET: the process may still run its step */
 	uint32_t number, space_tag, max_seqs, max_pages, n_frames;
 	uint64_t begun, done;
@@ -51,10 +56,42 @@ struct world_engine {
 	uint64_t completions;
 };
 
+/* What somebody outside sees; world.watch is told of each in order.  Engines, slots, frames, extents
+ * by number; sqe, cqe and tokens only while the call lasts. */
+enum world_record_kind {
+	SEEN_TENANT = 1,               /* a: number; tenant */
+	SEEN_ATTACH,                   /* slot: max_seqs, a: space tag, b: frames of an extent,
+	                                * c: page bytes */
+	SEEN_HANGUP, SEEN_QUIET,
+	SEEN_SUBMIT,                   /* sqe; tokens as kvd got them, a: number of these */
+	SEEN_COMPLETE,                 /* cqe, as published */
+	SEEN_ENTRY,                    /* slot, a: page, b: entry */
+	SEEN_MAPPED,                   /* a: extent, b: 0 no, 1 read-only, 2 writable */
+	SEEN_STEP,                     /* b: 1 begins, 0 ends */
+	SEEN_WRITE,                    /* a running step writes: slot, a: frame, b: page */
+	SEEN_MOVED,                    /* the mover did a job, slot: 1 well; a: enum core_move, b: source,
+	                                * c: target */
+	SEEN_TIME,                     /* a: microseconds that passed */
+	SEEN_ADOPTED,                  /* another kvd goes on with the book */
+};
+struct world_record {
+	enum world_record_kind kind;
+	uint32_t engine, slot, a, b, c;
+	const struct kvd_sqe *sqe;
+	const struct kvd_cqe *cqe;
+	const int32_t *tokens;
+	const struct core_event *tenant;
+};
+
 struct world {
 	struct core *core;
 	struct core_config config;
-	uint64_t now, seed;
+	uint64_t now, seed, rng;
+	void (*watch)(void *arg, const struct world_record *record);
+	void *watch_arg;
+	uint16_t *viewers;             /* per frame: rows of unfinished steps that name it */
+	struct { uint8_t engine, slot, page; } touched[WORLD_TOUCHED]; /* entries of this event */
+	uint32_t n_touched;
 	uint64_t *tags;                /* per frame */
 	uint32_t slot_bits, n_extents, n_frames_max;
 	struct world_engine *engine;   /* WORLD_ENGINES, by engine number */
@@ -90,6 +127,11 @@ void world_open(struct world *w, uint32_t engine, uint32_t slot, uint32_t tenant
 		const int32_t *tokens, uint32_t n_prompt, uint32_t n_target, uint16_t flags);
 void world_advance(struct world *w, uint32_t engine,
 		   uint32_t slot); /* do the slot's next thing, if any */
+/* Start slot `target` as a copy of slot's first tokens; `salt` makes what it says afterwards. */
+void world_fork(struct world *w, uint32_t engine, uint32_t slot, uint32_t target, uint32_t salt);
+void world_truncate(struct world *w, uint32_t engine, uint32_t slot, uint32_t n_tokens);
+/* PARK, CLOSE: a verb that only names the slot. */
+void world_plain(struct world *w, uint32_t engine, uint32_t slot, enum kvd_verb verb);
 bool world_complete_one(struct world *w, uint32_t engine);           /* consume one completion */
 void world_step_begin(struct world *w, uint32_t engine);
 void world_step_end(struct world *w, uint32_t engine);
@@ -98,10 +140,13 @@ bool world_mover(struct world *w, uint32_t index, bool ok);          /* perform 
 bool world_populate(struct world *w);
 void world_done(struct world *w);                                    /* EV_DONE */
 void world_check(struct world *w); /* the oracle over all tables */
+void world_check_row(struct world *w, uint32_t engine, uint32_t slot, uint32_t from, uint32_t to);
 void world_fsck(struct world *w);
 /* Everything but new load, until nothing more happens; programs run on if `advance`. */
 void world_settle(struct world *w, bool advance);
 uint64_t world_tag(uint32_t space_tag, const int32_t *tokens, uint32_t n_tokens);
+uint64_t world_slot_tag(uint32_t space_tag, struct world_slot *slot, uint32_t n_tokens);
+void world_seen(struct world *w, const struct world_record *record);
 struct world_slot *world_slot(struct world *w, uint32_t engine, uint32_t slot);
 
 #endif

@@ -25,19 +25,29 @@ static void submit_wait(struct world *w, uint32_t engine, uint32_t slot, struct 
 	world_submit(w, engine, sqe);
 }
 
-void world_open(struct world *w, uint32_t engine, uint32_t slot, uint32_t tenant,
-		const int32_t *tokens, uint32_t n_prompt, uint32_t n_target, uint16_t flags)
+/* A new program, or that of `from`: what belongs to the table and the running step stays. */
+static void slot_restart(struct world_slot *s, const struct world_slot *from)
 {
-	struct world_slot *s = world_slot(w, engine, slot);
 	uint32_t table[WORLD_PAGES], step[WORLD_PAGES], step_sealed = s->step_sealed;
+	uint32_t finished = s->finished, row_high = s->row_high;
 	memcpy(table, s->table, sizeof(table));
 	memcpy(step, s->step, sizeof(step));
-	uint32_t finished = s->finished;
-	memset(s, 0, sizeof(*s));
+	if (from)
+		*s = *from;
+	else
+		memset(s, 0, sizeof(*s));
 	memcpy(s->table, table, sizeof(table));
 	memcpy(s->step, step, sizeof(step));
 	s->step_sealed = step_sealed;
 	s->finished = finished;
+	s->row_high = row_high;
+}
+
+void world_open(struct world *w, uint32_t engine, uint32_t slot, uint32_t tenant,
+		const int32_t *tokens, uint32_t n_prompt, uint32_t n_target, uint16_t flags)
+{
+	struct world_slot *s = world_slot(w, engine, slot);
+	slot_restart(s, NULL);
 	s->tenant = tenant;
 	s->n_prompt = n_prompt;
 	s->n_target = n_target;
@@ -47,6 +57,52 @@ void world_open(struct world *w, uint32_t engine, uint32_t slot, uint32_t tenant
 				      .tenant = tenant,
 				      .n_tokens = n_prompt,
 				      .flags = flags });
+}
+
+void world_plain(struct world *w, uint32_t engine, uint32_t slot, enum kvd_verb verb)
+{
+	struct world_slot *s = world_slot(w, engine, slot);
+	if (s->verb || s->state != SLOT_READY || s->chunk || s->step_chunk)
+		return;
+	submit_wait(w, engine, slot, (struct kvd_sqe){ .verb = (uint16_t)verb });
+}
+
+void world_truncate(struct world *w, uint32_t engine, uint32_t slot, uint32_t n_tokens)
+{
+	struct world_slot *s = world_slot(w, engine, slot);
+	if (s->verb || s->state != SLOT_READY || s->chunk || s->step_chunk || !n_tokens ||
+	    n_tokens >= s->n_done)
+		return;
+	s->n_done = n_tokens;
+	if (s->n_prompt > s->n_done)
+		s->n_prompt = s->n_done;
+	submit_wait(w, engine, slot,
+		    (struct kvd_sqe){ .verb = KVD_SEQ_TRUNCATE, .n_tokens = n_tokens });
+}
+
+void world_fork(struct world *w, uint32_t engine, uint32_t slot, uint32_t target, uint32_t salt)
+{
+	struct world_slot *s = world_slot(w, engine, slot), *t = world_slot(w, engine, target);
+	if (s->verb || s->state != SLOT_READY || s->chunk || s->step_chunk || t->verb ||
+	    t->state != SLOT_IDLE || t == s || !s->n_done || s->n_done / 16 != s->n_sealed)
+		return;
+	slot_restart(t, s);
+	t->n_prompt = t->n_done;
+	t->n_sealed = t->n_pages = 0;
+	t->fork_of = slot;
+	t->verb = KVD_SEQ_FORK;
+	t->state = SLOT_WAITING;
+	t->step_sealed = WORLD_PAGES;
+	if (t->n_hashes > t->n_done / 16)
+		t->n_hashes = t->n_done / 16;
+	for (uint32_t i = t->n_done; i < WORLD_TOKENS; i++)
+		t->tokens[i] = (int32_t)((salt + i) * 2654435761u >> 8);
+	world_submit(w, engine,
+		     (struct kvd_sqe){ .verb = KVD_SEQ_FORK,
+				       .slot = slot,
+				       .user_data = ++w->engine[engine].completions,
+				       .n_tokens = s->n_done,
+				       .other = target });
 }
 
 /* The next submission of a slot's program, when it waits for nothing. */
@@ -110,11 +166,12 @@ static void completed_grow(struct world *w, struct world_engine *e, struct world
 		world_fail(w, "more is cached than was asked for", c->cached, s->n_target);
 	s->n_sealed = c->cached;
 	s->n_pages = c->pages;
+	s->state = SLOT_READY;
+	world_check_row(w, e->number, (uint32_t)(s - e->slot), 0, s->n_sealed);
 	for (uint32_t i = pages_of(s->n_done);
 	     i < c->pages && !preempt_queued(e, (uint32_t)(s - e->slot)); i++)
 		if (!s->table[i] || (w->tags[KVD_ENTRY_FRAME(s->table[i])] != 0))
 			world_fail(w, "a fresh page is missing or not zero", i, s->table[i]);
-	s->state = SLOT_READY;
 }
 
 static void slot_preempted(struct world *w, struct world_slot *s)
@@ -216,9 +273,13 @@ void world_step_begin(struct world *w, uint32_t engine)
 		return;
 	e->stepping = true;
 	e->begun++;
+	world_seen(w, &(struct world_record){ .kind = SEEN_STEP, .engine = engine, .b = 1 });
 	for (uint32_t n = 0; n < e->max_seqs; n++) {
 		struct world_slot *s = &e->slot[n];
-		memcpy(s->step, s->table, sizeof(s->step));
+		memcpy(s->step, s->table, s->row_high * sizeof(s->step[0]));
+		for (uint32_t i = 0; i < s->row_high; i++)
+			if (s->step[i])
+				w->viewers[KVD_ENTRY_FRAME(s->step[i])]++;
 		s->step_sealed = s->state == SLOT_READY ? s->n_done / 16 : WORLD_PAGES;
 		s->step_from = s->n_done;
 		s->step_valid = true;
@@ -235,6 +296,7 @@ void world_step_begin(struct world *w, uint32_t engine)
 /* Write K and V of the chunk, through the copied row only. */
 static void step_compute(struct world *w, struct world_engine *e, struct world_slot *s)
 {
+	struct world_record seen = { .kind = SEEN_WRITE, .engine = e->number, .slot = (uint32_t)(s - e->slot) };
 	uint32_t from = s->step_from, to = s->step_from + s->step_chunk;
 	for (uint32_t i = from / 16; i < pages_of(to); i++) {
 		uint32_t f = KVD_ENTRY_FRAME(s->step[i]),
@@ -243,7 +305,10 @@ static void step_compute(struct world *w, struct world_engine *e, struct world_s
 			world_fail(w, "a step computes a page without an entry", i, to);
 		if (e->mapped[f >> w->slot_bits] != 2)
 			world_fail(w, "a step writes an extent that is mapped read-only", f, i);
-		w->tags[f] = world_tag(e->space_tag, s->tokens, end);
+		seen.a = f;
+		seen.b = i;
+		world_seen(w, &seen);
+		w->tags[f] = world_slot_tag(e->space_tag, s, end);
 		if (w->lie_frame_plus_1 == f + 1ull)
 			w->tags[f] ^= 0xff00;
 	}
@@ -259,7 +324,7 @@ void world_step_end(struct world *w, uint32_t engine)
 		/* What the step read must still be what it was: sealed pages of the copied row. */
 		for (uint32_t i = 0; s->step_chunk && i < s->step_sealed; i++) {
 			uint32_t f = KVD_ENTRY_FRAME(s->step[i]);
-			if (w->tags[f] != world_tag(e->space_tag, s->tokens, (i + 1) * 16) &&
+			if (w->tags[f] != world_slot_tag(e->space_tag, s, (i + 1) * 16) &&
 			    w->lie_frame_plus_1 != f + 1ull)
 				world_fail(w, "a page changed under a running step", f, i);
 		}
@@ -270,9 +335,13 @@ void world_step_end(struct world *w, uint32_t engine)
 		if (s->step_chunk)
 			s->looked = false;
 		s->step_chunk = 0;
-		memset(s->step, 0, sizeof(s->step));
+		for (uint32_t i = 0; i < s->row_high; i++)
+			if (s->step[i])
+				w->viewers[KVD_ENTRY_FRAME(s->step[i])]--;
+		memset(s->step, 0, s->row_high * sizeof(s->step[0]));
 	}
 	e->stepping = false;
+	world_seen(w, &(struct world_record){ .kind = SEEN_STEP, .engine = engine });
 	e->done = e->begun;
 }
 

@@ -86,55 +86,15 @@ static void storm_hostile(struct world *w, uint32_t e)
 static void storm_special(struct world *w, uint32_t e, uint32_t slot)
 {
 	struct world_slot *s = world_slot(w, e, slot);
-	if (s->verb || s->state != SLOT_READY || s->chunk || s->step_chunk)
-		return;
-	struct kvd_sqe q = { .slot = slot, .user_data = 7 };
 	switch (world_random(w, 4)) {
-	case 0:
-		q.verb = KVD_SEQ_PARK;
-		break;
-	case 1:
-		q.verb = KVD_SEQ_CLOSE;
-		break;
+	case 0: world_plain(w, e, slot, KVD_SEQ_PARK); break;
+	case 1: world_plain(w, e, slot, KVD_SEQ_CLOSE); break;
 	case 2:
-		q.verb = KVD_SEQ_TRUNCATE;
-		if (s->n_done < 2)
-			return;
-		q.n_tokens = 1 + world_random(w, s->n_done - 1);
-		s->n_done = q.n_tokens;
-		if (s->n_prompt > s->n_done)
-			s->n_prompt = s->n_done;
+		if (s->n_done > 1)
+			world_truncate(w, e, slot, 1 + world_random(w, s->n_done - 1));
 		break;
-	default: {
-		uint32_t other = (slot + 1) % 4;
-		struct world_slot *t = world_slot(w, e, other);
-		if (t->state != SLOT_IDLE || t->verb || !s->n_done || s->n_done / 16 != s->n_sealed)
-			return;
-		uint32_t table[WORLD_PAGES], step[WORLD_PAGES], finished = t->finished;
-		memcpy(table, t->table, sizeof(table));
-		memcpy(step, t->step, sizeof(step));
-		*t = *s;
-		memcpy(t->table, table, sizeof(table));
-		memcpy(t->step, step, sizeof(step));
-		t->finished = finished;
-		t->n_prompt = t->n_done;
-		t->n_sealed = t->n_pages = 0;
-		t->fork_of = slot;
-		t->verb = KVD_SEQ_FORK;
-		t->state = SLOT_WAITING;
-		t->step_sealed = WORLD_PAGES;
-		for (uint32_t i = t->n_done; i < WORLD_TOKENS; i++)
-			t->tokens[i] = (int32_t)world_random(w, 50000);
-		q.verb = KVD_SEQ_FORK;
-		q.n_tokens = s->n_done;
-		q.other = other;
-		world_submit(w, e, q);
-		return;
+	default: world_fork(w, e, slot, (slot + 1) % 4, world_random(w, 1u << 30)); break;
 	}
-	}
-	s->verb = q.verb;
-	s->state = SLOT_WAITING;
-	world_submit(w, e, q);
 }
 
 static uint32_t some_engine(struct world *w)
