@@ -20,7 +20,7 @@ static uint32_t power_of_two_at_least(uint64_t value)
 }
 
 /* Sizes and offsets of a configuration; false if it is impossible. */
-static bool book_layout(const struct core_config *g, struct layout *ret)
+bool book_layout(const struct core_config *g, struct layout *ret)
 {
 	const uint64_t least = 256u << 10, most = 1u << 30;
 	if (g->extent_bytes < least || g->extent_bytes > most ||
@@ -71,6 +71,13 @@ static bool book_layout(const struct core_config *g, struct layout *ret)
 	PART(at_node_hash, uint32_t, c.buckets_max);
 	PART(at_claim_hash, uint32_t, c.buckets_max);
 	PART(at_items, struct item, c.items_max);
+	PART(at_shell, uint8_t, g->shell_bytes);
+	/* The worst event touches every table slot and frame a few dozen times; untouched entries cost
+	 * address space only. */
+	c.journal_max = 64ull * c.frames_max + 128ull * g->holds_max + (1u << 20);
+	if (c.journal_max > 1ull << 30)
+		c.journal_max = 1ull << 30;
+	PART(at_journal, struct journal_entry, c.journal_max);
 #undef PART
 	c.book_bytes = at;
 	*ret = c;
@@ -89,6 +96,7 @@ struct core *core_init(void *book, const struct core_config *config)
 	if (!book || !book_layout(config, &layout))
 		return NULL;
 	const struct core *c = book;
+	journal_target = (struct journal_target){ 0 }; /* a book without magic is not adopted */
 	SET(c->config, *config);
 	SET(c->config.pool_bytes, (uint64_t)layout.n_extents * config->extent_bytes);
 	SET(c->layout, layout);
@@ -101,7 +109,10 @@ struct core *core_init(void *book, const struct core_config *config)
 	SET(c->next_age, 1);
 	SET(c->more, 1);                 /* populate at once */
 	SET(c->extents_in[KVD_EXTENT_BARE], layout.n_extents);
-	SET(c->magic, 0x6b7664636f726531ull); /* "kvdcore1" */
+	SET(c->layout_version, core_layout_version());
+	__atomic_signal_fence(__ATOMIC_SEQ_CST);
+	SET(c->magic, CORE_MAGIC);
+	journal_open(c);
 	return book;
 }
 
@@ -223,6 +234,7 @@ static const struct pool *pool_of(const struct core *c, enum pool_kind kind, uin
 
 static void record_zero(const void *record, size_t size)
 {
+	journal_note(record, size);
 	BOOK_HOOK(record, size);
 	memset((void *)(uintptr_t)record, 0, size);
 }

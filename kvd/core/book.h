@@ -1,8 +1,8 @@
 /* book.h - the core's whole memory: one block, addressed by offsets, stored to only through SET().
  *
  * Every pointer into the book is a pointer to const, so that a plain store does not compile; SET()
- * casts that away and first tells BOOK_HOOK, where a simulator can stop the world between any two
- * stores.  Record 0 of the pools `pages`, `nodes`, `claims`, `seqs` and `jobs` is never used: there
+ * casts that away, notes the old value in the undo journal (journal.h), and tells BOOK_HOOK, where a
+ * simulator can stop the world between any two stores.  Record 0 of the pools `pages`, `nodes`, `claims`, `seqs` and `jobs` is never used: there
  * 0 says "none".  Engines, tenants, domains, spaces, groups, extents and frames count from 0 and
  * say CORE_NONE.
  *
@@ -14,6 +14,7 @@
 #include <assert.h>
 #include <string.h>
 #include "kvd/core/core.h"
+#include "kvd/core/journal.h"
 
 #ifdef CORE_HOOK
 void core_book_hook(const void *address, size_t size);
@@ -26,17 +27,26 @@ void core_book_hook(const void *address, size_t size);
  * without naming the unqualified type. */
 #define SET(lvalue, value) do { \
 	const __typeof__(lvalue) set_value_ = (value); \
+	journal_note(&(lvalue), sizeof(lvalue)); \
 	BOOK_HOOK(&(lvalue), sizeof(lvalue)); \
 	memcpy((void *)(uintptr_t)&(lvalue), &set_value_, sizeof(set_value_)); \
 } while (0)
 #define ADD(lvalue, amount) SET(lvalue, (__typeof__(lvalue))((lvalue) + (amount)))
 #define SET_BYTES(target, source, size) do { \
+	journal_note(target, size); \
 	BOOK_HOOK(target, size); \
 	memcpy((void *)(uintptr_t)(target), source, size); \
 } while (0)
 #define SET_ZERO(pointer) do { \
+	journal_note(pointer, sizeof(*(pointer))); \
 	BOOK_HOOK(pointer, sizeof(*(pointer))); \
 	memset((void *)(uintptr_t)(pointer), 0, sizeof(*(pointer))); \
+} while (0)
+/* A whole record that the committed book does not reach: nothing to undo. */
+#define SET_UNREACHED(pointer, value) do { \
+	const __typeof__(*(pointer)) set_value_ = (value); \
+	BOOK_HOOK(pointer, sizeof(*(pointer))); \
+	memcpy((void *)(uintptr_t)(pointer), &set_value_, sizeof(set_value_)); \
 } while (0)
 
 enum {
@@ -80,7 +90,7 @@ struct extent {
 	uint32_t high; /* frames from here on were never used since it was assigned */
 	uint32_t frames[KVD_FRAME_STATES];
 	uint32_t bucket;               /* partial list it is in, + 1; 0: none */
-	uint8_t draining, idle_listed, populating, acked_once;
+	uint8_t draining, idle_listed, populating /* enum extent_populate */, acked_once;
 	uint64_t mapped, acked;        /* engines that were told to map it; that said they did */
 	uint64_t idle_usec;            /* since when no frame of it is in use */
 	struct list free;              /* frames, LIFO: warm ones first */
@@ -88,6 +98,8 @@ struct extent {
 	struct link link, partial, idle;
 	uint32_t scrub_space;
 };
+
+enum extent_populate { EXTENT_POPULATE_NONE = 0, EXTENT_POPULATE_QUEUED, EXTENT_POPULATE_ISSUED };
 
 enum page_state { PAGE_NONE = 0, PAGE_RESIDENT };
 
@@ -225,6 +237,7 @@ struct job {
 	uint32_t source, peer, target; /* frames (JOB_EXTENT: target = extent); CORE_NONE: none */
 	uint32_t node, seq, group;
 	uint32_t source_page, peer_page; /* pages in them when the job began */
+	uint32_t issued;               /* its action has left the queue */
 };
 
 enum item_kind { ITEM_ACTION_COMPLETE = 1, ITEM_ROW, ITEM_MAP, ITEM_UNMAP, ITEM_MOVE,
@@ -236,13 +249,17 @@ struct pool { uint32_t high, free, count, max; }; /* records below high; free li
 struct layout {
 	uint64_t book_bytes;
 	uint64_t at_extents, at_frames, at_pages, at_nodes, at_claims, at_holds, at_seqs,
-		at_tenants, at_domains, at_node_hash, at_claim_hash, at_items;
+		at_tenants, at_domains, at_node_hash, at_claim_hash, at_items, at_shell, at_journal,
+		journal_max;
 	uint32_t n_extents, slot_bits, frames_max, nodes_max, claims_max, buckets_max, domains_max,
 		items_max;
 };
 
+#define CORE_MAGIC 0x6b7664636f726532ull /* "kvdcore2"; stored last by core_init */
+
 struct core {
-	uint64_t magic;
+	uint64_t magic, layout_version;
+	struct journal journal;
 	struct core_config config;
 	uint64_t now_usec, next_age;
 	uint32_t n_extents, slot_bits;
@@ -277,6 +294,8 @@ struct core {
 	struct batch batches[BATCHES_MAX];
 	struct job job[JOBS_MAX + 1];
 };
+
+bool book_layout(const struct core_config *config, struct layout *ret); /* false: impossible */
 
 /* ---- records by number ---- */
 #define BOOK_AT(core, offset, type, number) \

@@ -23,37 +23,25 @@ bool act_room(const struct core *c)
 	return false;
 }
 
-static const struct item *item_push(const struct core *c, enum item_kind kind, uint32_t engine)
+static void item_push(const struct core *c, struct item item)
 {
 	assert(c->items_tail < c->layout.items_max);
-	const struct item *item = item_at(c, c->items_tail);
+	SET_UNREACHED(item_at(c, c->items_tail), item);
 	ADD(c->items_tail, 1);
-	SET_ZERO(item);
-	SET(item->kind, kind);
-	SET(item->engine, engine);
-	return item;
 }
 
 void act_complete(const struct core *c, uint32_t engine, const struct kvd_cqe *cqe)
 {
-	const struct item *i = item_push(c, ITEM_ACTION_COMPLETE, engine);
-	SET(i->a, (uint32_t)cqe->verb << 16 | cqe->status);
-	SET(i->b, cqe->slot);
-	SET(i->c, cqe->cached);
-	SET(i->d, cqe->pages);
-	SET(i->e, cqe->need_pages);
-	SET(i->f, cqe->have_pages);
-	SET(i->x, cqe->user_data);
+	item_push(c, (struct item){ .kind = ITEM_ACTION_COMPLETE, .engine = engine,
+		.a = (uint32_t)cqe->verb << 16 | cqe->status, .b = cqe->slot, .c = cqe->cached, .d = cqe->pages,
+		.e = cqe->need_pages, .f = cqe->have_pages, .x = cqe->user_data });
 }
 
 void act_row(const struct core *c, uint32_t seq, uint32_t from, uint32_t to)
 {
-	if (from >= to || c->engines[seq_at(c, seq)->engine].state != ENGINE_LIVE)
-		return;
-	const struct item *i = item_push(c, ITEM_ROW, seq_at(c, seq)->engine);
-	SET(i->a, seq);
-	SET(i->b, from);
-	SET(i->c, to);
+	uint32_t engine = seq_at(c, seq)->engine;
+	if (from < to && c->engines[engine].state == ENGINE_LIVE)
+		item_push(c, (struct item){ .kind = ITEM_ROW, .engine = engine, .a = seq, .b = from, .c = to });
 }
 
 void act_entry(const struct core *c, uint32_t seq, uint32_t page)
@@ -64,20 +52,17 @@ void act_entry(const struct core *c, uint32_t seq, uint32_t page)
 void act_extent(const struct core *c, enum item_kind kind, uint32_t engine, uint32_t extent,
 		bool writable)
 {
-	const struct item *i = item_push(c, kind, engine);
-	SET(i->a, extent);
-	SET(i->b, writable);
+	item_push(c, (struct item){ .kind = kind, .engine = engine, .a = extent, .b = writable });
 }
 
 void act_move(const struct core *c, uint32_t job)
 {
-	const struct item *i = item_push(c, ITEM_MOVE, 0);
-	SET(i->a, job);
+	item_push(c, (struct item){ .kind = ITEM_MOVE, .a = job });
 }
 
 void act_stamp(const struct core *c)
 {
-	item_push(c, ITEM_STAMP, 0);
+	item_push(c, (struct item){ .kind = ITEM_STAMP });
 }
 
 static uint32_t saturate(uint64_t value)
@@ -88,18 +73,13 @@ static uint32_t saturate(uint64_t value)
 void act_attached(const struct core *c, uint32_t engine, uint32_t status, uint64_t need,
 		  uint64_t have)
 {
-	const struct item *i = item_push(c, ITEM_ATTACHED, engine);
-	SET(i->a, status);
-	SET(i->b, saturate(need));
-	SET(i->c, saturate(have));
+	item_push(c, (struct item){ .kind = ITEM_ATTACHED, .engine = engine, .a = status, .b = saturate(need),
+		.c = saturate(have) });
 }
 
 void act_alarm(const struct core *c, enum alarm_kind kind, uint32_t a, uint32_t b)
 {
-	const struct item *i = item_push(c, ITEM_ALARM, CORE_NONE);
-	SET(i->a, kind);
-	SET(i->b, a);
-	SET(i->c, b);
+	item_push(c, (struct item){ .kind = ITEM_ALARM, .engine = CORE_NONE, .a = kind, .b = a, .c = b });
 }
 
 /* ---- taking actions out ---- */
@@ -152,12 +132,13 @@ static void move_action(const struct core *c, uint32_t job, struct core_action *
 	uint32_t space = j->kind == JOB_EXTENT ? extent_at(c, j->target)->scrub_space
 					       : c->groups[j->group].space;
 	ret->type = CORE_ACT_MOVE;
-	ret->move.job = j->generation << 10 | job;
+	ret->move.job = job_name(c, job);
 	ret->move.kind = j->move;
 	ret->move.source = j->source;
 	ret->move.peer = j->peer;
 	ret->move.target = j->target;
 	ret->move.geometry = c->spaces[space].geometry;
+	SET(j->issued, 1);
 }
 
 /* One entry of a row item; the row is read now, when the event's work is over. */
@@ -192,9 +173,12 @@ static void attached_action(const struct core *c, const struct item *i, struct c
 bool core_next_action(struct core *core, struct core_action *ret)
 {
 	const struct core *c = core;
+	journal_commit(c);                   /* the action before is performed */
+	journal_open(c);
 	if (c->items_head == c->items_tail) {
 		SET(c->items_head, 0);
 		SET(c->items_tail, 0);
+		journal_commit(c);
 		return false;
 	}
 	const struct item *i = item_at(c, c->items_head);
@@ -224,6 +208,7 @@ bool core_next_action(struct core *core, struct core_action *ret)
 	case ITEM_POPULATE:
 		ret->type = CORE_ACT_POPULATE;
 		ret->populate.extent = i->a;
+		SET(extent_at(c, i->a)->populating, EXTENT_POPULATE_ISSUED);
 		break;
 	case ITEM_STAMP: ret->type = CORE_ACT_STAMP; break;
 	case ITEM_ATTACHED: attached_action(c, i, ret); break;
@@ -273,6 +258,7 @@ void core_step(struct core *core, const struct core_event *event, uint64_t now_u
 {
 	const struct core *c = core;
 	assert(!c->items_tail);              /* drained after every event */
+	journal_open(c);
 	if (now_usec > c->now_usec)
 		SET(c->now_usec, now_usec);
 	SET(c->more, 0);
@@ -296,6 +282,7 @@ void core_step(struct core *core, const struct core_event *event, uint64_t now_u
 	}
 	retire_pump(c);
 	peak_update(c);
+	journal_commit(c);
 }
 
 uint64_t core_next_tick_usec(const struct core *core)

@@ -7,6 +7,7 @@
  * events and turns actions into bytes, fds and messages.  The simulator is another shell.
  *
  * Use:  core_step(core, &event, now); while (core_next_action(core, &action)) perform(&action);
+ * Performing must be idempotent: an action is performed again if the process dies while it does.
  * Actions come out in the order in which they must be performed.  The action queue is bounded by
  * construction; a caller drains it after every event.
  *
@@ -36,6 +37,7 @@ struct core_config {
 	uint32_t holds_max;            /* table slots (sequence x page) of all engines together */
 	uint64_t hash_key[2];          /* random: keys the prefix index against flooding */
 	uint32_t promise_usec;         /* a promiser that seals nothing for this long is passed over */
+	uint64_t shell_bytes;          /* of the book, for the shell's own facts (core_shell) */
 };
 
 /* ---- events ---- */
@@ -133,6 +135,33 @@ size_t core_book_bytes(const struct core_config *config);
 
 /* Make an empty core in zeroed memory of core_book_bytes(); returns it (== book), NULL if impossible. */
 struct core *core_init(void *book, const struct core_config *config);
+
+/* Go on with the book that a killed process left in `book` (`bytes` mapped, writable).
+ * expect  what this process is configured with; its hash_key is not compared; NULL: anything
+ * why     CORE_WHY_MAX bytes; the reason where NULL is returned: another layout version, another
+ *         configuration, or the checker's first problem.  Then the book is garbage: start cold.
+ * The last event or action that was not committed is undone, byte for byte.  Then, in this order:
+ * ask core_job_in_flight() and core_populate_in_flight() what the dead process had handed out; drain
+ * the action queue (an action may be performed a second time); report each such job as failed
+ * (MOVED, ok = false) and populate each such extent again; answer a pending stamp; HANGUP for
+ * engines that are gone.  No engine may be reported as past a step before it looks at the tables
+ * that this process writes. */
+#define CORE_WHY_MAX 200
+struct core *core_adopt(void *book, size_t bytes, const struct core_config *expect, char *why);
+uint64_t core_layout_version(void);
+/* *cursor: 0 at first.  False: no more. */
+bool core_job_in_flight(const struct core *core, uint32_t *cursor, uint32_t *ret_job);
+bool core_populate_in_flight(const struct core *core, uint32_t *cursor, uint32_t *ret_extent);
+bool core_stamp_pending(const struct core *core);
+
+/* core_step() and the performing of an action are transactions: see journal.h.  The shell's region is
+ * zeroed at first; core_shell_set() between core_step()s belongs to the next core_step(), while an
+ * action is performed to that action; core_commit() ends a transaction that has neither. */
+const void *core_shell(const struct core *core);
+void core_shell_set(struct core *core, const void *target, const void *source, size_t bytes);
+void core_commit(struct core *core);
+/* Memory of the book that a large transaction has touched and nobody needs: the shell may punch it out. */
+bool core_journal_slack(struct core *core, size_t *ret_offset, size_t *ret_bytes);
 
 void core_step(struct core *core, const struct core_event *event, uint64_t now_usec);
 bool core_next_action(struct core *core, struct core_action *ret);

@@ -365,7 +365,7 @@ void extent_pump(const struct core *c)
 {
 	while (c->populating < POPULATES_MAX && c->populate_next < c->n_extents && act_room(c)) {
 		act_extent(c, ITEM_POPULATE, 0, c->populate_next, false);
-		SET(extent_at(c, c->populate_next)->populating, 1);
+		SET(extent_at(c, c->populate_next)->populating, EXTENT_POPULATE_QUEUED);
 		ADD(c->populate_next, 1);
 		ADD(c->populating, 1);
 	}

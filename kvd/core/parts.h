@@ -78,6 +78,7 @@ void retire_pump(const struct core *c);
 uint32_t job_new(const struct core *c, enum job_kind kind, enum core_move move, uint32_t group,
 		 uint32_t source, uint32_t peer,
 		 uint32_t target); /* 0: none free; pins source, peer */
+uint32_t job_name(const struct core *c, uint32_t job); /* as the mover knows it */
 void job_start(const struct core *c, uint32_t job);
 void job_moved(const struct core *c, const struct core_event *event);
 

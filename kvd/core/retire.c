@@ -245,6 +245,11 @@ uint32_t job_new(const struct core *c, enum job_kind kind, enum core_move move, 
 	return number;
 }
 
+uint32_t job_name(const struct core *c, uint32_t job)
+{
+	return c->job[job].generation << JOB_INDEX_BITS | job;
+}
+
 void job_start(const struct core *c, uint32_t job)
 {
 	act_move(c, job);

@@ -1,0 +1,62 @@
+/* journal.h - the book is transactional: an undo journal of its stores.
+ *
+ * Every SET() notes the old value of each 8-byte word it touches before it stores.  core_step() is
+ * one transaction, and so is each core_next_action(): it stays open while the shell performs the
+ * action it returned, so that what the shell remembers of it (core_shell_set) is committed together
+ * with the action's leaving the queue.  A process killed between any two stores leaves a book that
+ * journal_rollback() turns into what the last commit left, byte for byte (core_adopt, adopt.c).
+ *
+ * The order of stores is the program's: entry, count, then the book's word; a fence for the compiler
+ * keeps it.  A killed process's stores reach the memfd in that order, whoever maps it next; power
+ * failure is no matter here, memory does not survive it.
+ *
+ * A transaction that needs more entries than there are goes on without notes and says so
+ * (overflow); a book killed inside it is not adopted.  The journal is sized so that none known does. */
+#ifndef KVD_CORE_JOURNAL_H
+#define KVD_CORE_JOURNAL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct core;
+
+struct journal_entry { uint64_t word, old; };  /* word: offset in the book / 8 */
+
+struct journal {                               /* in the book */
+	uint64_t n;                            /* entries of the open transaction */
+	uint64_t high;                         /* most entries since the journal was last trimmed */
+	uint32_t overflow, pad;
+};
+
+/* The book that stores go to now: set by whoever opens a transaction; one thread. */
+struct journal_target { uintptr_t base; struct journal *journal; struct journal_entry *entries; uint64_t max; };
+extern struct journal_target journal_target;
+
+static inline void journal_note(const void *address, size_t size)
+{
+	struct journal *j = journal_target.journal;
+	uintptr_t first = (uintptr_t)address & ~(uintptr_t)7, end = (uintptr_t)address + size;
+	if (!j)
+		return;
+	for (uintptr_t at = first; at < end; at += 8) {
+		if (__builtin_expect(j->n >= journal_target.max, 0)) {
+			j->overflow = 1;
+			break;
+		}
+		struct journal_entry *entry = &journal_target.entries[j->n];
+		entry->word = (at - journal_target.base) / 8;
+		entry->old = *(const uint64_t *)at;
+		__atomic_signal_fence(__ATOMIC_SEQ_CST);
+		j->n++;
+	}
+	__atomic_signal_fence(__ATOMIC_SEQ_CST);
+}
+
+/* Stores go to this book from now on; what is noted and not committed stays so. */
+void journal_open(const struct core *c);
+void journal_commit(const struct core *c);
+/* Undo what was not committed.  False: entries are nonsense, or the transaction had overflowed. */
+bool journal_rollback(const struct core *c);
+
+#endif
