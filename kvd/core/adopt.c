@@ -16,8 +16,10 @@ enum { LAYOUT_REVISION = 1 };
 uint64_t core_layout_version(void)
 {
 	static const uint64_t sizes[] = {
-		LAYOUT_REVISION, sizeof(struct core), sizeof(struct frame), sizeof(struct extent), sizeof(struct page),
-		sizeof(struct node), sizeof(struct claim), sizeof(struct hold), sizeof(struct seq), sizeof(struct tenant),
+		LAYOUT_REVISION, sizeof(struct core), sizeof(struct frame), sizeof(struct extent),
+		LAYOUT_REVISION, sizeof(struct core), sizeof(struct frame), sizeof(struct extent),
+		sizeof(struct page), sizeof(struct node), sizeof(struct claim), sizeof(struct hold),
+		sizeof(struct seq), sizeof(struct tenant),
 		sizeof(struct domain), sizeof(struct engine), sizeof(struct space), sizeof(struct group),
 		sizeof(struct batch), sizeof(struct job), sizeof(struct item), sizeof(struct layout),
 		sizeof(struct core_config), sizeof(struct journal_entry), KVD_FRAME_STATES, KVD_EXTENT_STATES,

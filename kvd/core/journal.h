@@ -1,6 +1,6 @@
 /* journal.h - the book is transactional: an undo journal of its stores.
  *
- * Every SET() notes the old value of each 8-byte word it touches before it stores.  core_step() is
+ * Every SET(), the only store, notes the old value of each 8-byte word it touches before it stores.  core_step() is
  * one transaction, and so is each core_next_action(): it stays open while the shell performs the
  * action it returned, so that what the shell remembers of it (core_shell_set) is committed together
  * with the action's leaving the queue.  A process killed between any two stores leaves a book that
@@ -18,6 +18,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 struct core;
 
@@ -30,7 +31,12 @@ struct journal {                               /* in the book */
 };
 
 /* The book that stores go to now: set by whoever opens a transaction; one thread. */
-struct journal_target { uintptr_t base; struct journal *journal; struct journal_entry *entries; uint64_t max; };
+struct journal_target {
+	uintptr_t base;
+	struct journal *journal;       /* NULL: no book is open, nothing is noted */
+	struct journal_entry *entries;
+	uint64_t max;
+};
 extern struct journal_target journal_target;
 
 static inline void journal_note(const void *address, size_t size)
@@ -58,5 +64,38 @@ void journal_open(const struct core *c);
 void journal_commit(const struct core *c);
 /* Undo what was not committed.  False: entries are nonsense, or the transaction had overflowed. */
 bool journal_rollback(const struct core *c);
+
+#ifdef CORE_HOOK
+void core_book_hook(const void *address, size_t size);
+#define BOOK_HOOK(address, size) core_book_hook(address, size)
+#else
+#define BOOK_HOOK(address, size) ((void)0)
+#endif
+
+/* The only store.  memcpy of a constant size is one plain store; it is how const is cast away
+ * without naming the unqualified type. */
+#define SET(lvalue, value) do { \
+	const __typeof__(lvalue) set_value_ = (value); \
+	journal_note(&(lvalue), sizeof(lvalue)); \
+	BOOK_HOOK(&(lvalue), sizeof(lvalue)); \
+	memcpy((void *)(uintptr_t)&(lvalue), &set_value_, sizeof(set_value_)); \
+} while (0)
+#define ADD(lvalue, amount) SET(lvalue, (__typeof__(lvalue))((lvalue) + (amount)))
+#define SET_BYTES(target, source, size) do { \
+	journal_note(target, size); \
+	BOOK_HOOK(target, size); \
+	memcpy((void *)(uintptr_t)(target), source, size); \
+} while (0)
+#define SET_ZERO(pointer) do { \
+	journal_note(pointer, sizeof(*(pointer))); \
+	BOOK_HOOK(pointer, sizeof(*(pointer))); \
+	memset((void *)(uintptr_t)(pointer), 0, sizeof(*(pointer))); \
+} while (0)
+/* A whole record that the committed book does not reach: nothing to undo. */
+#define SET_UNREACHED(pointer, value) do { \
+	const __typeof__(*(pointer)) set_value_ = (value); \
+	BOOK_HOOK(pointer, sizeof(*(pointer))); \
+	memcpy((void *)(uintptr_t)(pointer), &set_value_, sizeof(set_value_)); \
+} while (0)
 
 #endif

@@ -3,6 +3,8 @@
  * Kills at every store are the simulator's; here is the contract of core_adopt() itself: what was
  * not committed is undone, what was committed stays, and a book that is another version's, another
  * configuration's or damaged is refused. */
+#include <stdio.h>
+
 #include "kvd/core/parts.h"
 #include "tests/lib/core_case.h"
 

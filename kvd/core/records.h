@@ -1,0 +1,217 @@
+/* records.h - what the book is made of: one struct for each thing that the core knows.
+ *
+ * Who may change which field is said where the thing lives: frame.c, extent.c, page.c, prefix.c,
+ * sequence.c, tenant.c, engine.c, share.c, retire.c. */
+#ifndef KVD_CORE_RECORDS_H
+#define KVD_CORE_RECORDS_H
+
+#include "kvd/core/core.h"
+#include "kvd/core/journal.h"
+
+enum {
+	SPACES_MAX = 128,              /* spaces with an engine or an extent */
+	GROUPS_MAX = 64 + SPACES_MAX,  /* one per engine number, then one shared one per space */
+	BATCHES_MAX = 256, /* retire batches: (group, stamp) that wait for step counters */
+	SCRUBS_MAX = 512, /* mover jobs in flight, by purpose: deep enough to hide ... */
+	SHARES_MAX = 128, /* ... the round trip to the mover, small enough that a dying ... */
+	COPIES_MAX = 256,              /* ... mover loses little work */
+	EXTENT_SCRUBS_MAX = 16,
+	JOBS_MAX = SCRUBS_MAX + SHARES_MAX + COPIES_MAX + EXTENT_SCRUBS_MAX + 1,
+	POPULATES_MAX = 4, /* first touch is memory-bound: more in flight gains nothing */
+	SHARE_AHEAD_PAGES = 32,        /* pages of a chain promoted ahead of the one waited for */
+	BUCKETS = 14, /* by log2(free frames): an extent holds at most 1 GiB / 8 KiB */
+};
+
+struct link { uint32_t prev, next; };           /* record number + 1; 0 = end */
+struct list { uint32_t head, tail, count; };    /* likewise */
+
+/* The primary facts of a frame are one aligned word (design.md section 7). */
+#define FRAME_WORD(state, colour, generation, owner)                                               \
+	((uint64_t)(state) | (uint64_t)(colour) << 4 | (uint64_t)(generation) << 12 |              \
+	 (uint64_t)(owner) << 28)
+#define FRAME_STATE(word) ((enum kvd_frame_state)((word) & 15u))
+#define FRAME_COLOUR(word) ((uint32_t)((word) >> 4) & 0xffu)
+#define FRAME_GENERATION(word) ((uint32_t)((word) >> 12) & 0xffffu)
+#define FRAME_OWNER(word) ((uint32_t)((word) >> 28) & 0xffffffu)
+
+#define FRAME_READY 0x80000000u /* of pins: only the pins keep this RETIRING frame from its scrub */
+
+struct frame {
+	uint64_t word;
+	uint32_t page;                 /* 0: none */
+	uint32_t pins;                 /* mover jobs that read it, and FRAME_READY */
+	struct link link;              /* free list of its extent, or a retire list */
+};
+
+struct extent {
+	uint32_t state;                /* enum kvd_extent_state */
+	uint32_t group, n_frames;      /* valid while ASSIGNED or LEAVING */
+	uint32_t high; /* frames from here on were never used since it was assigned */
+	uint32_t frames[KVD_FRAME_STATES];
+	uint32_t bucket;               /* partial list it is in, + 1; 0: none */
+	uint8_t draining, idle_listed, populating /* enum extent_populate */, acked_once;
+	uint64_t mapped, acked;        /* engines that were told to map it; that said they did */
+	uint64_t idle_usec;            /* since when no frame of it is in use */
+	struct list free;              /* frames, LIFO: warm ones first */
+	struct list switching;         /* nodes whose tables wait for an ack of this extent */
+	struct link link, partial, idle;
+	uint32_t scrub_space;
+};
+
+enum extent_populate { EXTENT_POPULATE_NONE = 0, EXTENT_POPULATE_QUEUED, EXTENT_POPULATE_ISSUED };
+
+enum page_state { PAGE_NONE = 0, PAGE_RESIDENT };
+
+struct page {                          /* K and V of 16 tokens; one copy of its node's content */
+	uint32_t next_free;            /* book.c's, 0 while the record is live */
+	uint32_t state, frame, node;   /* node 0: not in the index */
+	uint32_t tenant, domain;       /* who made it */
+	uint8_t keep_private;          /* its tenant's mode was `private` */
+	uint8_t verified;              /* bytes equal to the node's shared copy, says the mover */
+	uint8_t cool_listed;
+	uint64_t used_usec;
+	struct list holders;           /* holds */
+	struct link copy, cool;
+};
+
+struct node {                          /* content identity: (space, parent, 16 tokens) */
+	uint32_t next_free;            /* book.c's, 0 while the record is live */
+	uint32_t live, space, parent, depth;
+	uint32_t refs;                 /* hold slots that name it as their prompt, and jobs */
+	uint32_t hash, hash_next;
+	int32_t tokens[KVD_PAGE_TOKENS];
+	uint32_t shared;               /* its copy in the shared colour, 0: none */
+	uint32_t job;                  /* mover job that works on it */
+	uint8_t never_merge, promote, switching;
+	uint8_t queued;                /* 1: in the merge queue, 2: in the promote queue */
+	uint8_t failures;              /* mover failures in a row */
+	uint32_t switch_extent;        /* where it waits, + 1; 0: in the core's list */
+	uint32_t n_complete;           /* complete claims */
+	struct list copies, claims, children, waiters;
+	struct link sibling, queue, switch_link;
+};
+
+struct claim { /* "this domain may skip computing this page", or a promise of it */
+	uint32_t next_free;            /* book.c's, 0 while the record is live */
+	uint32_t node, domain, tenant; /* tenant: who made it, and pays */
+	uint32_t hash_next;
+	uint32_t holds, children; /* table slots of the domain; complete claims on child nodes */
+	uint32_t complete;             /* 0: only promised or waited for */
+	uint32_t promiser;             /* sequence that computes it now, 0: none */
+	uint32_t group;                /* whose reclaim list it is in, + 1; 0: none */
+	uint32_t home;                 /* group where it was last used */
+	uint64_t used_usec;
+	struct list waiters;           /* sequences */
+	struct link of_node, lru, of_tenant, promised;
+};
+
+struct hold { uint32_t page, claim, node, seq; struct link link; }; /* one table slot */
+
+enum core_seq_state { SEQ_EMPTY = 0, SEQ_WAITING, SEQ_RUNNING, SEQ_PARKED, SEQ_PREEMPTED };
+enum seq_wait {
+	WAIT_NONE = 0,
+	WAIT_QUEUE,
+	WAIT_PROMISE,
+	WAIT_SHARE,
+	WAIT_ACK,
+	WAIT_MEMORY,
+	WAIT_AWAKE,
+	WAIT_JOB
+};
+
+struct seq {
+	uint32_t state, engine, slot, tenant, domain;
+	uint32_t row;                  /* first hold slot */
+	uint32_t n_pages, n_sealed;    /* table entries; sealed ones at the front */
+	uint32_t n_nodes, n_take; /* prompt nodes known; of these may be taken from the index */
+	uint32_t n_cached, n_tokens, reserved, want, need; /* need: pages asked for at admission */
+	uint8_t no_index, alone, no_share, lookup, tenant_full;
+	uint32_t pending_slot;
+	uint16_t pending;              /* verb answered late, 0: none */
+	uint64_t pending_data;
+	uint32_t wait, wait_on, job;   /* enum seq_wait; claim, node or extent; copy in flight */
+	uint32_t copy_page,
+		copy_from; /* table index the copy is for; frame + 1 it is made from, pinned */
+	uint32_t preempted;
+	uint64_t age, opened_usec, progress_usec;
+	struct list promises;          /* claims */
+	struct link link, run, of_tenant, promiser;
+};
+
+struct tenant {
+	char name[KVD_NAME_MAX];
+	uint32_t domain, sharing;
+	uint64_t max_bytes, rss_bytes, held_bytes, reserved_bytes;
+	uint64_t evicted;
+	uint32_t n_seqs;
+	uint64_t check_rss, check_held, check_reserved; /* fsck's sums, no part of the state */
+	struct list claims;            /* evictable ones, oldest first */
+	struct list running;           /* sequences, oldest first */
+	struct link link;              /* tenants with running sequences */
+};
+
+struct domain { char name[KVD_NAME_MAX]; uint32_t refs, own; };
+
+struct engine {
+	uint32_t state;                /* enum engine_state */
+	uint32_t space, max_seqs, max_pages, seq_base, hold_base, draining, n_seqs;
+	char name[KVD_NAME_MAX], model[KVD_NAME_MAX];
+	uint64_t died_usec;
+	struct list ack_waiters;       /* sequences */
+};
+enum engine_state { ENGINE_FREE = 0, ENGINE_LIVE, ENGINE_DEAD /* not quiet yet */, ENGINE_QUIET };
+
+struct space {
+	uint32_t live, kv_format, layout, n_extents;
+	uint8_t fingerprint[16];
+	char numerics[KVD_NAME_MAX], model[KVD_NAME_MAX];
+	struct kvd_geometry geometry;
+	uint64_t page_bytes,
+		engines; /* engines LIVE or DEAD: those that may still look at a frame */
+	uint32_t first_tenant, many;   /* a second tenant or engine has appeared */
+};
+
+struct group {                         /* one (space, colour): who may use which extents */
+	uint32_t space, colour, engine; /* engine CORE_NONE: shared */
+	uint32_t busy_extents, busy_frames, n_unacked, n_draining, retiring;
+	uint64_t reserved;             /* frames promised to sequences and not yet taken */
+	uint64_t wanted;               /* extents those may need beyond its busy ones */
+	struct list extents, idle, partial[BUCKETS];
+	struct list lru, cool;         /* claims, pages: reclaim candidates, oldest first */
+	struct list pending;           /* sequences that wait for frames */
+	struct list fresh, stamping, quarantined; /* frames */
+};
+
+struct batch {
+	uint64_t mask;
+	uint64_t begun[CORE_ENGINES_MAX];
+	struct list frames;
+	uint32_t live;
+};
+
+enum job_kind { JOB_NONE = 0, JOB_SCRUB, JOB_SHARE, JOB_COPY, JOB_EXTENT };
+struct job {
+	uint32_t next_free;            /* book.c's, 0 while the record is live */
+	uint32_t kind, generation, move; /* move: enum core_move */
+	uint32_t source, peer, target; /* frames (JOB_EXTENT: target = extent); CORE_NONE: none */
+	uint32_t node, seq, group;
+	uint32_t source_page, peer_page; /* pages in them when the job began */
+	uint32_t issued;               /* its action has left the queue */
+};
+
+enum item_kind { ITEM_ACTION_COMPLETE = 1, ITEM_ROW, ITEM_MAP, ITEM_UNMAP, ITEM_MOVE,
+	ITEM_POPULATE, ITEM_STAMP, ITEM_ATTACHED, ITEM_ALARM };
+struct item { uint32_t kind, engine, a, b, c, d, e, f; uint64_t x; };
+
+struct pool { uint32_t high, free, count, max; }; /* records below high; free list head, 0: empty */
+
+struct layout {
+	uint64_t book_bytes;
+	uint64_t at_extents, at_frames, at_pages, at_nodes, at_claims, at_holds, at_seqs,
+		at_tenants, at_domains, at_node_hash, at_claim_hash, at_items, at_shell, at_journal,
+		journal_max;
+	uint32_t n_extents, slot_bits, frames_max, nodes_max, claims_max, buckets_max, domains_max,
+		items_max;
+};
+
+#endif
