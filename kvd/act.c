@@ -82,6 +82,9 @@ void act_perform(struct daemon *daemon, const struct core_action *action)
 		mover_link_populate(&daemon->mover, action->populate.extent);
 		return;
 	case CORE_ACT_STAMP: daemon->stamp_wanted = true; return;
+	case CORE_ACT_PRESSURE:
+		log_info("core.pressure trigger=%u", action->pressure.trigger);
+		return;
 	case CORE_ACT_ALARM:
 		log_error("core.alarm text=\"%.*s\"", (int)sizeof(action->alarm.text),
 			  action->alarm.text);

@@ -65,7 +65,7 @@ static bool define_tenant(struct peer *peer)
 	strcpy(event.tenant.name, peer->tenant_name);
 	strcpy(event.tenant.domain, peer->domain);
 	event.tenant.sharing = domain ? domain->sharing : daemon->config->sharing;
-	event.tenant.max_bytes = tenant ? tenant->max_bytes : 0;
+	event.tenant.quota.max_bytes = tenant ? tenant->max_bytes : 0;
 	daemon_event(daemon, &event);
 	peer->tenant = core_tenant_find(daemon->core, peer->tenant_name);
 	return peer->tenant != CORE_NONE;

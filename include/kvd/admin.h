@@ -10,7 +10,8 @@
 
 enum kvd_query {
 	KVD_Q_STATUS = 1, KVD_Q_ENGINES = 2, KVD_Q_TENANTS = 3, KVD_Q_SEQUENCES = 4, KVD_Q_PAGES = 5,
-	KVD_Q_EXTENTS = 6, KVD_Q_FSCK = 7,
+	KVD_Q_EXTENTS = 6, KVD_Q_FSCK = 7, KVD_Q_PSI = 8, KVD_Q_PLAN = 9, KVD_Q_EVICTIONS = 10, KVD_Q_EVICTED = 11,
+	KVD_Q_EXPLAIN = 12,
 };
 
 enum kvd_frame_state {             /* a frame is in exactly one; design.md section 5 */
@@ -26,6 +27,27 @@ enum kvd_extent_state {
 	KVD_EXTENT_STATES
 };
 
+/* Why a page was taken from its owner. */
+enum kvd_reclaim_reason {
+	KVD_RECLAIM_DIRECT = 0,    /* somebody waited for its frame */
+	KVD_RECLAIM_BACKGROUND,    /* free memory was below the mark `low` */
+	KVD_RECLAIM_HIGH,          /* its owner was above its own high or max */
+	KVD_RECLAIM_FLOOR,         /* a tenant below its min asked */
+	KVD_RECLAIM_EXTENT,        /* its extent went to another engine or space */
+	KVD_RECLAIM_CLAIMS,        /* the index was full */
+	KVD_RECLAIM_PROGRESS,      /* kept by its owner's min, but the oldest sequence could not go on without */
+	KVD_RECLAIM_ADMIN,         /* an administrator said so */
+	KVD_RECLAIM_REASONS
+};
+/* Order of taking: the lower class first, then the smaller value. */
+enum kvd_reclaim_class {
+	KVD_CLASS_OVER_HIGH = 0,   /* its owner is above its high */
+	KVD_CLASS_NORMAL,
+	KVD_CLASS_LOW,             /* its owner is at or below its low */
+	KVD_CLASS_GUARDED,         /* kept by its owner's min: only for the owner itself */
+	KVD_CLASS_IN_USE,          /* in a table, or a page below it is cached for the same domain: not a candidate */
+};
+
 struct kvd_row_status {
 	uint64_t pool_bytes, extent_bytes;
 	uint64_t frame_bytes[KVD_FRAME_STATES];   /* bytes of frames per state */
@@ -39,6 +61,15 @@ struct kvd_row_status {
 	uint64_t peers_closed;     /* peers closed for breaking the protocol */
 	uint32_t kvd_pid, engines, tenants, sequences, adopted, healthy;
 	char device[16], version[32];
+	/* watermarks of free memory: reclaim begins below low and ends at high, stalls begin below min */
+	uint64_t available_bytes, mark_min_bytes, mark_low_bytes, mark_high_bytes;
+	uint64_t guarded_bytes;    /* cached bytes that a tenant's min keeps */
+	uint64_t refault_tokens;   /* computed again because their page had been evicted */
+	uint64_t reclaimed_pages[KVD_RECLAIM_REASONS]; /* pages by enum kvd_reclaim_reason */
+	uint64_t throttled;        /* waits for an own limit: high or insert rate */
+	uint32_t reclaiming;       /* 1: background reclaim is between low and high */
+	uint32_t some_avg10, some_avg60, some_avg300, full_avg10, full_avg60, full_avg300; /* 1/100 % */
+	uint32_t pad_pressure;
 };
 struct kvd_row_engine {
 	char name[KVD_NAME_MAX], model[KVD_NAME_MAX], numerics[KVD_NAME_MAX];
@@ -51,6 +82,14 @@ struct kvd_row_tenant {
 	uint64_t rss_bytes, pss_bytes, uss_bytes, spilled_bytes, min_bytes, max_bytes;
 	uint64_t prompt_tokens, cached_tokens, completion_tokens, evicted_pages;
 	uint32_t sequences, sharing /* 0 private 1 merge 2 reuse */;
+	uint64_t low_bytes, high_bytes, insert_bytes_per_sec;
+	uint64_t held_bytes;       /* part of rss that its sequences have in their tables */
+	uint64_t reserved_bytes;   /* admitted and not yet taken; counts towards the limits */
+	uint64_t guarded_bytes;    /* cached, and kept by its min */
+	uint64_t refault_tokens;   /* computed again because their page had been evicted */
+	uint64_t throttled;        /* waits for an own limit: high or insert rate */
+	uint32_t weight, max_sequences, stalled /* sequences that wait for memory now */;
+	uint32_t some_avg10, full_avg10 /* 1/100 % */, pad_pressure;
 };
 struct kvd_row_sequence {
 	char engine[KVD_NAME_MAX], tenant[KVD_NAME_MAX];
@@ -76,6 +115,37 @@ struct kvd_row_extent {
 	uint32_t frames[KVD_FRAME_STATES];
 	uint32_t shared_frames;    /* sealed frames held by two sequences or claimed by two domains */
 	char engine[KVD_NAME_MAX]; /* engine of the colour, "" = shared */
+};
+struct kvd_row_psi {               /* as /proc/pressure/memory; avg in 1/100 % */
+	char tenant[KVD_NAME_MAX]; /* "": the whole pool */
+	uint64_t some_total_usec, full_total_usec;
+	uint32_t some_avg10, some_avg60, some_avg300, full_avg10, full_avg60, full_avg300;
+	uint32_t stalled, running; /* sequences that wait for memory; that run and don't */
+};
+struct kvd_row_plan {              /* one reclaim candidate, or why a claim is none */
+	char tenant[KVD_NAME_MAX]; /* owner of the claim: who pays for it */
+	uint64_t prefix;           /* number of the prefix that ends with this page */
+	uint64_t idle_usec;        /* since its domain last used it */
+	uint64_t worth_usec;       /* added to its last use for hits and cost: who has less in all goes first */
+	uint64_t frees_bytes;      /* of the device, at once; 0: others keep the content */
+	uint64_t charge_bytes;     /* of its owner's charge */
+	uint64_t owner_bytes, owner_low_bytes, owner_min_bytes; /* the owner's charge against its floors */
+	uint32_t rank;             /* 0: goes first; 0xffffffff: beyond the plan, or not a candidate */
+	uint32_t class;            /* enum kvd_reclaim_class */
+	uint32_t hits_256;         /* hits x 256, halved every half-life */
+	uint32_t recompute_tokens; /* to have it again */
+	uint32_t tokens_per_mib;   /* recompute tokens per MiB of charge */
+	uint32_t depth, space, colour /* of the group that lists it */, holds, children;
+};
+struct kvd_row_eviction {          /* who evicted whose bytes */
+	char victim[KVD_NAME_MAX], by[KVD_NAME_MAX]; /* by "": others, or nobody in particular */
+	uint64_t bytes, pages, refault_tokens /* computed again since */, last_usec_ago;
+	uint32_t reason, pad;      /* enum kvd_reclaim_reason */
+};
+struct kvd_row_evicted {           /* one page that went */
+	char victim[KVD_NAME_MAX], by[KVD_NAME_MAX];
+	uint64_t prefix, usec_ago, idle_usec, bytes;
+	uint32_t reason, class, hits_256, depth;
 };
 struct kvd_row_fsck { char problem[248]; uint64_t checked_pages; }; /* one row with problem "" if clean */
 

@@ -237,7 +237,8 @@ static void core_dispatch(const struct core *c, const struct core_event *event)
 	case CORE_EV_DONE: retire_done(c, event->epoch.done); break;
 	case CORE_EV_MOVED: job_moved(c, event); break;
 	case CORE_EV_POPULATED: extent_populated(c, event->populated.extent); break;
-	case CORE_EV_TICK: break;
+	case CORE_EV_TICK:
+	case CORE_EV_TRIGGER: break;
 	}
 }
 

@@ -25,8 +25,23 @@
 
 #define CORE_ENGINES_MAX 63u       /* one bit each of a 64-bit mask; bit 63 unused */
 #define CORE_NONE 0xffffffffu
+#define CORE_PLAN_ROWS 256u        /* candidates that a plan ranks at once */
+#define CORE_TRIGGERS_MAX 64u      /* pressure triggers at once */
 
 enum core_sharing { CORE_PRIVATE = 0, CORE_MERGE = 1, CORE_REUSE = 2 };
+
+/* What a tenant may have.  Measured in charge: what it holds, what is cached for it, what is reserved
+ * for it, as if nothing were shared.  Every field 0: no floor, no limit, weight 100. */
+struct core_quota {
+	uint64_t min_bytes;            /* never taken for others */
+	uint64_t low_bytes;            /* taken last; at least min */
+	uint64_t high_bytes;           /* above it: its own cache goes, its OPENs wait; always below max;
+					* 0: max - max / 16 */
+	uint64_t max_bytes;            /* above it: refused; 0: no limit */
+	uint64_t insert_bytes_per_sec; /* of new pages; 0: no limit */
+	uint32_t weight;               /* share of what nobody's min guards, 1..10000; 0: 100 */
+	uint32_t max_sequences;        /* open at once, running or not; 0: no limit */
+};
 
 struct core_config {
 	uint64_t pool_bytes;           /* rounded down to whole extents by core_init */
@@ -42,7 +57,7 @@ struct core_config {
 
 /* ---- events ---- */
 enum core_event_type {
-	CORE_EV_TENANT = 1,     /* define or update a tenant: name, domain, sharing, max */
+	CORE_EV_TENANT = 1,     /* define or update a tenant: name, domain, sharing, quota */
 	CORE_EV_ATTACH,         /* engine wants in */
 	CORE_EV_HANGUP,         /* engine's socket closed: its leases return, frames go to quarantine */
 	CORE_EV_QUIET,          /* that engine's process is gone and the device agrees: end quarantine */
@@ -53,6 +68,7 @@ enum core_event_type {
 	CORE_EV_MOVED,          /* the mover finished a job */
 	CORE_EV_POPULATED,      /* an extent has memory and is zero */
 	CORE_EV_TICK,           /* time passed (promise deadlines, background work) */
+	CORE_EV_TRIGGER,        /* set or remove a pressure trigger */
 };
 
 struct core_event {
@@ -62,7 +78,7 @@ struct core_event {
 		struct {               /* TENANT */
 			char name[KVD_NAME_MAX], domain[KVD_NAME_MAX];
 			enum core_sharing sharing;
-			uint64_t max_bytes;    /* 0 = no limit */
+			struct core_quota quota;
 		} tenant;
 		struct {               /* ATTACH; space identity is everything but name, max_* */
 			char name[KVD_NAME_MAX], model[KVD_NAME_MAX], numerics[KVD_NAME_MAX];
@@ -87,6 +103,16 @@ struct core_event {
 			bool differs;          /* COMPARE part: bytes of source and peer differ */
 		} moved;
 		struct { uint32_t extent; } populated;
+		struct {               /* TRIGGER: CORE_ACT_PRESSURE when the stall within any window of
+					* window_usec reaches threshold_usec, at most once in a window */
+			uint32_t number;       /* the shell's choice, below CORE_TRIGGERS_MAX; replaces
+						* the one there */
+			uint32_t tenant;       /* CORE_NONE: the whole pool */
+			bool full;             /* stall of all its sequences; else of at least one */
+			uint64_t threshold_usec; /* 0: remove */
+			uint64_t window_usec;  /* 500,000 .. 10,000,000, at least the threshold; else the
+						* event does nothing */
+		} trigger;
 	};
 };
 
@@ -101,6 +127,7 @@ enum core_action_type {
 	CORE_ACT_POPULATE,      /* give an extent memory (create the memfd, let the mover touch it) */
 	CORE_ACT_STAMP,         /* frames wait for a stamp: after all actions, fence, read begun, EV_STAMP */
 	CORE_ACT_ALARM,         /* log: merge mismatch and the like */
+	CORE_ACT_PRESSURE,      /* a trigger fired: tell who waits for it */
 };
 enum core_move { CORE_MOVE_SCRUB = 1, CORE_MOVE_COPY, CORE_MOVE_COMPARE_COPY, CORE_MOVE_SCRUB_EXTENT };
 
@@ -124,6 +151,7 @@ struct core_action {
 		} move;
 		struct { uint32_t extent; } populate;
 		struct { char text[160]; } alarm;
+		struct { uint32_t trigger, tenant; bool full; } pressure;
 	};
 };
 
@@ -187,6 +215,25 @@ uint32_t core_read_sequences(const struct core *core, uint32_t tenant, uint64_t 
 uint32_t core_read_pages(const struct core *core, uint32_t tenant, uint64_t now_usec, uint32_t *cursor,
 			 struct kvd_row_page *ret, uint32_t max);
 uint32_t core_read_extents(const struct core *core, uint32_t *cursor, struct kvd_row_extent *ret, uint32_t max);
+/* First the whole pool (only for tenant CORE_NONE), then the tenants. */
+uint32_t core_read_psi(const struct core *core, uint32_t tenant, uint64_t now_usec, uint32_t *cursor,
+		       struct kvd_row_psi *ret, uint32_t max);
+/* The ranked plan: what goes first, best first; at most CORE_PLAN_ROWS.  owner: only that tenant's claims
+ * (CORE_NONE: all).  tenant: who asks; a tenant sees its own claims in the order in which they go, no more. */
+uint32_t core_read_plan(const struct core *core, uint32_t tenant, uint32_t owner, uint64_t now_usec,
+			uint32_t *cursor, struct kvd_row_plan *ret, uint32_t max);
+/* Who evicted whose bytes: one row for each (victim, by, reason).  A tenant sees itself as victim, the others
+ * without names and summed up. */
+uint32_t core_read_evictions(const struct core *core, uint32_t tenant, uint64_t now_usec, uint32_t *cursor,
+			     struct kvd_row_eviction *ret, uint32_t max);
+/* The last evictions, newest first, one row a page; a tenant sees its own. */
+uint32_t core_read_evicted(const struct core *core, uint32_t tenant, uint64_t now_usec, uint32_t *cursor,
+			   struct kvd_row_evicted *ret, uint32_t max);
+/* Why is it (not) next to go?  One row for each claim on a prefix (its number in kvd_row_plan.prefix), on the
+ * page in a frame, or for a tenant's next to go; 0: no such thing, or not the asker's. */
+enum core_explain { CORE_EXPLAIN_PREFIX = 1, CORE_EXPLAIN_FRAME, CORE_EXPLAIN_TENANT };
+uint32_t core_read_explain(const struct core *core, uint32_t tenant, enum core_explain kind, uint64_t number,
+			   uint64_t now_usec, uint32_t *cursor, struct kvd_row_plan *ret, uint32_t max);
 
 /* Check every invariant of design.md section 12 that holds between events.
  * report   called once per problem with one sentence; may be NULL

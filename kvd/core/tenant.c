@@ -101,7 +101,7 @@ void tenant_define(const struct core *c, const struct core_event *event)
 	SET(t->domain, domain);
 	SET(t->sharing,
 	    event->tenant.sharing > CORE_REUSE ? CORE_PRIVATE : (uint32_t)event->tenant.sharing);
-	SET(t->max_bytes, event->tenant.max_bytes);
+	SET(t->max_bytes, event->tenant.quota.max_bytes);
 	SET(c->memory_changed, 1);           /* a larger max may let somebody in */
 }
 

@@ -186,6 +186,7 @@ static void perform(struct world *w, const struct core_action *a)
 	case CORE_ACT_POPULATE: w->populates[w->n_populates++] = a->populate.extent; break;
 	case CORE_ACT_STAMP: w->stamp = true; break;
 	case CORE_ACT_ALARM: w->alarms++; break;
+	case CORE_ACT_PRESSURE: w->pressures |= 1ull << a->pressure.trigger; break;
 	}
 }
 
@@ -248,7 +249,7 @@ void world_tenant(struct world *w, const char *name, const char *domain, enum co
 	snprintf(ev.tenant.name, sizeof(ev.tenant.name), "%s", name);
 	snprintf(ev.tenant.domain, sizeof(ev.tenant.domain), "%s", domain);
 	ev.tenant.sharing = sharing;
-	ev.tenant.max_bytes = max;
+	ev.tenant.quota.max_bytes = max;
 	world_step(w, &ev);
 	world_seen(w, &(struct world_record){ .kind = SEEN_TENANT,
 					      .a = core_tenant_find(w->core, name),

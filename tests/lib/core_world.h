@@ -103,6 +103,7 @@ struct world {
 	uint64_t ops, finished, preempted, alarms, mover_fails, entries;
 	uint32_t fail_percent;         /* of mover jobs */
 	uint64_t lie_frame_plus_1;     /* a frame whose bytes were planted to differ */
+	uint64_t pressures;            /* triggers that fired, one bit each */
 	uint32_t fsck_every, fsck_count;
 };
 
