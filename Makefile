@@ -125,11 +125,12 @@ tools: $(TOOLS)
 
 check: ## install what is missing, build, run all tests
 	@tests/setup.sh
+	@tests/setup.sh spin || echo "tests/models will be skipped"
 	@tests/fetch_model.sh >/dev/null || echo "tests of the real model will be skipped"
 	@$(MAKE) --no-print-directory check-run
 
 check-run: $(BINS) $(SHARED) $(EXAMPLES) $(TOOLS) $(UNITS) $(INTEGS) $(REPLAYS)
-	@tests/run $(O) tests/tidy.sh $(UNITS) $(REPLAYS) $(INTEGS) --no-uring $(INTEGS)
+	@tests/run $(O) tests/tidy.sh $(if $(SAN),,tests/models/test_models) $(UNITS) $(REPLAYS) $(INTEGS) --no-uring $(INTEGS)
 
 check-san: ## the tests under ASan and UBSan
 	@tests/setup.sh
