@@ -89,6 +89,7 @@ void act_perform(struct daemon *daemon, const struct core_action *action)
 		log_error("core.alarm text=\"%.*s\"", (int)sizeof(action->alarm.text),
 			  action->alarm.text);
 		return;
+	case CORE_ACT_STEERED: daemon->steered = *action; return;
 	}
 	assert(!"unknown action");
 }

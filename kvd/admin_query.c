@@ -27,6 +27,8 @@ static const uint32_t row_bytes[] = {
 	[KVD_Q_PAGES] = sizeof(struct kvd_row_page),
 	[KVD_Q_EXTENTS] = sizeof(struct kvd_row_extent),
 	[KVD_Q_FSCK] = sizeof(struct kvd_row_fsck),
+	[KVD_Q_SMAPS] = sizeof(struct kvd_row_smaps),
+	[KVD_Q_PREFIXES] = sizeof(struct kvd_row_prefix),
 };
 
 /* ---- rows ---- */
@@ -158,6 +160,10 @@ static uint32_t fill(struct peer *peer, void *rows, uint32_t max, bool *ret_end)
 		n = core_read_pages(daemon->core, tenant, now_usec, &query->cursor, rows, max);
 		break;
 	case KVD_Q_EXTENTS: n = core_read_extents(daemon->core, &query->cursor, rows, max); break;
+	case KVD_Q_SMAPS: n = core_read_smaps(daemon->core, tenant, &query->cursor, rows, max); break;
+	case KVD_Q_PREFIXES:
+		n = core_read_prefixes(daemon->core, now_usec, &query->cursor, rows, max);
+		break;
 	}
 	*ret_end = n == 0;
 	return n;
@@ -254,12 +260,12 @@ void admin_query(struct peer *peer, const struct kvd_msg_query *m)
 	struct peer_query *query = &peer->query;
 	int fd;
 
-	if (m->what < KVD_Q_STATUS || m->what > KVD_Q_FSCK) {
+	if (m->what >= sizeof(row_bytes) / sizeof(row_bytes[0]) || !row_bytes[m->what]) {
 		peer_error(peer, m->m.seq, KVD_S_BAD_REQUEST, 0, 0,
 			   "question %u is not one this kvd knows; upgrade it", m->what);
 		return;
 	}
-	if (!peer->admin && (m->what == KVD_Q_EXTENTS || m->what == KVD_Q_FSCK)) {
+	if (!peer->admin && (m->what == KVD_Q_EXTENTS || m->what == KVD_Q_FSCK || m->what == KVD_Q_PREFIXES)) {
 		peer_error(peer, m->m.seq, KVD_S_REFUSED, 0, 0,
 			   "only root, the user of kvd and group kvadm may ask that");
 		return;

@@ -58,6 +58,7 @@ struct daemon {
 	bool stamp_wanted;         /* frames wait for a stamp */
 	bool engines_changed;      /* one came or went: streams that wait may be served */
 	bool queries_active;
+	struct core_action steered;/* what came of the last PIN ... EVICT (admin_steer.c) */
 	uint64_t asked_usec[256];  /* by uid: questions of strangers are paced (admin_query.c) */
 	uint64_t deadline_usec;    /* earliest of all module deadlines */
 	uint64_t step_poll_usec;   /* interval at which step counters are looked at */

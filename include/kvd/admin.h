@@ -12,6 +12,7 @@ enum kvd_query {
 	KVD_Q_STATUS = 1, KVD_Q_ENGINES = 2, KVD_Q_TENANTS = 3, KVD_Q_SEQUENCES = 4, KVD_Q_PAGES = 5,
 	KVD_Q_EXTENTS = 6, KVD_Q_FSCK = 7, KVD_Q_PSI = 8, KVD_Q_PLAN = 9, KVD_Q_EVICTIONS = 10, KVD_Q_EVICTED = 11,
 	KVD_Q_EXPLAIN = 12,
+	KVD_Q_SMAPS = 20, KVD_Q_PREFIXES = 21,
 };
 
 enum kvd_frame_state {             /* a frame is in exactly one; design.md section 5 */
@@ -146,6 +147,27 @@ struct kvd_row_evicted {           /* one page that went */
 	char victim[KVD_NAME_MAX], by[KVD_NAME_MAX];
 	uint64_t prefix, usec_ago, idle_usec, bytes;
 	uint32_t reason, class, hits_256, depth;
+};
+struct kvd_row_smaps {             /* what /proc/PID/smaps_rollup is for a process */
+	char name[KVD_NAME_MAX];
+	uint64_t rss_bytes;        /* private_clean + private_dirty + shared_clean, always */
+	uint64_t pss_bytes;        /* a page that n have counts 1/n */
+	uint64_t private_clean_bytes, private_dirty_bytes /* being written */, shared_clean_bytes;
+	uint64_t swap_bytes;       /* spilled */
+	uint32_t kind;             /* 0 tenant: its claims and pages; 1 engine: what its tables name */
+	uint32_t pages;
+};
+struct kvd_row_prefix {            /* a chain of sealed pages from position 0, up to where it ends or branches */
+	uint64_t id;               /* as PIN, PUBLISH, EVICT and EXPLAIN take it */
+	uint64_t bytes;            /* of all copies of its pages */
+	uint64_t own_bytes;        /* of those behind the last branch: they add up over all prefixes */
+	uint64_t idle_usec;        /* since the last use of its last page */
+	uint64_t hits;             /* times that its last page was taken instead of computed */
+	uint32_t tokens, pages, holders /* of its last page */, claims;
+	uint32_t pinned, published;/* 1: it ends here; 2: only one that goes on from here */
+	uint32_t space, shared;    /* shared: its last page has a copy in the shared colour */
+	char tenant[KVD_NAME_MAX]; /* who claimed its last page first */
+	char model[KVD_NAME_MAX];
 };
 struct kvd_row_fsck { char problem[248]; uint64_t checked_pages; }; /* one row with problem "" if clean */
 

@@ -146,13 +146,21 @@ static bool admit_take(const struct core *c, uint32_t seq, uint32_t hits)
 	for (uint32_t i = 0; i < hits; i++) {
 		enum probe found = lookup_probe(c, seq, i, &page);
 		assert(found == PROBE_HIT);
-		hold_take(c, seq, i, page, claim_find(c, page_at(c, page)->node, s->domain));
+		uint32_t node = page_at(c, page)->node;
+		uint32_t claim = steer_claim(c, node, s->domain, s->tenant, s->engine);
+		if (!claim) {
+			hits = i;
+			break;
+		}
+		hold_take(c, seq, i, page, claim);
 		SET(s->n_pages, i + 1);
 		SET(s->n_sealed, i + 1);
 	}
 	seq_reserve(c, seq, (int64_t)s->need - hits);
 	if (core_fits(c)) {
 		SET(s->n_cached, hits);
+		for (uint32_t i = 0; i < hits; i++)
+			ADD(node_at(c, hold_at(c, s->row + i)->node)->hits, 1);
 		return true;
 	}
 	seq_reserve(c, seq, -(int64_t)s->reserved);

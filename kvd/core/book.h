@@ -45,6 +45,8 @@ struct core {
 	struct list running;           /* sequences, oldest first */
 	struct list promisers;         /* sequences with promises, least recent progress first */
 	struct list tenants_running;
+	uint32_t n_pins, n_publics;    /* pinned, published nodes: the ends */
+	uint32_t pinned_extents, pinned_frames; /* that hold, that are copies of pinned pages */
 	uint32_t items_head, items_tail, item_at; /* at: entries already expanded of a row item */
 	struct engine engines[CORE_ENGINES_MAX];
 	struct space spaces[SPACES_MAX];

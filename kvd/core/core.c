@@ -82,6 +82,19 @@ void act_alarm(const struct core *c, enum alarm_kind kind, uint32_t a, uint32_t 
 	item_push(c, (struct item){ .kind = ITEM_ALARM, .engine = CORE_NONE, .a = kind, .b = a, .c = b });
 }
 
+void act_steered(const struct core *c, uint32_t status, uint64_t pages, uint64_t bytes, uint64_t need, uint64_t have,
+		 bool more)
+{
+	item_push(c, (struct item){ .kind = ITEM_STEERED,
+				    .engine = CORE_NONE,
+				    .a = status,
+				    .b = saturate(pages),
+				    .c = saturate(need),
+				    .d = saturate(have),
+				    .e = more,
+				    .x = bytes });
+}
+
 /* ---- taking actions out ---- */
 
 static uint32_t text_add(char *text, uint32_t at, const char *s)
@@ -216,6 +229,15 @@ bool core_next_action(struct core *core, struct core_action *ret)
 		ret->type = CORE_ACT_ALARM;
 		alarm_text(i, ret->alarm.text);
 		break;
+	case ITEM_STEERED:
+		ret->type = CORE_ACT_STEERED;
+		ret->steered.status = i->a;
+		ret->steered.pages = i->b;
+		ret->steered.need = i->c;
+		ret->steered.have = i->d;
+		ret->steered.more = i->e;
+		ret->steered.bytes = i->x;
+		break;
 	}
 	if (last)
 		ADD(c->items_head, 1);
@@ -239,6 +261,11 @@ static void core_dispatch(const struct core *c, const struct core_event *event)
 	case CORE_EV_POPULATED: extent_populated(c, event->populated.extent); break;
 	case CORE_EV_TICK:
 	case CORE_EV_TRIGGER: break;
+	case CORE_EV_PIN:
+	case CORE_EV_UNPIN:
+	case CORE_EV_PUBLISH:
+	case CORE_EV_UNPUBLISH:
+	case CORE_EV_EVICT: steer_event(c, event); break;
 	}
 }
 

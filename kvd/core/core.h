@@ -69,6 +69,11 @@ enum core_event_type {
 	CORE_EV_POPULATED,      /* an extent has memory and is zero */
 	CORE_EV_TICK,           /* time passed (promise deadlines, background work) */
 	CORE_EV_TRIGGER,        /* set or remove a pressure trigger */
+	CORE_EV_PIN,            /* an administrator: keep a prefix whatever the pressure */
+	CORE_EV_UNPIN,
+	CORE_EV_PUBLISH,        /* every domain may take the prefix */
+	CORE_EV_UNPUBLISH,
+	CORE_EV_EVICT,          /* drop cached claims: of a prefix, of a tenant, or the plan's first */
 };
 
 struct core_event {
@@ -113,6 +118,11 @@ struct core_event {
 			uint64_t window_usec;  /* 500,000 .. 10,000,000, at least the threshold; else the
 						* event does nothing */
 		} trigger;
+		struct {               /* PIN ... EVICT */
+			uint64_t prefix;       /* core_prefix_id(); 0: none (EVICT only) */
+			uint32_t tenant;       /* EVICT: of this tenant; CORE_NONE: of anybody */
+			uint64_t bytes;        /* EVICT: until so many are on their way; 0: all */
+		} steer;
 	};
 };
 
@@ -128,6 +138,7 @@ enum core_action_type {
 	CORE_ACT_STAMP,         /* frames wait for a stamp: after all actions, fence, read begun, EV_STAMP */
 	CORE_ACT_ALARM,         /* log: merge mismatch and the like */
 	CORE_ACT_PRESSURE,      /* a trigger fired: tell who waits for it */
+	CORE_ACT_STEERED,       /* what came of PIN ... EVICT; always the last action of such an event */
 };
 enum core_move { CORE_MOVE_SCRUB = 1, CORE_MOVE_COPY, CORE_MOVE_COMPARE_COPY, CORE_MOVE_SCRUB_EXTENT };
 
@@ -152,6 +163,12 @@ struct core_action {
 		struct { uint32_t extent; } populate;
 		struct { char text[160]; } alarm;
 		struct { uint32_t trigger, tenant; bool full; } pressure;
+		struct {
+			uint32_t status;       /* KVD_S_*; LIMIT: need and have are pages that pins hold */
+			uint32_t pages, need, have;
+			uint64_t bytes;
+			bool more;             /* EVICT stopped for breath: send it again */
+		} steered;
 	};
 };
 
@@ -234,6 +251,15 @@ uint32_t core_read_evicted(const struct core *core, uint32_t tenant, uint64_t no
 enum core_explain { CORE_EXPLAIN_PREFIX = 1, CORE_EXPLAIN_FRAME, CORE_EXPLAIN_TENANT };
 uint32_t core_read_explain(const struct core *core, uint32_t tenant, enum core_explain kind, uint64_t number,
 			   uint64_t now_usec, uint32_t *cursor, struct kvd_row_plan *ret, uint32_t max);
+
+/* A prefix is named by its last page's node: number and hash, so that a stale name is found out. */
+uint64_t core_prefix_id(const struct core *core, uint32_t node);
+/* Administrators only; the walk is over moving things where it takes several calls. */
+uint32_t core_read_prefixes(const struct core *core, uint64_t now_usec, uint32_t *cursor,
+			    struct kvd_row_prefix *ret, uint32_t max);
+/* Tenants, then engines (everything), or the one tenant. */
+uint32_t core_read_smaps(const struct core *core, uint32_t tenant, uint32_t *cursor, struct kvd_row_smaps *ret,
+			 uint32_t max);
 
 /* Check every invariant of design.md section 12 that holds between events.
  * report   called once per problem with one sentence; may be NULL

@@ -53,7 +53,7 @@ static void check_claim(struct check *k, uint32_t number, const struct node *n)
 		   "a claim's holds are not its table slots", number);
 	fsck_check(k, claim->children == claim_children_counted(c, n, claim->domain),
 		   "a claim's count of children is wrong", number);
-	bool evictable = !claim->holds && !claim->children;
+	bool evictable = !claim->holds && !claim->children && !n->pins;
 	fsck_check(k, evictable == !!claim->group,
 		   "a claim is a reclaim candidate and not listed so, or the reverse", number);
 	uint64_t bytes = page_bytes_of_space(c, n->space);

@@ -61,6 +61,11 @@ enum probe lookup_probe(const struct core *c, uint32_t seq, uint32_t index, uint
 		return PROBE_MISS;
 	uint32_t node = hold_at(c, s->row + index)->node;
 	uint32_t number = claim_find(c, node, s->domain);
+	enum probe public = PROBE_MISS;
+	if (node_at(c, node)->publics && steer_claim_ready(c, node, s->domain))
+		public = copy_probe(c, s, node, ret_record);
+	if (public != PROBE_MISS)
+		return public;
 	if (!number)
 		return PROBE_MISS;
 	const struct claim *k = claim_at(c, number);
@@ -174,7 +179,9 @@ bool lookup_wait_promise(const struct core *c, uint32_t seq, uint32_t index)
 static bool take_one(const struct core *c, uint32_t seq, uint32_t index, uint32_t page)
 {
 	const struct seq *s = seq_at(c, seq);
-	uint32_t claim = claim_find(c, page_at(c, page)->node, s->domain);
+	uint32_t claim = steer_claim(c, page_at(c, page)->node, s->domain, s->tenant, s->engine);
+	if (!claim)
+		return false;
 	if (index < s->n_pages) {
 		/* an open page, perhaps half written, gives way to the finished one */
 		hold_drop(c, seq, index);
@@ -194,6 +201,7 @@ static bool take_one(const struct core *c, uint32_t seq, uint32_t index, uint32_
 		SET(s->n_pages, index + 1);
 	}
 	SET(s->n_sealed, index + 1);
+	ADD(node_at(c, page_at(c, page)->node)->hits, 1);
 	ADD(s->n_cached, 1);
 	return true;
 }

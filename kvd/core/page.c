@@ -6,7 +6,7 @@
  * claim by which its domain may use it, and the node that the prompt has at this place.
  *
  * Invariants: OPEN <=> the page has exactly one holder and no node.  SEALED <=> at least one
- * holder. COOL <=> no holder, a node, and a complete claim on it. */
+ * holder, or its node is pinned (steer.c). COOL <=> no holder, a node, a complete claim on it, no pin. */
 #include "kvd/core/parts.h"
 
 static uint32_t page_group(const struct core *c, uint32_t p)
@@ -45,6 +45,8 @@ void page_index(const struct core *c, uint32_t number, uint32_t node)
 	assert(!p->node);
 	SET(p->node, node);
 	list_push(c, LIST_COPIES, &node_at(c, node)->copies, number);
+	if (node_at(c, node)->pins)
+		steer_copy(c, node, p->frame, true);
 }
 
 static void page_cool_list(const struct core *c, uint32_t number, bool on)
@@ -77,6 +79,8 @@ void page_drop(const struct core *c, uint32_t number, bool seen)
 	if (node) {
 		const struct node *n = node_at(c, node);
 		list_remove(c, LIST_COPIES, &n->copies, number);
+		if (n->pins)
+			steer_copy(c, node, frame, false);
 		if (n->shared == number) {
 			SET(n->shared, 0);
 			copies_unverify(c, n);
@@ -147,10 +151,13 @@ void page_tidy(const struct core *c, uint32_t number)
 		page_drop(c, number, true);
 		return;
 	}
-	if (state == KVD_FRAME_SEALED)
+	bool pinned = node_at(c, p->node)->pins != 0;
+	if (state == KVD_FRAME_SEALED && !pinned)
 		frame_move(c, p->frame, KVD_FRAME_COOL, 0);
+	else if (state == KVD_FRAME_COOL && pinned)
+		frame_move(c, p->frame, KVD_FRAME_SEALED, 0);
 	SET(p->used_usec, c->now_usec);
-	page_cool_list(c, number, true);
+	page_cool_list(c, number, !pinned);
 }
 
 static void holder_add(const struct core *c, uint32_t hold, uint32_t page)

@@ -21,6 +21,8 @@ void act_stamp(const struct core *c);
 void act_attached(const struct core *c, uint32_t engine, uint32_t status, uint64_t need,
 		  uint64_t have);
 enum alarm_kind { ALARM_MERGE_MISMATCH = 1, ALARM_TENANTS_FULL, ALARM_DOMAINS_FULL };
+void act_steered(const struct core *c, uint32_t status, uint64_t pages, uint64_t bytes, uint64_t need, uint64_t have,
+		 bool more);
 void act_alarm(const struct core *c, enum alarm_kind kind, uint32_t a, uint32_t b);
 
 /* siphash.c: SipHash-1-3 of whole 64-bit words. */
@@ -131,6 +133,14 @@ void share_moved(const struct core *c, uint32_t job, const struct core_event *ev
 void share_acked(const struct core *c, uint32_t extent);
 void share_forget(const struct core *c, uint32_t node);
 void share_pump(const struct core *c);
+
+/* steer.c: an administrator's hand */
+void steer_event(const struct core *c, const struct core_event *event);
+void steer_copy(const struct core *c, uint32_t node, uint32_t frame, bool is); /* of a pinned page or not */
+void steer_forget(const struct core *c, uint32_t node); /* its last claim has gone */
+bool steer_claim_ready(const struct core *c, uint32_t node, uint32_t domain);
+uint32_t steer_claim(const struct core *c, uint32_t node, uint32_t domain, uint32_t tenant, uint32_t home);
+uint32_t pins_max(const struct core *c);                  /* frames that pins may hold */
 
 /* sequence.c, verbs.c */
 void sequence_submit(const struct core *c, const struct core_event *event);

@@ -191,12 +191,12 @@ static void list_insert_by_use(const struct core *c, enum list_kind kind, const 
 	list_insert(c, kind, l, number, where);
 }
 
-/* Keep the claim among the reclaim candidates iff nobody of its domain holds it or a child of it.
- *  */
+/* Keep the claim among the reclaim candidates iff nobody of its domain holds it or a child of it, and
+ * no pin does. */
 void claim_relist(const struct core *c, uint32_t number)
 {
 	const struct claim *k = claim_at(c, number);
-	bool want = k->complete && !k->holds && !k->children;
+	bool want = k->complete && !k->holds && !k->children && !node_at(c, k->node)->pins;
 	if (k->group && (!want || k->group != k->home + 1)) {
 		list_remove(c, LIST_LRU, &c->groups[k->group - 1].lru, number);
 		list_remove(c, LIST_TENANT_CLAIMS, &tenant_at(c, k->tenant)->claims, number);
@@ -248,7 +248,7 @@ static void copies_drop_unclaimed(const struct core *c, uint32_t node, uint32_t 
 void claim_drop(const struct core *c, uint32_t number)
 {
 	const struct claim *k = claim_at(c, number);
-	assert(k->complete && !k->holds && !k->children);
+	assert(k->complete && !k->holds && !k->children && !node_at(c, k->node)->pins);
 	uint32_t parent = claim_parent(c, k), node = k->node, domain = k->domain;
 	SET(k->complete, 0);
 	claim_relist(c, number);
@@ -257,6 +257,8 @@ void claim_drop(const struct core *c, uint32_t number)
 	SET(c->logical_bytes, c->logical_bytes - claim_bytes(c, k));
 	ADD(tenant_at(c, k->tenant)->evicted, 1);
 	node_ref(c, node);
+	if (!node_at(c, node)->n_complete)
+		steer_forget(c, node);
 	copies_drop_unclaimed(c, node, domain);
 	claim_maybe_free(c, number);
 	node_unref(c, node);

@@ -56,6 +56,7 @@ struct extent {
 	struct list switching;         /* nodes whose tables wait for an ack of this extent */
 	struct link link, partial, idle;
 	uint32_t scrub_space;
+	uint32_t n_pinned;             /* frames with a copy of a pinned page */
 };
 
 enum extent_populate { EXTENT_POPULATE_NONE = 0, EXTENT_POPULATE_QUEUED, EXTENT_POPULATE_ISSUED };
@@ -89,6 +90,9 @@ struct node {                          /* content identity: (space, parent, 16 t
 	uint32_t n_complete;           /* complete claims */
 	struct list copies, claims, children, waiters;
 	struct link sibling, queue, switch_link;
+	uint8_t pinned, published;     /* a pin, a publication ends here (steer.c) */
+	uint32_t pins, publics;        /* such ends here and below */
+	uint32_t hits;                 /* times that a sequence took it instead of computing */
 };
 
 struct claim { /* "this domain may skip computing this page", or a promise of it */
@@ -200,7 +204,7 @@ struct job {
 };
 
 enum item_kind { ITEM_ACTION_COMPLETE = 1, ITEM_ROW, ITEM_MAP, ITEM_UNMAP, ITEM_MOVE,
-	ITEM_POPULATE, ITEM_STAMP, ITEM_ATTACHED, ITEM_ALARM };
+	ITEM_POPULATE, ITEM_STAMP, ITEM_ATTACHED, ITEM_ALARM, ITEM_STEERED };
 struct item { uint32_t kind, engine, a, b, c, d, e, f; uint64_t x; };
 
 struct pool { uint32_t high, free, count, max; }; /* records below high; free list head, 0: empty */

@@ -224,7 +224,7 @@ void seq_answer(const struct core *c, const struct core_event *ev, uint32_t stat
 /* Pages of an engine's space that the whole pool can hold. */
 uint64_t pool_pages(const struct core *c, uint32_t engine)
 {
-	return (uint64_t)c->n_extents * c->spaces[c->engines[engine].space].geometry.n_frames;
+	return (uint64_t)(c->n_extents - c->pinned_extents) * c->spaces[c->engines[engine].space].geometry.n_frames;
 }
 
 static void seq_close(const struct core *c, const struct core_event *ev, uint32_t seq)

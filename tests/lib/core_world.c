@@ -187,6 +187,7 @@ static void perform(struct world *w, const struct core_action *a)
 	case CORE_ACT_STAMP: w->stamp = true; break;
 	case CORE_ACT_ALARM: w->alarms++; break;
 	case CORE_ACT_PRESSURE: w->pressures |= 1ull << a->pressure.trigger; break;
+	case CORE_ACT_STEERED: w->steered = *a; break;
 	}
 }
 

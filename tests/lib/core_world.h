@@ -99,7 +99,7 @@ struct world {
 	uint32_t n_jobs;
 	uint32_t populates[WORLD_QUEUE], n_populates;
 	bool stamp, attached_seen;
-	struct core_action attached;
+	struct core_action attached, steered;
 	uint64_t ops, finished, preempted, alarms, mover_fails, entries;
 	uint32_t fail_percent;         /* of mover jobs */
 	uint64_t lie_frame_plus_1;     /* a frame whose bytes were planted to differ */
