@@ -263,7 +263,7 @@ int kvd_connection_start(struct kvd_connection *c)
 	memcpy(hello.tenant, c->tenant, sizeof(hello.tenant));
 	c->state = KVD_CONNECTION_GREETING;
 	c->greeting = (struct kvd_waiter){ .type = KVD_M_WELCOME,
-					   .min_bytes = sizeof(struct kvd_msg_welcome) };
+					   .min_bytes = offsetof(struct kvd_msg_welcome, decided_by) };
 	return kvd_connection_post(c, &hello.m, NULL, 0, &c->greeting);
 }
 

@@ -1,45 +1,35 @@
-/* config.c - the configuration file, read through inih.
+/* config.c - the configuration file and its drop-ins, read through inih.
  *
- * The text is read whole and handed to inih line by line by our own reader, so that every error
- * knows its line and a line longer than inih's buffer is refused instead of cut.  Start only. */
+ * The text is read whole into one static buffer and handed to inih line by line by our own reader, so
+ * that every error knows its line and a line longer than inih's buffer is refused instead of cut.  A
+ * reload happens while the daemon serves: nothing here allocates but inih, which takes its buffer of
+ * 200 bytes from the heap and gives it back; when it gets none the file is refused.  Start and loop
+ * thread only. */
 #include "kvd/config.h"
 
 #include <assert.h>
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <ini.h>
 #include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
-#define CONFIG_LINE_MAX 190 /* inih reads into 200 bytes */
+#include "kvd/config_keys.h"
 
-struct config_reader {
-	struct config *config;
-	const char *name, *text;
-	size_t text_bytes, at;
-	unsigned line;
-	bool failed;
-	char *error;
-};
+#define CONFIG_LINE_MAX 190 /* inih reads into 200 bytes */
 
 void config_init(struct config *config)
 {
 	memset(config, 0, sizeof(*config));
-	strcpy(config->device, "host");
-	config->page_bytes_min = 8192;
-	config->sharing = CORE_MERGE;
-	config->log_level = LOG_LEVEL_INFO;
+	config_defaults(CONFIG_KVD, config);
+	config_defaults(CONFIG_TENANT, &config->stranger);
 }
 
-/* Keep the first error; returns 0, which tells inih that the line is bad. */
-__attribute__((format(printf, 2, 3)))
-static int config_fail(struct config_reader *reader,
-							     const char *format, ...)
+int config_fail(struct config_reader *reader, const char *format, ...)
 {
 	va_list args;
 	int n;
@@ -47,7 +37,7 @@ static int config_fail(struct config_reader *reader,
 	if (reader->failed)
 		return 0;
 	reader->failed = true;
-	n = snprintf(reader->error, CONFIG_ERROR_MAX, "%s:%u: ", reader->name, reader->line);
+	n = snprintf(reader->error, CONFIG_ERROR_MAX, "%.250s:%u: ", reader->name, reader->place.line);
 	if (n < 0 || n >= CONFIG_ERROR_MAX)
 		return 0;
 	va_start(args, format);
@@ -57,7 +47,7 @@ static int config_fail(struct config_reader *reader,
 }
 
 /* inih's reader: like fgets() over the text.  An overlong or binary line becomes an error. */
-static char *config_read_line(char *ret, int max, void *arg)
+static char *read_line(char *ret, int max, void *arg)
 {
 	struct config_reader *reader = arg;
 	const char *start = reader->text + reader->at;
@@ -66,12 +56,11 @@ static char *config_read_line(char *ret, int max, void *arg)
 
 	if (!left || reader->failed)
 		return NULL;
-	reader->line++;
+	reader->place.line++;
 	end = memchr(start, '\n', left);
 	n = end ? (size_t)(end - start) + 1 : left;
 	if (n > CONFIG_LINE_MAX || (int)n >= max) {
-		config_fail(reader,
-			    "line of %zu bytes; at most %d are allowed, repeat the key instead", n,
+		config_fail(reader, "line of %zu bytes; at most %d are allowed, repeat the key instead", n,
 			    CONFIG_LINE_MAX);
 		return NULL;
 	}
@@ -85,256 +74,134 @@ static char *config_read_line(char *ret, int max, void *arg)
 	return ret;
 }
 
-static int config_sharing(struct config_reader *reader, const char *value, enum core_sharing *ret)
-{
-	if (!strcmp(value, "private"))
-		*ret = CORE_PRIVATE;
-	else if (!strcmp(value, "merge"))
-		*ret = CORE_MERGE;
-	else if (!strcmp(value, "reuse"))
-		*ret = CORE_REUSE;
-	else
-		return config_fail(reader, "sharing = %s; write private, merge or reuse", value);
-	return 1;
-}
+/* ---- which record a line belongs to ---- */
 
-static int config_size(struct config_reader *reader, const char *key, const char *value,
-		       uint64_t *ret)
-{
-	if (size_parse(value, ret) < 0)
-		return config_fail(reader, "%s = %s is not a size; write for example 512M or 4G",
-				   key, value);
-	return 1;
-}
-
-static int config_id(struct config_reader *reader, const char *key, const char *value,
-		     uint32_t *ret)
-{
-	uint64_t number;
-
-	if (size_parse(value, &number) < 0 || number >= CONFIG_NO_ID ||
-	    strspn(value, "0123456789") != strlen(value))
-		return config_fail(reader, "%s = %s is not a number; write the numeric id", key,
-				   value);
-	if (number == 65534)
-		return config_fail(
-			reader,
-			"%s = 65534 is the overflow id, which stands for many users; give the "
-			"user an id of its own",
-			key);
-	*ret = (uint32_t)number;
-	return 1;
-}
-
-static int config_copy(struct config_reader *reader, const char *key, const char *value, char *ret,
-		       size_t max)
-{
-	size_t n = strlen(value);
-
-	if (!n || n >= max)
-		return config_fail(reader, "%s has %zu bytes; 1 to %zu are allowed", key, n,
-				   max - 1);
-	memcpy(ret, value, n + 1);
-	return 1;
-}
-
-static int config_kvd_key(struct config_reader *reader, const char *key, const char *value)
+/* The named record of a table, made with its defaults if it is new; NULL after config_fail(). */
+static void *find_or_make(struct config_reader *reader, enum config_section section, const char *name)
 {
 	struct config *config = reader->config;
-	uint64_t number;
+	const struct { char *table; size_t bytes, section; uint32_t *n, max; const char *what;
+	} tables[] = {
+		[CONFIG_DOMAIN] = {(char *)config->domains, sizeof(config->domains[0]),
+				   offsetof(struct config_domain, section), &config->n_domains,
+				   LIMIT_CONFIG_DOMAINS, "domain"},
+		[CONFIG_TENANT] = {(char *)config->tenants, sizeof(config->tenants[0]),
+				   offsetof(struct config_tenant, section), &config->n_tenants,
+				   LIMIT_CONFIG_TENANTS, "tenant"},
+		[CONFIG_TIER] = {(char *)config->tiers, sizeof(config->tiers[0]),
+				 offsetof(struct config_tier, section), &config->n_tiers,
+				 LIMIT_CONFIG_TIERS, "tier"},
+	};
+	char *record;
 
-	if (!strcmp(key, "device"))
-		return config_copy(reader, key, value, config->device, sizeof(config->device));
-	if (!strcmp(key, "pool"))
-		return config_size(reader, key, value, &config->pool_bytes);
-	if (!strcmp(key, "extent"))
-		return config_size(reader, key, value, &config->extent_bytes);
-	if (!strcmp(key, "socket"))
-		return config_copy(reader, key, value, config->socket, sizeof(config->socket));
-	if (!strcmp(key, "sharing"))
-		return config_sharing(reader, value, &config->sharing);
-	if (!strcmp(key, "page-tokens")) {
-		if (size_parse(value, &number) < 0 || number != KVD_PAGE_TOKENS)
-			return config_fail(reader, "page-tokens = %s; this version knows %u only",
-					   value, KVD_PAGE_TOKENS);
-		return 1;
+	/* Every named record begins with its name. */
+	_Static_assert(!offsetof(struct config_domain, name) && !offsetof(struct config_tenant, name) &&
+			       !offsetof(struct config_tier, name),
+		       "name first");
+	for (uint32_t i = 0; i < *tables[section].n; i++)
+		if (!strcmp(tables[section].table + i * tables[section].bytes, name))
+			return tables[section].table + i * tables[section].bytes;
+	if (!config_name_valid(name)) {
+		config_fail(reader, "`%s` is not a %s name; use letters, digits and . _ - @ +", name,
+			    tables[section].what);
+		return NULL;
 	}
-	if (!strcmp(key, "page-bytes-min")) {
-		if (!config_size(reader, key, value, &number))
-			return 0;
-		if (number < 512 || number > 1u << 30 || (number & (number - 1)))
-			return config_fail(
-				reader, "page-bytes-min = %s; write a power of two from 512 to 1G",
-				value);
-		config->page_bytes_min = (uint32_t)number;
-		return 1;
+	if (*tables[section].n == tables[section].max) {
+		config_fail(reader, "more than %u %ss; at most that many are allowed", tables[section].max,
+			    tables[section].what);
+		return NULL;
 	}
-	if (!strcmp(key, "log-level")) {
-		if (log_level_parse(value, &config->log_level) < 0)
-			return config_fail(reader,
-					   "log-level = %s; write error, warn, info or debug",
-					   value);
-		return 1;
-	}
-	return config_fail(
-		reader,
-		"[kvd] has no key `%s`; known: device pool extent page-tokens page-bytes-min "
-		"sharing socket log-level",
-		key);
+	record = tables[section].table + (*tables[section].n)++ * tables[section].bytes;
+	memset(record, 0, tables[section].bytes);
+	strcpy(record, name);
+	config_defaults(section, record);
+	memcpy(record + tables[section].section, &reader->place, sizeof(reader->place));
+	return record;
 }
 
-static int config_add_member(struct config_reader *reader, uint32_t domain, const char *tenant)
+static struct config_place *places_of(struct config *config, enum config_section section, void *record)
 {
-	struct config *config = reader->config;
-	struct config_member *member;
+	switch (section) {
+	case CONFIG_DOMAIN: return ((struct config_domain *)record)->places;
+	case CONFIG_TENANT: return ((struct config_tenant *)record)->places;
+	case CONFIG_TIER: return ((struct config_tier *)record)->places;
+	case CONFIG_KVD:
+	case CONFIG_DELEGATE:
+	case CONFIG_ENGINE: break;
+	}
+	return config->places;
+}
 
-	if (!config_name_valid(tenant))
-		return config_fail(reader,
-				   "`%s` is not a tenant name; use letters, digits and . _ - @ +",
-				   tenant);
-	for (uint32_t i = 0; i < config->n_members; i++) {
-		if (strcmp(config->members[i].tenant, tenant))
+static int unknown_section(struct config_reader *reader, const char *section, const char *key)
+{
+	char known[160];
+	size_t n = 0;
+
+	if (!*section)
+		return config_fail(reader, "`%s` stands before the first section; write [kvd] above it", key);
+	for (unsigned i = 0; i <= CONFIG_TIER; i++)
+		n += (size_t)snprintf(known + n, sizeof(known) - n, " [%s]", config_headers[i].name);
+	assert(n < sizeof(known));
+	return config_fail(reader, "unknown section [%s]; known:%s", section, known);
+}
+
+static int unknown_key(struct config_reader *reader, enum config_section section, const char *name)
+{
+	char known[256];
+	size_t n = 0;
+
+	for (unsigned i = 0; i < CONFIG_KEYS; i++)
+		if (config_keys[i].section == section)
+			n += (size_t)snprintf(known + n, sizeof(known) - n, " %s", config_keys[i].name);
+	assert(n < sizeof(known));
+	if (config_headers[section].named)
+		return config_fail(reader, "%shas no key `%s`; known:%s", reader->section, name, known);
+	return config_fail(reader, "[%s] has no key `%s`; known:%s", config_headers[section].name, name, known);
+}
+
+/* The section a header names: "tenant shop" is CONFIG_TENANT and "shop".  CONFIG_TIER + 1: none. */
+static unsigned section_of(const char *header, const char **ret_name)
+{
+	for (unsigned i = 0; i <= CONFIG_TIER; i++) {
+		const char *name = config_headers[i].name;
+		size_t n = strcspn(name, " ");
+
+		if (config_headers[i].named ? strncmp(header, name, n + 1) != 0 : strcmp(header, name) != 0)
 			continue;
-		if (config->members[i].domain == domain)
-			return 1;
-		return config_fail(
-			reader, "tenant %s is in domain %s already; a tenant belongs to one domain",
-			tenant, config->domains[config->members[i].domain].name);
+		*ret_name = header + n + strspn(header + n, " ");
+		return i;
 	}
-	if (config->n_members == LIMIT_CONFIG_MEMBERS)
-		return config_fail(reader, "more than %u tenants in domains", LIMIT_CONFIG_MEMBERS);
-	member = &config->members[config->n_members++];
-	strcpy(member->tenant, tenant);
-	member->domain = domain;
-	return 1;
+	return CONFIG_TIER + 1;
 }
 
-static int config_domain_key(struct config_reader *reader, const char *name, const char *key,
-			     const char *value)
-{
-	struct config *config = reader->config;
-	uint32_t i;
-	char list[256];
-	char *save = NULL;
-
-	for (i = 0; i < config->n_domains && strcmp(config->domains[i].name, name); i++)
-		;
-	if (i == config->n_domains) {
-		if (!config_name_valid(name))
-			return config_fail(
-				reader,
-				"`%s` is not a domain name; use letters, digits and . _ - @ +",
-				name);
-		if (i == LIMIT_CONFIG_DOMAINS)
-			return config_fail(reader, "more than %u domains", LIMIT_CONFIG_DOMAINS);
-		strcpy(config->domains[i].name, name);
-		config->domains[i].sharing = CORE_REUSE; /* why else declare one */
-		config->n_domains++;
-	}
-	if (!strcmp(key, "sharing"))
-		return config_sharing(reader, value, &config->domains[i].sharing);
-	if (strcmp(key, "tenants"))
-		return config_fail(reader, "[domain %s] has no key `%s`; known: tenants sharing",
-				   name, key);
-	if (strlen(value) >= sizeof(list))
-		return config_fail(reader, "tenants is too long; repeat the key");
-	strcpy(list, value);
-	for (char *tenant = strtok_r(list, ", \t", &save); tenant;
-	     tenant = strtok_r(NULL, ", \t", &save))
-		if (!config_add_member(reader, i, tenant))
-			return 0;
-	return 1;
-}
-
-static int config_tenant_key(struct config_reader *reader, const char *name, const char *key,
-			     const char *value)
-{
-	static const char *const later[] = { "min", "low", "high", "weight", "priority", "cgroup" };
-	struct config *config = reader->config;
-	struct config_tenant *tenant = NULL;
-
-	for (uint32_t i = 0; i < config->n_tenants; i++)
-		if (!strcmp(config->tenants[i].name, name))
-			tenant = &config->tenants[i];
-	if (!tenant) {
-		if (!config_name_valid(name))
-			return config_fail(
-				reader,
-				"`%s` is not a tenant name; use letters, digits and . _ - @ +",
-				name);
-		if (config->n_tenants == LIMIT_CONFIG_TENANTS)
-			return config_fail(reader, "more than %u tenants", LIMIT_CONFIG_TENANTS);
-		tenant = &config->tenants[config->n_tenants++];
-		*tenant = (struct config_tenant){ .uid = CONFIG_NO_ID, .gid = CONFIG_NO_ID };
-		strcpy(tenant->name, name);
-	}
-	if (!strcmp(key, "uid"))
-		return config_id(reader, key, value, &tenant->uid);
-	if (!strcmp(key, "gid"))
-		return config_id(reader, key, value, &tenant->gid);
-	if (!strcmp(key, "max"))
-		return config_size(reader, key, value, &tenant->max_bytes);
-	for (unsigned i = 0; i < sizeof(later) / sizeof(later[0]); i++)
-		if (!strcmp(key, later[i]))
-			return config_fail(
-				reader,
-				"[tenant %s] %s is not supported by this version; remove the line",
-				name, key);
-	return config_fail(reader, "[tenant %s] has no key `%s`; known: uid gid max", name, key);
-}
-
-static int config_uid_list(struct config_reader *reader, const char *section, const char *key,
-			   const char *value, uint32_t *list, uint32_t *n)
-{
-	uint32_t uid;
-
-	if (strcmp(key, "uid"))
-		return config_fail(reader,
-				   "[%s] has no key `%s`; known: uid (repeat it for several)",
-				   section, key);
-	if (!config_id(reader, key, value, &uid))
-		return 0;
-	for (uint32_t i = 0; i < *n; i++)
-		if (list[i] == uid)
-			return 1;
-	if (*n == LIMIT_CONFIG_UIDS)
-		return config_fail(reader, "[%s] more than %u uids", section, LIMIT_CONFIG_UIDS);
-	list[(*n)++] = uid;
-	return 1;
-}
-
-static int config_handler(void *arg, const char *section, const char *key, const char *value)
+static int handle_line(void *arg, const char *header, const char *name, const char *value)
 {
 	struct config_reader *reader = arg;
-	struct config *config = reader->config;
+	const char *record_name = "";
+	unsigned section = section_of(header, &record_name);
+	void *record = reader->config;
 
 	if (reader->failed)
 		return 0;
-	if (!value)
-		value = "";
-	if (!strcmp(section, "kvd"))
-		return config_kvd_key(reader, key, value);
-	if (!strncmp(section, "domain ", 7))
-		return config_domain_key(reader, section + 7 + strspn(section + 7, " "), key,
-					 value);
-	if (!strncmp(section, "tenant ", 7))
-		return config_tenant_key(reader, section + 7 + strspn(section + 7, " "), key,
-					 value);
-	if (!strcmp(section, "delegate"))
-		return config_uid_list(reader, section, key, value, config->delegates,
-				       &config->n_delegates);
-	if (!strcmp(section, "engine"))
-		return config_uid_list(reader, section, key, value, config->engine_uids,
-				       &config->n_engine_uids);
-	if (!*section)
-		return config_fail(reader,
-				   "`%s` stands before the first section; write [kvd] above it",
-				   key);
-	return config_fail(
-		reader,
-		"unknown section [%s]; known: [kvd] [domain NAME] [tenant NAME] [delegate] "
-		"[engine]",
-		section);
+	if (section > CONFIG_TIER)
+		return unknown_section(reader, header, name);
+	reader->section[0] = '\0';
+	if (config_headers[section].named) {
+		record = find_or_make(reader, section, record_name);
+		if (!record)
+			return 0;
+	}
+	if (section != CONFIG_KVD)
+		snprintf(reader->section, sizeof(reader->section), "[%s] ", header);
+	for (unsigned i = 0; i < CONFIG_KEYS; i++) {
+		const struct config_key *key = &config_keys[i];
+
+		if (key->section != section || strcmp(key->name, name))
+			continue;
+		places_of(reader->config, section, record)[i] = reader->place;
+		return config_value(reader, key, record, value ? value : "");
+	}
+	return unknown_key(reader, section, name);
 }
 
 int config_parse(struct config *config, const char *name, const char *text, size_t text_bytes,
@@ -347,96 +214,142 @@ int config_parse(struct config *config, const char *name, const char *text, size
 		.text_bytes = text_bytes,
 		.error = ret_error,
 	};
-	int r = ini_parse_stream(config_read_line, &reader, config_handler, &reader);
+	int r;
 
-	if (r == -2)
-		return -ENOMEM;
+	if (config->n_files == LIMIT_CONFIG_FILES) {
+		config_fail(&reader, "more than %u files; join some", LIMIT_CONFIG_FILES);
+		return -EINVAL;
+	}
+	reader.place.file = (uint16_t)config->n_files;
+	snprintf(config->files[config->n_files++], CONFIG_PATH_MAX, "%s", name);
+	r = ini_parse_stream(read_line, &reader, handle_line, &reader);
 	if (reader.failed)
 		return -EINVAL;
+	if (r == -2) {
+		config_fail(&reader, "out of memory");
+		return -ENOMEM;
+	}
 	if (r != 0) { /* inih's own: a line that is neither [section] nor key = value */
-		reader.line = r > 0 ? (unsigned)r : 0;
+		reader.place.line = r > 0 ? (uint32_t)r : 0;
 		config_fail(&reader, "neither [section] nor key = value");
 		return -EINVAL;
 	}
 	return 0;
 }
 
+/* ---- files ---- */
+
+static char file_text[LIMIT_CONFIG_FILE_BYTES];
+
 /* Reads and parses one file. */
-static int config_load_file(struct config *config, const char *path, char *ret_error)
+static int load_file(struct config *config, const char *path, char *ret_error)
 {
 	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
-	char *text = NULL;
 	size_t n = 0;
 	struct stat st;
 	int r = -EINVAL;
 
 	if (fd < 0 || fstat(fd, &st) < 0) {
 		r = -errno;
-		snprintf(ret_error, CONFIG_ERROR_MAX, "%s: cannot be read: %s", path,
-			 strerror(errno));
+		snprintf(ret_error, CONFIG_ERROR_MAX, "%.250s: cannot be read: %s", path, strerror(errno));
 		goto out;
 	}
 	if (!S_ISREG(st.st_mode) || st.st_size > LIMIT_CONFIG_FILE_BYTES) {
-		snprintf(ret_error, CONFIG_ERROR_MAX, "%s: not a regular file of at most %u bytes",
-			 path, LIMIT_CONFIG_FILE_BYTES);
+		snprintf(ret_error, CONFIG_ERROR_MAX, "%.250s: not a regular file of at most %u bytes", path,
+			 LIMIT_CONFIG_FILE_BYTES);
 		goto out;
 	}
-	text = malloc((size_t)st.st_size + 1);
-	if (!text) {
-		r = -ENOMEM;
-		goto out;
-	}
-	while (n < (size_t)st.st_size) {
-		ssize_t got = read(fd, text + n, (size_t)st.st_size - n);
+	while (n < sizeof(file_text)) {
+		ssize_t got = read(fd, file_text + n, sizeof(file_text) - n);
 
 		if (got < 0 && errno == EINTR)
 			continue;
-		if (got <= 0)
+		if (got < 0) {
+			r = -errno;
+			snprintf(ret_error, CONFIG_ERROR_MAX, "%.250s: cannot be read: %s", path, strerror(errno));
+			goto out;
+		}
+		if (got == 0)
 			break;
 		n += (size_t)got;
 	}
-	r = config_parse(config, path, text, n, ret_error);
+	r = config_parse(config, path, file_text, n, ret_error);
 out:
-	if (r == -ENOMEM)
-		snprintf(ret_error, CONFIG_ERROR_MAX, "%s: out of memory", path);
-	free(text);
 	if (fd >= 0)
 		close(fd);
 	return r;
 }
 
-static int config_is_dropin(const struct dirent *entry)
+static bool is_dropin(const char *name)
 {
-	size_t n = strlen(entry->d_name);
+	size_t n = strlen(name);
 
-	return entry->d_name[0] != '.' && n > 5 && !strcmp(entry->d_name + n - 5, ".conf");
+	return name[0] != '.' && n > 5 && !strcmp(name + n - 5, ".conf");
+}
+
+/* Put a name into the sorted list.  By hand: qsort() allocates. */
+static void insert_name(char names[][CONFIG_PATH_MAX], int n, const char *name)
+{
+	int at = n;
+
+	for (; at > 0 && strcmp(names[at - 1], name) > 0; at--)
+		memcpy(names[at], names[at - 1], CONFIG_PATH_MAX);
+	snprintf(names[at], CONFIG_PATH_MAX, "%s", name);
+}
+
+/* Names of a directory's drop-ins, sorted.  By the system call: opendir() allocates.
+ * Returns how many, or -E2BIG; a directory that is not there has none. */
+static int list_dropins(const char *directory, char names[LIMIT_CONFIG_FILES][CONFIG_PATH_MAX])
+{
+	struct record { uint64_t inode; int64_t next; uint16_t bytes; uint8_t type; char name[]; }; /* of the kernel */
+	static _Alignas(8) char buffer[8192];
+	int fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC), n = 0;
+	long got;
+
+	if (fd < 0)
+		return 0;
+	while ((got = syscall(SYS_getdents64, fd, buffer, sizeof(buffer))) > 0)
+		for (long at = 0; at < got;) {
+			const struct record *record = (const struct record *)(buffer + at);
+
+			at += record->bytes;
+			if (!is_dropin(record->name))
+				continue;
+			if (n == (int)LIMIT_CONFIG_FILES) {
+				close(fd);
+				return -E2BIG;
+			}
+			insert_name(names, n++, record->name);
+		}
+	close(fd);
+	return n;
 }
 
 int config_load(struct config *config, const char *path, char *ret_error)
 {
-	char directory[CONFIG_PATH_MAX], file[CONFIG_PATH_MAX * 2];
-	struct dirent **entries;
-	int n, r = config_load_file(config, path, ret_error);
+	static char names[LIMIT_CONFIG_FILES][CONFIG_PATH_MAX];
+	char directory[CONFIG_PATH_MAX], file[CONFIG_PATH_MAX];
+	int n, r = load_file(config, path, ret_error);
 
 	if (r < 0)
 		return r;
 	if (snprintf(directory, sizeof(directory), "%s.d", path) >= (int)sizeof(directory)) {
-		snprintf(ret_error, CONFIG_ERROR_MAX, "%.200s...: path too long", path);
+		snprintf(ret_error, CONFIG_ERROR_MAX, "%.200s...: path too long; choose a shorter one", path);
 		return -ENAMETOOLONG;
 	}
-	n = scandir(directory, &entries, config_is_dropin, alphasort);
-	if (n < 0)
-		return 0; /* no drop-ins */
-	for (int i = 0; i < n; i++) {
-		if (r == 0) {
-			if (snprintf(file, sizeof(file), "%s/%s", directory, entries[i]->d_name) >=
-			    (int)sizeof(file))
-				r = -ENAMETOOLONG;
-			else
-				r = config_load_file(config, file, ret_error);
-		}
-		free(entries[i]);
+	n = list_dropins(directory, names);
+	if (n < 0) {
+		snprintf(ret_error, CONFIG_ERROR_MAX, "%s: more than %u files; join some", directory,
+			 LIMIT_CONFIG_FILES);
+		return n;
 	}
-	free(entries);
+	for (int i = 0; i < n && r == 0; i++) {
+		if (snprintf(file, sizeof(file), "%s/%s", directory, names[i]) >= (int)sizeof(file)) {
+			snprintf(ret_error, CONFIG_ERROR_MAX, "%.200s/%.60s...: path too long; choose a shorter one",
+				 directory, names[i]);
+			return -ENAMETOOLONG;
+		}
+		r = load_file(config, file, ret_error);
+	}
 	return r;
 }

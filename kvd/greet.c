@@ -3,11 +3,13 @@
  * Rights come from the kernel's word alone (SO_PEERCRED, SO_PEERGROUPS); a HELLO can only ask. */
 #include "kvd/greet.h"
 
+#include <errno.h>
 #include <string.h>
 #include <sys/socket.h>
 
 #include "kvd/clock.h"
 #include "kvd/daemon.h"
+#include "kvd/identity.h"
 #include "kvd/peer.h"
 #include "kvd/tenant_of.h"
 
@@ -30,6 +32,25 @@ static uint32_t groups_of(const struct peer *peer, uint32_t gids[TENANT_GROUPS_M
 	if (getsockopt(peer->source.fd, SOL_SOCKET, SO_PEERGROUPS, gids + 1, &bytes) < 0)
 		return 1;
 	return 1 + (uint32_t)(bytes / sizeof(gids[0]));
+}
+
+/* The peer's control group, NULL where the kernel cannot say without a race: said once.
+ * False: the process has ended.  Another may have its socket, and whose that is nobody knows. */
+static bool cgroup_of(struct peer *peer, char buffer[CONFIG_PATH_MAX], const char **ret)
+{
+	static bool said;
+	int r = identity_cgroup(peer->source.fd, buffer);
+
+	*ret = r == 0 ? buffer : NULL;
+	if (r == -ESRCH)
+		return false;
+	if (r < 0 && !said)
+		log_warn("identity.no_cgroup error=\"%s\" remedy=\"cgroup is no identity on this "
+			 "kernel (6.5 or later is "
+			 "needed) or behind this /proc; write uid or gid\"",
+			 strerror(-r));
+	said = said || r < 0;
+	return true;
 }
 
 static bool agree_version(struct peer *peer, const struct kvd_msg_hello *m)
@@ -71,7 +92,7 @@ static bool define_tenant(struct peer *peer)
 	return peer->tenant != CORE_NONE;
 }
 
-static void welcome(struct peer *peer, uint32_t request_seq)
+static void welcome(struct peer *peer, uint32_t request_seq, const char *decided_by)
 {
 	const struct daemon *daemon = peer->daemon;
 	struct kvd_msg_welcome reply = {
@@ -91,6 +112,7 @@ static void welcome(struct peer *peer, uint32_t request_seq)
 
 	strcpy(reply.tenant, peer->tenant_name);
 	strcpy(reply.domain, peer->domain);
+	strcpy(reply.decided_by, decided_by);
 	peer_send(peer, &reply.m, NULL, 0, false);
 }
 
@@ -99,6 +121,8 @@ void greet_hello(struct peer *peer, const struct kvd_msg_hello *m)
 	struct daemon *daemon = peer->daemon;
 	const struct config *config = daemon->config;
 	uint32_t gids[TENANT_GROUPS_MAX], n_gids = groups_of(peer, gids);
+	char cgroup[CONFIG_PATH_MAX], how[KVD_NAME_MAX] = "";
+	struct tenant_peer who = { .uid = peer->uid, .gids = gids, .n_gids = n_gids };
 	const char *why = "";
 
 	strcpy(peer->program, m->program);
@@ -115,8 +139,14 @@ void greet_hello(struct peer *peer, const struct kvd_msg_hello *m)
 			 listed(config->delegates, config->n_delegates, peer->uid);
 	peer->may_attach = peer->admin ||
 			   listed(config->engine_uids, config->n_engine_uids, peer->uid);
-	if (tenant_of(config, &daemon->users, peer->uid, gids, n_gids, m->tenant, peer->delegate,
-		      peer->tenant_name, &why) < 0) {
+	if (config_has_cgroups(config) && !cgroup_of(peer, cgroup, &who.cgroup)) {
+		peer_error(peer, m->m.seq, KVD_S_REFUSED, 0, 0,
+			   "the process that connected has ended, so its control group cannot be read; connect from "
+			   "the process that stays");
+		peer_doom(peer, "no control group");
+		return;
+	}
+	if (tenant_of(config, &daemon->users, &who, m->tenant, peer->delegate, peer->tenant_name, how, &why) < 0) {
 		peer_error(peer, m->m.seq, KVD_S_REFUSED, 0, 0, "%s", why);
 		peer_doom(peer, "no tenant");
 		return;
@@ -132,5 +162,5 @@ void greet_hello(struct peer *peer, const struct kvd_msg_hello *m)
 	peer->role = m->role;
 	peer->state = PEER_READY;
 	peer->deadline_usec = peer->n_out ? peer->deadline_usec : CLOCK_NEVER;
-	welcome(peer, m->m.seq);
+	welcome(peer, m->m.seq, how);
 }

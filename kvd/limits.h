@@ -84,6 +84,8 @@
 #define LIMIT_CONFIG_DOMAINS 256u
 #define LIMIT_CONFIG_MEMBERS 4096u
 #define LIMIT_CONFIG_UIDS 64u
+#define LIMIT_CONFIG_TIERS 8u
+#define LIMIT_CONFIG_FILES 64u           /* kvd.conf and its drop-ins */
 #define LIMIT_CONFIG_FILE_BYTES (1u << 20)
 #define LIMIT_USERS 1024u                /* names read from /etc/passwd at start */
 

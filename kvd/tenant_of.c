@@ -2,42 +2,89 @@
 #include "kvd/tenant_of.h"
 
 #include <errno.h>
-#include <pwd.h>
+#include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
+
+/* "name:password:uid:..." into a user; false: not such a line, or a name that is no tenant's. */
+static bool parse_user(char *line, struct tenant_user *ret)
+{
+	char *name_end = strchr(line, ':'), *end;
+	char *uid = name_end ? strchr(name_end + 1, ':') : NULL;
+	unsigned long number;
+
+	if (!uid || uid[1] < '0' || uid[1] > '9')
+		return false;
+	*name_end = '\0';
+	errno = 0;
+	number = strtoul(uid + 1, &end, 10);
+	/* A name that is no tenant name, or looks like one of ours, leaves its user as uid-N. */
+	if (errno || *end != ':' || number >= CONFIG_NO_ID || !config_name_valid(line) || !strncmp(line, "uid-", 4))
+		return false;
+	ret->uid = (uint32_t)number;
+	strcpy(ret->name, line);
+	return true;
+}
 
 void tenant_users_read(const char *path, struct tenant_users *ret)
 {
-	FILE *file = fopen(path, "re");
-	struct passwd *entry;
+	char text[4096];
+	size_t n = 0;
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
 
 	ret->n = 0;
-	if (!file)
-		return;
-	while (ret->n < LIMIT_USERS && (entry = fgetpwent(file))) {
-		/* A name that is no tenant name, or looks like one of ours, leaves its user as
-		 * uid-N. */
-		if (!config_name_valid(entry->pw_name) || !strncmp(entry->pw_name, "uid-", 4))
+	while (fd >= 0 && ret->n < LIMIT_USERS) {
+		ssize_t got = read(fd, text + n, sizeof(text) - 1 - n);
+		char *line = text, *end;
+
+		if (got < 0 && errno == EINTR)
 			continue;
-		ret->users[ret->n].uid = entry->pw_uid;
-		strcpy(ret->users[ret->n].name, entry->pw_name);
-		ret->n++;
+		if (got < 0)
+			break;
+		if (got == 0 && n == 0)
+			break;
+		if (got == 0)
+			text[n] = '\n'; /* a last line without one */
+		n += got ? (size_t)got : 1;
+		text[n] = '\0';
+		while ((end = strchr(line, '\n')) && ret->n < LIMIT_USERS) {
+			*end = '\0';
+			ret->n += parse_user(line, &ret->users[ret->n]);
+			line = end + 1;
+		}
+		n = (size_t)(text + n - line);
+		/* A line longer than the buffer is nobody's: what follows it is read as a line of its own and
+		 * has no such form. */
+		if (n == sizeof(text) - 1)
+			n = 0;
+		memmove(text, line, n);
 	}
-	fclose(file);
+	if (fd >= 0)
+		close(fd);
 }
 
-static const struct config_tenant *mapped(const struct config *config, uint32_t uid,
-					  const uint32_t *gids, size_t n_gids)
+static const struct config_tenant *mapped(const struct config *config, const struct tenant_peer *peer,
+					  char ret_how[KVD_NAME_MAX])
 {
+	const struct config_tenant *tenant;
+
 	for (uint32_t i = 0; i < config->n_tenants; i++)
-		if (config->tenants[i].uid == uid)
+		if (config->tenants[i].uid == peer->uid) {
+			snprintf(ret_how, KVD_NAME_MAX, "uid %u", peer->uid);
 			return &config->tenants[i];
-	for (size_t g = 0; g < n_gids; g++)
+		}
+	for (size_t g = 0; g < peer->n_gids; g++)
 		for (uint32_t i = 0; i < config->n_tenants; i++)
-			if (config->tenants[i].gid != CONFIG_NO_ID &&
-			    config->tenants[i].gid == gids[g])
+			if (config->tenants[i].gid != CONFIG_NO_ID && config->tenants[i].gid == peer->gids[g]) {
+				snprintf(ret_how, KVD_NAME_MAX, "gid %u", peer->gids[g]);
 				return &config->tenants[i];
-	return NULL;
+			}
+	tenant = peer->cgroup ? config_of_cgroup(config, peer->cgroup) : NULL;
+	if (tenant)
+		snprintf(ret_how, KVD_NAME_MAX, "cgroup %.*s", KVD_NAME_MAX - 8, tenant->cgroup);
+	return tenant;
 }
 
 /* A declared tenant that is mapped to an id belongs to that id; a user of the same name is
@@ -47,40 +94,42 @@ static bool name_is_free(const struct config *config, const char *name)
 	const struct config_tenant *tenant = config_find_tenant(config, name);
 	const struct config_domain *domain = config_domain_of(config, name);
 
-	if (tenant && (tenant->uid != CONFIG_NO_ID || tenant->gid != CONFIG_NO_ID))
+	if (tenant && (tenant->uid != CONFIG_NO_ID || tenant->gid != CONFIG_NO_ID || tenant->cgroup[0]))
 		return false;
 	return !config_is_domain(config, name) || (domain && !strcmp(domain->name, name));
 }
 
-static void by_kernel(const struct config *config, const struct tenant_users *users, uint32_t uid,
-		      const uint32_t *gids, size_t n_gids, char ret[KVD_NAME_MAX])
+static void by_kernel(const struct config *config, const struct tenant_users *users, const struct tenant_peer *peer,
+		      char ret[KVD_NAME_MAX], char ret_how[KVD_NAME_MAX])
 {
-	const struct config_tenant *tenant = mapped(config, uid, gids, n_gids);
+	const struct config_tenant *tenant = mapped(config, peer, ret_how);
 
 	if (tenant) {
 		strcpy(ret, tenant->name);
 		return;
 	}
 	for (uint32_t i = 0; i < users->n; i++)
-		if (users->users[i].uid == uid && name_is_free(config, users->users[i].name)) {
+		if (users->users[i].uid == peer->uid && name_is_free(config, users->users[i].name)) {
 			strcpy(ret, users->users[i].name);
+			strcpy(ret_how, "user name");
 			return;
 		}
-	snprintf(ret, KVD_NAME_MAX, "uid-%u", uid);
+	snprintf(ret, KVD_NAME_MAX, "uid-%u", peer->uid);
+	strcpy(ret_how, "uid without a name of its own");
 }
 
-int tenant_of(const struct config *config, const struct tenant_users *users, uint32_t uid,
-	      const uint32_t *gids, size_t n_gids, const char *asked, bool delegate,
-	      char ret[KVD_NAME_MAX], const char **ret_why)
+int tenant_of(const struct config *config, const struct tenant_users *users, const struct tenant_peer *peer,
+	      const char *asked, bool delegate, char ret[KVD_NAME_MAX], char ret_how[KVD_NAME_MAX],
+	      const char **ret_why)
 {
 	const struct config_domain *domain;
 
-	if (uid == TENANT_NO_UID) {
+	if (peer->uid == TENANT_NO_UID) {
 		*ret_why = "uid 65534 stands for many users and is no tenant; give the program a "
 			   "uid of its own";
 		return -EPERM;
 	}
-	by_kernel(config, users, uid, gids, n_gids, ret);
+	by_kernel(config, users, peer, ret, ret_how);
 	if (!asked[0] || !strcmp(asked, ret))
 		return 0;
 	if (!delegate) {
@@ -100,5 +149,6 @@ int tenant_of(const struct config *config, const struct tenant_users *users, uin
 		return -EEXIST;
 	}
 	strcpy(ret, asked);
+	strcpy(ret_how, "delegate, by its own word");
 	return 0;
 }

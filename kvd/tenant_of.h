@@ -2,7 +2,8 @@
  * wrote.
  *
  *   1. [tenant NAME] uid =      2. [tenant NAME] gid =, primary or supplementary
- *   3. the user's name in /etc/passwd     4. uid-N
+ *   3. [tenant NAME] cgroup =, the longest path that contains the peer's
+ *   4. the user's name in /etc/passwd     5. uid-N
  * A HELLO may name another tenant only where the peer's uid is the daemon's own or a delegate's.
  * The overflow uid 65534 stands for many users and is nobody's tenant. */
 #ifndef KVD_TENANT_OF_H
@@ -19,21 +20,31 @@
 
 struct tenant_user { uint32_t uid; char name[KVD_NAME_MAX]; };
 
-/* Names of /etc/passwd, read once: asking NSS later could block the loop for seconds. */
+/* Names of /etc/passwd, read at start and at a reload: asking NSS could block the loop for seconds. */
 struct tenant_users {
 	uint32_t n;
 	struct tenant_user users[LIMIT_USERS];
 };
+/* Allocates nothing; a file that cannot be read has no names. */
 void tenant_users_read(const char *path, struct tenant_users *ret);
+
+/* What the kernel says of a peer. */
+struct tenant_peer {
+	uint32_t uid;
+	const uint32_t *gids;      /* (n_gids) primary first */
+	size_t n_gids;
+	const char *cgroup;        /* NULL: unknown */
+};
 
 /* The peer's tenant.
  * asked      of the HELLO, "" = none
  * delegate   the peer may act for any tenant
+ * ret_how    what decided, for `kvctl whoami`: "uid 1000", "cgroup /a", "user name", "delegate"
  * Returns    0; -EACCES: asked for another's; -EINVAL: not a name; -EPERM: uid 65534;
  *            -EEXIST: the name is that of a domain the tenant is not in.  *ret_why has a sentence.
  *            */
-int tenant_of(const struct config *config, const struct tenant_users *users, uint32_t uid,
-	      const uint32_t *gids, size_t n_gids, const char *asked, bool delegate,
-	      char ret[KVD_NAME_MAX], const char **ret_why);
+int tenant_of(const struct config *config, const struct tenant_users *users, const struct tenant_peer *peer,
+	      const char *asked, bool delegate, char ret[KVD_NAME_MAX], char ret_how[KVD_NAME_MAX],
+	      const char **ret_why);
 
 #endif

@@ -140,15 +140,17 @@ int kvctl_show_status(const struct kvctl_view *v, const struct kvd_msg_welcome *
 int kvctl_show_whoami(const struct kvctl_view *v, const struct kvd_msg_welcome *w)
 {
 	if (v->json)
-		return kvctl_json(v, json_pack("{s:I, s:I, s:I, s:o, s:o, s:b, s:o, s:i}", "uid",
+		return kvctl_json(v, json_pack("{s:I, s:I, s:I, s:o, s:o, s:b, s:o, s:i, s:o}", "uid",
 					       (json_int_t)w->uid, "gid", (json_int_t)w->gid, "pid",
 					       (json_int_t)w->pid, "tenant",
 					       kvctl_json_name(w->tenant), "domain",
 					       kvctl_json_name(w->domain), "admin", w->admin != 0,
 					       "kvd_version", kvctl_json_name(w->kvd_version),
-					       "protocol", (int)w->version));
-	fprintf(v->out, "uid %u  gid %u  pid %u\ntenant %s  domain %s\n%s\n", w->uid, w->gid,
+					       "protocol", (int)w->version, "decided_by",
+					       kvctl_json_name(w->decided_by)));
+	fprintf(v->out, "uid %u  gid %u  pid %u\ntenant %s  domain %s  decided by %s\n%s\n", w->uid, w->gid,
 		w->pid, kvctl_name(w->tenant).s, kvctl_name(w->domain).s,
+		w->decided_by[0] ? kvctl_name(w->decided_by).s : "this kvd does not say",
 		w->admin ? "administrator: reads everything"
 			 : "no administrator: sees the rows of this tenant (group kvadm sees all)");
 	return 0;

@@ -62,6 +62,7 @@ struct kvd_msg_welcome {
 	char tenant[KVD_NAME_MAX]; /* tenant this peer acts for */
 	char domain[KVD_NAME_MAX];
 	char kvd_version[KVD_NAME_MAX];
+	char decided_by[KVD_NAME_MAX]; /* what made the peer that tenant: "uid 1000", "cgroup /a"; since 0.2 */
 };
 struct kvd_msg_error {             /* reply instead of any other; m.status says which, text says what */
 	struct kvd_msg m;

@@ -3,12 +3,17 @@
 
 #include <check.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include "kvd/identity.h"
 #include "kvd/memory.h"
 #include "kvd/tenant_of.h"
 
@@ -24,15 +29,19 @@ static int parse(const char *text)
 
 START_TEST(reads_every_key)
 {
-	ck_assert_int_eq(parse("# a comment\n"
-			       "[kvd]\ndevice = host\npool = 4G\nextent=16M\npage-tokens = "
-			       "16\npage-bytes-min = 64K\n"
-			       "sharing = private\nsocket = /run/k.sock\nlog-level = debug\n"
-			       "[domain shop]\ntenants = a, b\ntenants = c\nsharing = reuse\n"
-			       "[domain lab]\nsharing = merge\n"
-			       "[tenant a]\nuid = 1000\nmax = 512M\n[tenant d]\ngid = 50\n"
-			       "[delegate]\nuid = 7\nuid = 8\nuid = 7\n[engine]\nuid = 9\n"),
-			 0);
+	ck_assert_int_eq(
+		parse("# a comment\n"
+		      "[kvd]\ndevice = host\npool = 4G\nextent=16M\npage-tokens = 16\npage-bytes-min = 64K\n"
+		      "sharing = private\nsocket = /run/k.sock\nlog-level = debug\nkeeper = yes\n"
+		      "state = /var/lib/kvd\nspill = /var/spill\n"
+		      "[domain shop]\ntenants = a, b\ntenants = c\nsharing = reuse\n"
+		      "[domain lab]\nsharing = merge\n"
+		      "[tenant a]\nuid = 1000\nmin = 64M\nlow = 128M\nhigh = 256M\nmax = 512M\nweight = 300\n"
+		      "priority = 50\nmax-connections = 9\nmax-streams = 8\nmax-sequences = 7\ninsert-rate = 6M\n"
+		      "ops-rate = 5\n[tenant d]\ngid = 50\n[tenant e]\ncgroup = /system.slice/e.service/\n"
+		      "[delegate]\nuid = 7\nuid = 8\nuid = 7\n[engine]\nuid = 9\n"
+		      "[tier disk]\ntype = file\npath = /var/cache/kvd\nsize = 32G\n"),
+		0);
 	ck_assert_str_eq(config.device, "host");
 	ck_assert_uint_eq(config.pool_bytes, 4ull << 30);
 	ck_assert_uint_eq(config.extent_bytes, 16u << 20);
@@ -50,7 +59,48 @@ START_TEST(reads_every_key)
 	ck_assert_uint_eq(config_find_tenant(&config, "d")->uid, CONFIG_NO_ID);
 	ck_assert_uint_eq(config.n_delegates, 2);
 	ck_assert_uint_eq(config.engine_uids[0], 9);
+	ck_assert(config.keeper);
+	ck_assert_str_eq(config.state, "/var/lib/kvd");
+	ck_assert_str_eq(config.spill, "/var/spill");
+	ck_assert_uint_eq(config.domains[0].members, 3);
+	const struct config_tenant *a = config_find_tenant(&config, "a");
+	ck_assert_uint_eq(a->min_bytes, 64u << 20);
+	ck_assert_uint_eq(a->low_bytes, 128u << 20);
+	ck_assert_uint_eq(config_high_bytes(a), 256u << 20);
+	ck_assert_uint_eq(a->weight, 300);
+	ck_assert_uint_eq(a->priority, 50);
+	ck_assert_uint_eq(a->connections_max, 9);
+	ck_assert_uint_eq(a->streams_max, 8);
+	ck_assert_uint_eq(a->sequences_max, 7);
+	ck_assert_uint_eq(a->insert_bytes_per_sec, 6u << 20);
+	ck_assert_uint_eq(a->ops_per_sec, 5);
+	ck_assert_str_eq(config_find_tenant(&config, "e")->cgroup, "/system.slice/e.service");
+	ck_assert_str_eq(config.tiers[0].path, "/var/cache/kvd");
+	ck_assert_uint_eq(config.tiers[0].size_bytes, 32ull << 30);
 	ck_assert_int_eq(config_check(&config, error), 0);
+}
+END_TEST
+
+START_TEST(defaults_are_the_tables)
+{
+	ck_assert_int_eq(parse("[tenant a]\nmax = 160M\n[tenant b]\nmin = 1M\n[domain x]\n tenants = a\n"), 0);
+	ck_assert_str_eq(config.device, "host");
+	ck_assert_uint_eq(config.page_tokens, KVD_PAGE_TOKENS);
+	ck_assert_uint_eq(config.page_bytes_min, 8192);
+	ck_assert_int_eq(config.sharing, CORE_MERGE);
+	ck_assert_int_eq(config.log_level, LOG_LEVEL_INFO);
+	ck_assert(!config.keeper && !config.pool_bytes && !config.spill[0]);
+	ck_assert_int_eq(config.domains[0].sharing, CORE_REUSE);
+	const struct config_tenant *a = config_find_tenant(&config, "a"), *none = config_limits_of(&config, "nobody");
+	ck_assert_uint_eq(config_high_bytes(a), 150u << 20);
+	ck_assert_uint_eq(config_low_bytes(a), 0);
+	ck_assert_uint_eq(config_low_bytes(config_find_tenant(&config, "b")), 1u << 20);
+	ck_assert_uint_eq(a->weight, 100);
+	ck_assert_uint_eq(a->ops_per_sec, none->ops_per_sec);
+	ck_assert_uint_eq(none->connections_max, 512);
+	ck_assert_uint_eq(none->streams_max, 256);
+	ck_assert_uint_eq(config_high_bytes(none), 0);
+	ck_assert_uint_eq(none->uid, CONFIG_NO_ID);
 }
 END_TEST
 
@@ -69,14 +119,25 @@ static const struct {
 	{ "[kvd]\ncolour = red\n", 2, "`colour`" },
 	{ "[kvd\n", 1, "neither" },
 	{ "[kvd]\njust words\n", 2, "neither" },
-	{ "[tier fast]\nsize = 1G\n", 2, "unknown section" },
-	{ "[tenant a]\nmin = 1G\n", 2, "min is not supported by this version" },
-	{ "[tenant a]\nlow = 1G\n", 2, "low is not supported" },
-	{ "[tenant a]\nhigh = 1G\n", 2, "high is not supported" },
-	{ "[tenant a]\nweight = 1\n", 2, "weight is not supported" },
-	{ "[tenant a]\npriority = 1\n", 2, "priority is not supported" },
-	{ "[tenant a]\ncgroup = /x\n", 2, "cgroup is not supported" },
-	{ "[tenant a]\nhome = x\n", 2, "uid gid max" },
+	{ "[kvd]\nkeeper = maybe\n", 2, "no or yes" },
+	{ "[kvd]\nspill = here\n", 2, "absolute" },
+	{ "[kvd]\nspill = /a/../b\n", 2, "absolute" },
+	{ "[fast]\nsize = 1G\n", 2, "unknown section [fast]; known: [kvd]" },
+	{ "[tier fast]\nsize = 1K\n", 2, "1M or more" },
+	{ "[tier fast]\ntype = tape\n", 2, "write file" },
+	{ "[tier /]\nsize = 1G\n", 2, "not a tier name" },
+	{ "[tenant a]\nmin = some\n", 2, "[tenant a] min = some is not a size" },
+	{ "[tenant a]\nweight = 0\n", 2, "1 to 10000" },
+	{ "[tenant a]\nweight = 10001\n", 2, "1 to 10000" },
+	{ "[tenant a]\npriority = high\n", 2, "1 to 10000" },
+	{ "[tenant a]\nops-rate = 0\n", 2, "1 to 1000000" },
+	{ "[tenant a]\nmax-connections = 4K\n", 2, "1 to 4096" },
+	{ "[tenant a]\nmax-sequences = 65537\n", 2, "0 to 65536" },
+	{ "[tenant a]\ninsert-rate = fast\n", 2, "512M" },
+	{ "[tenant a]\ncgroup = x\n", 2, "absolute" },
+	{ "[tenant a]\ncgroup = /x/..\n", 2, "absolute" },
+	{ "[tenant a]\ncgroup = //x\n", 2, "absolute" },
+	{ "[tenant a]\nhome = x\n", 2, "known: uid gid cgroup min low high max weight" },
 	{ "[tenant a]\nuid = root\n", 2, "numeric" },
 	{ "[tenant a]\nuid = 4K\n", 2, "numeric" },
 	{ "[tenant a]\nuid = 65534\n", 2, "overflow" },
@@ -117,16 +178,45 @@ START_TEST(bounds_are_kept)
 }
 END_TEST
 
+static const struct {
+	const char *text;
+	unsigned line;
+	const char *says;
+} contradictions[] = {
+	{ "[tenant a]\nuid = 5\n[tenant b]\nuid = 5\n", 4, "uid 5 is mapped to the tenants a (kvd.conf:2) and b" },
+	{ "[tenant a]\ngid = 5\n[tenant b]\ngid = 5\n", 4, "gid 5 is mapped" },
+	{ "[tenant a]\ncgroup = /x\n[tenant b]\ncgroup = /x/\n", 4, "cgroup /x is mapped" },
+	{ "[tenant a]\nmin = 2G\nlow = 1G\n", 3, "low is below its min of 2G" },
+	{ "[tenant a]\nmin = 2G\nmax = 2G\n", 2, "not below its max of 2G" },
+	{ "[tenant a]\nhigh = 2G\n\nmax = 1G\n", 2, "high = 2G is not below its max of 1G" },
+	{ "[tenant a]\nlow = 3G\nhigh = 2G\n", 2, "low = 3G is above its high of 2G; lower it or raise high" },
+	{ "[tenant a]\nmin = 3G\nhigh = 2G\n", 2, "min = 3G is above its high of 2G" },
+	{ "[tenant a]\nlow = 63M\nmax = 64M\n", 2, "high of 60M (a sixteenth below max" },
+	{ "[kvd]\npool = 4G\n[tenant a]\nmin = 3G\n[tenant b]\nmin = 2G\n", 6, "add up to 5G, the pool has 4G" },
+	{ "[tenant a]\nmin = 16777215T\n[tenant b]\nmin = 16777215T\n[kvd]\npool = 1G\n", 2, "the pool has 1G" },
+	{ "[tenant uid-7]\nuid = 8\n", 2, "names that begin with uid-" },
+	{ "[tenant uid-7]\ncgroup = /a\n", 2, "names that begin with uid-" },
+	{ "[tier a]\nsize = 1G\n", 2, "has no path" },
+	{ "[tier a]\npath = /x\n", 2, "has no size" },
+	{ "[tier a]\npath = /x\nsize = 1G\n[tier b]\npath = /x\nsize = 1G\n", 5, "has the path of [tier a]" },
+};
+
 START_TEST(checks_the_whole)
 {
-	ck_assert_int_eq(parse("[tenant a]\nuid = 5\n[tenant b]\nuid = 5\n"), 0);
-	ck_assert_int_eq(config_check(&config, error), -EINVAL);
-	ck_assert_ptr_nonnull(strstr(error, "uid 5"));
-	ck_assert_int_eq(parse("[tenant a]\ngid = 5\n[tenant b]\ngid = 5\n"), 0);
-	ck_assert_int_eq(config_check(&config, error), -EINVAL);
+	for (unsigned i = 0; i < sizeof(contradictions) / sizeof(contradictions[0]); i++) {
+		char prefix[32];
+
+		ck_assert_msg(parse(contradictions[i].text) == 0, "%s", error);
+		ck_assert_int_eq(config_check(&config, error), -EINVAL);
+		snprintf(prefix, sizeof(prefix), "kvd.conf:%u: ", contradictions[i].line);
+		ck_assert_msg(!strncmp(error, prefix, strlen(prefix)), "%u: %s", i, error);
+		ck_assert_msg(strstr(error, contradictions[i].says) != NULL, "%u: %s", i, error);
+	}
 	ck_assert_int_eq(parse("[tenant a]\nuid = 5\n[domain a]\ntenants = b\n"), 0);
 	ck_assert_int_eq(config_check(&config, error), -EINVAL);
 	ck_assert_int_eq(parse("[tenant a]\nuid = 5\n[domain a]\ntenants = a\n"), 0);
+	ck_assert_int_eq(config_check(&config, error), 0);
+	ck_assert_int_eq(parse("[tenant uid-5]\nuid = 5\nmax = 1G\n[tenant b]\nmin = 1G\nlow = 2G\nhigh = 2G\n"), 0);
 	ck_assert_int_eq(config_check(&config, error), 0);
 	ck_assert_int_eq(parse("[domain uid-5]\ntenants = a\n"), 0);
 	ck_assert_int_eq(config_check(&config, error), -EINVAL);
@@ -245,17 +335,36 @@ START_TEST(tenants_of_peers)
 	static struct tenant_users users = { .n = 2,
 					     .users = { { 1000, "ann" }, { 1001, "bob" } } };
 	const uint32_t gids[] = { 100, 50 };
-	char name[KVD_NAME_MAX];
-	const char *why = NULL;
+	char name[KVD_NAME_MAX], how[KVD_NAME_MAX];
+	const char *why = NULL, *cgroup = NULL;
 
 	ck_assert_int_eq(parse("[tenant shop]\nuid = 2000\n[tenant lab]\ngid = 50\n[tenant "
 			       "bob]\nuid = 2001\n"
-			       "[domain d]\ntenants = x\n"),
+			       "[domain d]\ntenants = x\n"
+			       "[tenant web]\ncgroup = /sys.slice/web\n[tenant deep]\ncgroup = /sys.slice/web/deep\n"),
 			 0);
-#define TENANT(uid, n_gids, asked, delegate) \
-	tenant_of(&config, &users, uid, gids, n_gids, asked, delegate, name, &why)
-	ck_assert_int_eq(TENANT(2000, 2, "", false), 0); /* uid before gid */
+#define TENANT(uid_, n_gids_, asked, delegate)                                                     \
+	tenant_of(&config, &users,                                                                 \
+		  &(struct tenant_peer){                                                           \
+			  .uid = uid_, .gids = gids, .n_gids = n_gids_, .cgroup = cgroup},         \
+		  asked, delegate, name, how, &why)
+	cgroup = "/sys.slice/web";
+	ck_assert_int_eq(TENANT(2000, 2, "", false), 0); /* uid before gid before cgroup */
 	ck_assert_str_eq(name, "shop");
+	ck_assert_str_eq(how, "uid 2000");
+	ck_assert_int_eq(TENANT(1000, 2, "", false), 0);
+	ck_assert_str_eq(how, "gid 50");
+	ck_assert_int_eq(TENANT(1000, 1, "", false), 0); /* before the user's name */
+	ck_assert_str_eq(name, "web");
+	ck_assert_str_eq(how, "cgroup /sys.slice/web");
+	cgroup = "/sys.slice/web/deep/er";
+	ck_assert_int_eq(TENANT(1000, 1, "", false), 0);
+	ck_assert_str_eq(name, "deep");
+	cgroup = "/sys.slice/website";
+	ck_assert_int_eq(TENANT(1000, 1, "", false), 0);
+	ck_assert_str_eq(name, "ann");
+	ck_assert_str_eq(how, "user name");
+	cgroup = NULL;
 	ck_assert_int_eq(TENANT(1000, 2, "", false), 0); /* a supplementary group */
 	ck_assert_str_eq(name, "lab");
 	ck_assert_int_eq(TENANT(1000, 1, "", false), 0);
@@ -275,6 +384,141 @@ START_TEST(tenants_of_peers)
 			 -EEXIST); /* would join a domain it is not in */
 	ck_assert_int_eq(TENANT(1000, 1, "x", true), 0);
 #undef TENANT
+}
+END_TEST
+
+START_TEST(users_of_passwd)
+{
+	static struct tenant_users users;
+	char path[] = "/tmp/kvd-test-XXXXXX";
+	int fd = mkstemp(path);
+	FILE *file = fdopen(fd, "w");
+
+	ck_assert_ptr_nonnull(file);
+	fprintf(file, "root:x:0:0:root:/root:/bin/sh\n#remark\nbroken\nno-uid:x:y:\nuid-5:x:5:5::/:\na b:x:6:6::/:\n");
+	fprintf(file, "huge:x:4294967296:1::/:\nlong:x:7:7:%05000d:/:/bin/sh\n", 0);
+	for (int i = 0; i < 300; i++)
+		fprintf(file, "user%d:x:%d:100:A Name:/home/user%d:/bin/sh\n", i, 1000 + i, i);
+	fprintf(file, "last:x:99:99::/:/bin/sh");
+	fclose(file);
+	tenant_users_read(path, &users);
+	ck_assert_uint_eq(users.n, 302);
+	ck_assert_str_eq(users.users[0].name, "root");
+	ck_assert_uint_eq(users.users[0].uid, 0);
+	for (unsigned i = 0; i < 300; i++)
+		ck_assert_uint_eq(users.users[i + 1].uid, 1000 + i);
+	ck_assert_str_eq(users.users[301].name, "last");
+	ck_assert_uint_eq(users.users[301].uid, 99);
+	unlink(path);
+	tenant_users_read(path, &users);
+	ck_assert_uint_eq(users.n, 0);
+}
+END_TEST
+
+static void note_change(void *arg, const char *section, const char *key)
+{
+	char *list = arg;
+
+	snprintf(list + strlen(list), 200 - strlen(list), "%s.%s ", section, key);
+}
+
+START_TEST(keys_that_wait_for_a_restart)
+{
+	static struct config before;
+	char list[200] = "";
+
+	ck_assert_int_eq(parse("[kvd]\npool = 1G\nsocket = /a/longer/one\nsocket = /s\nlog-level = warn\n"
+			       "[tier t]\npath = /t\nsize = 1G\n"), 0);
+	before = config;
+	config_keep_start(&config, &before, note_change, list);
+	ck_assert_str_eq(list, "");
+	ck_assert_int_eq(parse("[kvd]\npool = 2G\nsocket = /s\nkeeper = yes\nlog-level = debug\n"
+			       "[tier t]\npath = /t\nsize = 2G\n[tenant x]\nmin = 1G\n"), 0);
+	config_keep_start(&config, &before, note_change, list);
+	ck_assert_str_eq(list, "kvd.pool kvd.keeper t.tier ");
+	ck_assert_uint_eq(config.pool_bytes, 1u << 30);
+	ck_assert(!config.keeper);
+	ck_assert_uint_eq(config.tiers[0].size_bytes, 1u << 30);
+	ck_assert_int_eq(config.log_level, LOG_LEVEL_DEBUG);
+	ck_assert_uint_eq(config.n_tenants, 1);
+}
+END_TEST
+
+START_TEST(control_groups)
+{
+	char path[CONFIG_PATH_MAX], text[600];
+
+	ck_assert_int_eq(identity_parse_cgroup("0::/user.slice/a b\n", path), 0);
+	ck_assert_str_eq(path, "/user.slice/a b");
+	ck_assert_int_eq(identity_parse_cgroup("9:name=systemd:/one\n4:memory:/two\n0::/three\n", path), 0);
+	ck_assert_str_eq(path, "/three");
+	ck_assert_int_eq(identity_parse_cgroup("4:memory:/two\n1:name=systemd:/one", path), 0);
+	ck_assert_str_eq(path, "/one");
+	ck_assert_int_eq(identity_parse_cgroup("4:memory:/two\n", path), -ENOENT);
+	ck_assert_int_eq(identity_parse_cgroup("", path), -ENOENT);
+	ck_assert_int_eq(identity_parse_cgroup("0::\n", path), -ENOENT);
+	ck_assert_int_eq(identity_parse_cgroup("0::/../other\n", path), -ENOENT);
+	snprintf(text, sizeof(text), "0::/%0500d\n", 1);
+	ck_assert_int_eq(identity_parse_cgroup(text, path), -ENAMETOOLONG);
+	ck_assert_ptr_null(config_of_cgroup(&config, "/a"));
+	ck_assert_int_eq(parse("[tenant all]\ncgroup = /\n"), 0);
+	ck_assert_str_eq(config_of_cgroup(&config, "/a")->name, "all");
+	ck_assert_str_eq(config_of_cgroup(&config, "/")->name, "all");
+}
+END_TEST
+
+START_TEST(control_group_of_a_process)
+{
+	char path[CONFIG_PATH_MAX], mine[CONFIG_PATH_MAX], text[4096];
+	int pair[2], file = open("/proc/self/cgroup", O_RDONLY), r, status;
+	ssize_t n = read(file, text, sizeof(text) - 1);
+
+	ck_assert_int_gt(n, 0);
+	text[n] = '\0';
+	close(file);
+	ck_assert_int_eq(identity_parse_cgroup(text, mine), 0);
+	ck_assert_int_eq(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair), 0);
+	r = identity_cgroup(pair[0], path);
+	close(pair[0]);
+	close(pair[1]);
+	if (r == -ENOPROTOOPT) {
+		printf("skipped: this kernel has no SO_PEERPIDFD, so a control group is no identity\n");
+		return;
+	}
+	ck_assert_int_eq(r, 0);
+	ck_assert_str_eq(path, mine);
+	/* A socket whose maker has ended says nothing of who has it now. */
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	int listener = socket(AF_UNIX, SOCK_SEQPACKET, 0), hand[2], peer;
+
+	snprintf(address.sun_path + 1, sizeof(address.sun_path) - 1, "kvd-test-%d", getpid());
+	ck_assert_int_eq(bind(listener, (struct sockaddr *)&address, sizeof(address)), 0);
+	ck_assert_int_eq(listen(listener, 1), 0);
+	ck_assert_int_eq(pipe(hand), 0);
+	pid_t child = fork();
+	if (child == 0) {
+		int fd = socket(AF_UNIX, SOCK_SEQPACKET, 0);
+		char byte;
+
+		close(hand[1]);
+		if (connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0)
+			_exit(1);
+		if (fork() == 0) {  /* a grandchild keeps the socket */
+			if (read(hand[0], &byte, 1) < 0)
+				_exit(1);
+			_exit(0);
+		}
+		_exit(0);
+	}
+	close(hand[0]);
+	peer = accept(listener, NULL, NULL);
+	ck_assert_int_ge(peer, 0);
+	ck_assert_int_eq(waitpid(child, &status, 0), child);
+	ck_assert_int_eq(status, 0);
+	ck_assert_int_eq(identity_cgroup(peer, path), -ESRCH);
+	close(hand[1]);
+	close(peer);
+	close(listener);
 }
 END_TEST
 
@@ -332,6 +576,7 @@ int main(void)
 	int failed;
 
 	tcase_add_test(tcase, reads_every_key);
+	tcase_add_test(tcase, defaults_are_the_tables);
 	tcase_add_loop_test(tcase, names_what_is_wrong, 0, (int)(sizeof(bad) / sizeof(bad[0])));
 	tcase_add_test(tcase, bounds_are_kept);
 	tcase_add_test(tcase, checks_the_whole);
@@ -339,6 +584,10 @@ int main(void)
 	tcase_add_test(tcase, sizes);
 	tcase_add_test(tcase, extents_follow_the_pool);
 	tcase_add_test(tcase, tenants_of_peers);
+	tcase_add_test(tcase, control_groups);
+	tcase_add_test(tcase, control_group_of_a_process);
+	tcase_add_test(tcase, users_of_passwd);
+	tcase_add_test(tcase, keys_that_wait_for_a_restart);
 	tcase_add_test(tcase, free_memory);
 	suite_add_tcase(suite, tcase);
 	runner = srunner_create(suite);
