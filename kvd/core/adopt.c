@@ -17,7 +17,6 @@ uint64_t core_layout_version(void)
 {
 	static const uint64_t sizes[] = {
 		LAYOUT_REVISION, sizeof(struct core), sizeof(struct frame), sizeof(struct extent),
-		LAYOUT_REVISION, sizeof(struct core), sizeof(struct frame), sizeof(struct extent),
 		sizeof(struct page), sizeof(struct node), sizeof(struct claim), sizeof(struct hold),
 		sizeof(struct seq), sizeof(struct tenant),
 		sizeof(struct domain), sizeof(struct engine), sizeof(struct space), sizeof(struct group),

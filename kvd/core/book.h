@@ -29,11 +29,13 @@ struct core {
 	uint64_t frames[KVD_FRAME_STATES], frame_bytes[KVD_FRAME_STATES];
 	uint64_t tail_bytes;
 	uint32_t busy_extents, n_draining, demand;
+	uint32_t evacuating, evacuate_next; /* compaction: extent + 1, 0: none; slot it goes on with */
+	uint64_t compact_usec, compactions, moved_pages; /* next look; extents emptied; pages moved */
 	uint64_t wanted;               /* sum over groups */
 	uint64_t logical_bytes, physical_bytes, peak_logical_bytes, peak_physical_bytes;
 	uint64_t merges, merge_mismatches, promotions, single_flight_waits, preemptions,
 		evicted_pages;
-	uint32_t jobs_in[JOB_EXTENT + 1];
+	uint32_t jobs_in[JOB_KINDS];
 	uint32_t job_serial, stamp_out, more, memory_changed, n_batches, waiting;
 	uint64_t fresh_groups[GROUPS_MAX / 64], stamping_groups[GROUPS_MAX / 64],
 		pending_groups[GROUPS_MAX / 64];

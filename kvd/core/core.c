@@ -304,6 +304,7 @@ void core_step(struct core *core, const struct core_event *event, uint64_t now_u
 		admit_pump(c);
 		admit_serve(c);
 		share_pump(c);
+		compact_pump(c);
 		if (!c->awake.count && !c->memory_changed)
 			break;
 		SET(c->more, 1);
@@ -318,6 +319,8 @@ uint64_t core_next_tick_usec(const struct core *core)
 	if (core->more)
 		return core->now_usec;
 	uint32_t s = list_first(&core->promisers);
-	return s == CORE_NONE ? UINT64_MAX
-			      : seq_at(core, s)->progress_usec + core->config.promise_usec;
+	uint64_t compact_usec = compact_tick_usec(core), promise_usec = UINT64_MAX;
+	if (s != CORE_NONE)
+		promise_usec = seq_at(core, s)->progress_usec + core->config.promise_usec;
+	return compact_usec < promise_usec ? compact_usec : promise_usec;
 }

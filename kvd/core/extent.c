@@ -35,6 +35,13 @@ void group_recount(const struct core *c, uint32_t number)
 	uint64_t n_frames = c->spaces[g->space].geometry.n_frames;
 	assert(n_frames);
 	uint64_t unused = g->busy_extents * n_frames - g->busy_frames;
+	const struct extent *leaving = c->evacuating ? extent_at(c, c->evacuating - 1) : NULL;
+	if (leaving && leaving->group == number && extent_busy_frames(leaving))
+		unused -= n_frames - extent_busy_frames(leaving);   /* it hands out none (compact.c) */
+	if (g->reserved > unused && leaving && leaving->group == number) {
+		compact_stop(c);             /* the group needs them itself; counts again */
+		return;
+	}
 	uint64_t deficit = g->reserved > unused ? g->reserved - unused : 0;
 	uint64_t wanted = (deficit + n_frames - 1) / n_frames;
 	if (wanted == g->wanted)
@@ -87,7 +94,7 @@ static void extent_relist(const struct core *c, uint32_t x)
 	const struct extent *e = extent_at(c, x);
 	const struct group *g = &c->groups[e->group];
 	uint32_t bucket = 0, n_free = e->frames[KVD_FRAME_FREE];
-	bool usable = e->state == KVD_EXTENT_ASSIGNED && !e->draining && n_free;
+	bool usable = e->state == KVD_EXTENT_ASSIGNED && !e->draining && n_free && c->evacuating != x + 1;
 	if (usable && g->engine != CORE_NONE)
 		usable = c->engines[g->engine].state == ENGINE_LIVE && (e->acked >> g->engine & 1u);
 	if (usable)
@@ -216,6 +223,8 @@ static void extent_leave(const struct core *c, uint32_t x)
 	const struct group *g = &c->groups[number];
 	const struct space *s = &c->spaces[g->space];
 	assert(e->frames[KVD_FRAME_FREE] == e->n_frames && !e->switching.count);
+	if (c->evacuating == x + 1)
+		SET(c->evacuating, 0);
 	extent_draining(c, x, false);
 	extent_idle_list(c, x, false);
 	list_remove(c, LIST_EXTENTS, &g->extents, x);
@@ -255,6 +264,15 @@ void extent_maybe_leave(const struct core *c, uint32_t x)
 	bool needed = g->pending.count && !e->draining && !dead;
 	if (!needed && (e->draining || idle > keep))
 		extent_leave(c, x);
+}
+
+/* Compaction begins or ends with an extent in use: while it lasts, its free frames are nobody's. */
+void extent_evacuate(const struct core *c, uint32_t x, bool on)
+{
+	SET(c->evacuating, on ? x + 1 : 0);
+	extent_relist(c, x);
+	group_recount(c, extent_at(c, x)->group);
+	SET(c->memory_changed, 1);
 }
 
 /* Empty an idle extent for somebody else: its cached pages go; when its last frame is free it
@@ -312,8 +330,10 @@ bool extent_ack(const struct core *c, uint32_t engine, uint32_t x, uint32_t coun
 	}
 	if (e->acked & bit)
 		return false;
-	if (e->state == KVD_EXTENT_LEAVING)
-		return true;                 /* it will answer the unmap next */
+	if (e->state == KVD_EXTENT_LEAVING) { /* it will answer the unmap next */
+		wake_all(c, &c->engines[engine].ack_waiters);
+		return true;
+	}
 	SET(e->acked, e->acked | bit);
 	const struct group *g = &c->groups[e->group];
 	if (g->engine == engine)

@@ -12,9 +12,12 @@
  *   SEALED      -> QUARANTINED  page_drop        likewise, and its engine is dead but not quiet
  *   COOL        -> SEALED       hold_take        found again
  *   COOL        -> RETIRING     page_drop        reclaimed
+ *   SEALED, COOL -> RETIRING    page_relocate    its page lives in another frame now
  *   FILLING     -> OPEN         seq_copied       the copy is there, a sequence writes on
  *   FILLING     -> COOL         share_moved      the shared copy is there
- *   FILLING     -> RETIRING     share_moved, seq_copied   the mover failed or nobody wants it
+ *   FILLING     -> COOL         page_relocate    the page was copied out of a sparse extent
+ *   FILLING     -> RETIRING     share_moved, seq_copied, compact_moved   the mover failed or nobody
+ *                               wants it
  *   FILLING     -> QUARANTINED  seq_copied       likewise, and its engine is dead but not quiet
  *   RETIRING    -> FREE         job_moved        every step that saw it is done, and it is zero
  *   QUARANTINED -> RETIRING     retire_engine_quiet

@@ -259,6 +259,30 @@ static void check_retire(struct check *k)
 		   "a quarantined frame is lost", quarantined);
 }
 
+/* What the group's reservations want beyond its busy extents; the one being emptied gives nothing. */
+static uint64_t group_wanted(const struct core *c, uint32_t number, const struct sums *sum)
+{
+	const struct group *g = &c->groups[number];
+	uint64_t n = c->spaces[g->space].geometry.n_frames, unused = sum->busy_extents * n - sum->busy_frames;
+	const struct extent *e = c->evacuating ? extent_at(c, c->evacuating - 1) : NULL;
+	uint32_t busy = e ? e->frames[KVD_FRAME_OPEN] + e->frames[KVD_FRAME_SEALED] +
+		e->frames[KVD_FRAME_FILLING] + e->frames[KVD_FRAME_QUARANTINED] : 0;
+	if (e && e->group == number && busy)
+		unused -= n - busy;
+	return n && g->reserved > unused ? (g->reserved - unused + n - 1) / n : 0;
+}
+
+static void check_evacuation(struct check *k)
+{
+	const struct core *c = k->c;
+	fsck_check(k, c->evacuating <= c->n_extents, "the extent being emptied does not exist", c->evacuating);
+	if (!c->evacuating || c->evacuating > c->n_extents)
+		return;
+	const struct extent *e = extent_at(c, c->evacuating - 1);
+	fsck_check(k, e->state == KVD_EXTENT_ASSIGNED && !e->bucket,
+		   "an extent that is being emptied hands out frames", c->evacuating - 1);
+}
+
 static void check_groups(struct check *k, const struct sums *sums)
 {
 	const struct core *c = k->c;
@@ -268,6 +292,8 @@ static void check_groups(struct check *k, const struct sums *sums)
 		const struct group *g = &c->groups[i];
 		wanted += g->wanted;
 		busy += sums[i].busy_extents;
+		fsck_check(k, g->wanted == group_wanted(c, i, &sums[i]),
+			   "a group wants another number of extents than it reserves", i);
 		fsck_check(k, g->extents.count == sums[i].extents,
 			   "a group's extents are not all listed", i);
 		fsck_check(k, g->busy_extents == sums[i].busy_extents,
@@ -316,6 +342,7 @@ uint32_t core_fsck(const struct core *core, void (*report)(void *arg, const char
 	check_extents(&k, sums);
 	if (k.broken)
 		return k.problems;
+	check_evacuation(&k);
 	check_groups(&k, sums);
 	check_retire(&k);
 	fsck_index(&k);

@@ -240,6 +240,28 @@ void hold_switch(const struct core *c, uint32_t number, uint32_t page)
 	act_entry(c, h->seq, number - seq_at(c, h->seq)->row);
 }
 
+/* The page's bytes have been copied to a frame (FILLING) of the same group: it lives there now.  Every
+ * holder's entry is published again; the old frame retires when no step can name it any more. */
+void page_relocate(const struct core *c, uint32_t number, uint32_t frame)
+{
+	const struct page *p = page_at(c, number);
+	uint32_t old = p->frame;
+	assert(extent_at(c, extent_of(c, frame))->group == page_group(c, number));
+	frame_move(c, frame, KVD_FRAME_COOL, 0);
+	if (frame_state(c, old) == KVD_FRAME_SEALED)
+		frame_move(c, frame, KVD_FRAME_SEALED, 0);
+	SET(frame_at(c, frame)->page, number);
+	SET(p->frame, frame);
+	SET(frame_at(c, old)->page, 0);
+	if (p->node && node_at(c, p->node)->pins) {
+		steer_copy(c, p->node, old, false);
+		steer_copy(c, p->node, frame, true);
+	}
+	for (uint32_t h = list_first(&p->holders); h != CORE_NONE; h = list_next(c, LIST_HOLDERS, h))
+		act_entry(c, hold_at(c, h)->seq, h - seq_at(c, hold_at(c, h)->seq)->row);
+	frame_retire(c, old, true);
+}
+
 /* Lease a fresh frame for table slot `index` of a sequence, near the page before it. */
 bool page_open(const struct core *c, uint32_t seq, uint32_t index)
 {

@@ -54,6 +54,7 @@ void extent_counts_changed(const struct core *c, uint32_t extent, enum kvd_frame
 			   enum kvd_frame_state to);
 void extent_owner_died(const struct core *c, uint32_t extent);
 void extent_drain(const struct core *c, uint32_t extent);
+void extent_evacuate(const struct core *c, uint32_t extent, bool on); /* on: hands out no frames */
 void extent_maybe_leave(const struct core *c, uint32_t extent);
 void extent_scrubbed(const struct core *c, uint32_t extent, bool ok);
 void extent_pump(const struct core *c);
@@ -96,6 +97,7 @@ void hold_claim(const struct core *c, uint32_t seq, uint32_t index, uint32_t cla
 void hold_drop(const struct core *c, uint32_t seq, uint32_t index);
 void hold_switch(const struct core *c, uint32_t hold,
 		 uint32_t page); /* same content, other frame */
+void page_relocate(const struct core *c, uint32_t page, uint32_t frame); /* same bytes, other frame */
 bool page_open(const struct core *c, uint32_t seq, uint32_t index);   /* false: no frame now */
 bool page_redundant(const struct core *c, uint32_t page);
 bool page_serves(const struct core *c, uint32_t page, uint32_t tenant, uint32_t domain);
@@ -133,6 +135,7 @@ void share_moved(const struct core *c, uint32_t job, const struct core_event *ev
 void share_acked(const struct core *c, uint32_t extent);
 void share_forget(const struct core *c, uint32_t node);
 void share_pump(const struct core *c);
+void share_relocated(const struct core *c, uint32_t node); /* its shared copy lies in another extent */
 
 /* steer.c: an administrator's hand */
 void steer_event(const struct core *c, const struct core_event *event);
@@ -141,6 +144,12 @@ void steer_forget(const struct core *c, uint32_t node); /* its last claim has go
 bool steer_claim_ready(const struct core *c, uint32_t node, uint32_t domain);
 uint32_t steer_claim(const struct core *c, uint32_t node, uint32_t domain, uint32_t tenant, uint32_t home);
 uint32_t pins_max(const struct core *c);                  /* frames that pins may hold */
+
+/* compact.c */
+void compact_pump(const struct core *c);
+void compact_stop(const struct core *c);
+void compact_moved(const struct core *c, uint32_t job, bool ok);
+uint64_t compact_tick_usec(const struct core *c);
 
 /* sequence.c, verbs.c */
 void sequence_submit(const struct core *c, const struct core_event *event);

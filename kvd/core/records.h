@@ -15,8 +15,9 @@ enum {
 	SCRUBS_MAX = 512, /* mover jobs in flight, by purpose: deep enough to hide ... */
 	SHARES_MAX = 128, /* ... the round trip to the mover, small enough that a dying ... */
 	COPIES_MAX = 256,              /* ... mover loses little work */
+	PAGE_MOVES_MAX = 32,           /* compaction: background, in nobody's way */
 	EXTENT_SCRUBS_MAX = 16,
-	JOBS_MAX = SCRUBS_MAX + SHARES_MAX + COPIES_MAX + EXTENT_SCRUBS_MAX + 1,
+	JOBS_MAX = SCRUBS_MAX + SHARES_MAX + COPIES_MAX + EXTENT_SCRUBS_MAX + PAGE_MOVES_MAX + 1,
 	POPULATES_MAX = 4, /* first touch is memory-bound: more in flight gains nothing */
 	SHARE_AHEAD_PAGES = 32,        /* pages of a chain promoted ahead of the one waited for */
 	BUCKETS = 14, /* by log2(free frames): an extent holds at most 1 GiB / 8 KiB */
@@ -52,6 +53,7 @@ struct extent {
 	uint8_t draining, idle_listed, populating /* enum extent_populate */, acked_once;
 	uint64_t mapped, acked;        /* engines that were told to map it; that said they did */
 	uint64_t idle_usec;            /* since when no frame of it is in use */
+	uint64_t evacuated_usec;       /* when compaction last began or gave up on it; 0: never */
 	struct list free;              /* frames, LIFO: warm ones first */
 	struct list switching;         /* nodes whose tables wait for an ack of this extent */
 	struct link link, partial, idle;
@@ -193,7 +195,7 @@ struct batch {
 	uint32_t live;
 };
 
-enum job_kind { JOB_NONE = 0, JOB_SCRUB, JOB_SHARE, JOB_COPY, JOB_EXTENT };
+enum job_kind { JOB_NONE = 0, JOB_SCRUB, JOB_SHARE, JOB_COPY, JOB_EXTENT, JOB_MOVE, JOB_KINDS };
 struct job {
 	uint32_t next_free;            /* book.c's, 0 while the record is live */
 	uint32_t kind, generation, move; /* move: enum core_move */

@@ -216,7 +216,9 @@ static uint32_t job_limit(enum job_kind kind)
 	case JOB_SHARE: return SHARES_MAX;
 	case JOB_COPY: return COPIES_MAX;
 	case JOB_EXTENT: return EXTENT_SCRUBS_MAX;
-	case JOB_NONE: break;
+	case JOB_MOVE: return PAGE_MOVES_MAX;
+	case JOB_NONE:
+	case JOB_KINDS: break;
 	}
 	return 0;
 }
@@ -279,7 +281,11 @@ void job_moved(const struct core *c, const struct core_event *event)
 	case JOB_COPY:
 		seq_copied(c, number, event->moved.ok);
 		break;
+	case JOB_MOVE:
+		compact_moved(c, number, event->moved.ok);
+		break;
 	case JOB_NONE:
+	case JOB_KINDS:
 		break;
 	}
 	if (j->source != CORE_NONE)

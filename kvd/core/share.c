@@ -320,6 +320,12 @@ void share_moved(const struct core *c, uint32_t job, const struct core_event *ev
 	node_unref(c, node);
 }
 
+void share_relocated(const struct core *c, uint32_t node)
+{
+	if (node_at(c, node)->switching)
+		switch_enqueue(c, node, CORE_NONE);
+}
+
 void share_acked(const struct core *c, uint32_t extent)
 {
 	const struct list *waiting = &extent_at(c, extent)->switching;

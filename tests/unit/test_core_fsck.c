@@ -191,6 +191,9 @@ START_TEST(extents_and_sums)
 	MUTATE(g->idle.count, g->idle.count + 1, "idle extents is broken");
 	MUTATE(e->bucket, e->bucket + 1, "wrong list of partly free");
 	MUTATE(c->wanted, c->wanted + 1, "sum of wanted");
+	MUTATE(c->groups[0].wanted, c->groups[0].wanted + 1, "another number of extents than it reserves");
+	MUTATE(c->evacuating, c->n_extents + 1, "being emptied does not exist");
+	MUTATE(c->evacuating, extent_of(c, frame_in(c, KVD_FRAME_FREE, 0)) + 1, "hands out frames");
 	MUTATE(c->busy_extents, c->busy_extents + 1, "number of busy extents");
 	MUTATE(c->n_batches, c->n_batches + 1, "number of retire batches");
 	MUTATE(c->jobs.count, c->jobs.count + 1, "number of mover jobs");
