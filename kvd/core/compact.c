@@ -58,11 +58,14 @@ static uint32_t extent_choose(const struct core *c)
 		const struct group *g = &c->groups[i];
 		if (g->busy_extents < 2 || g->pending.count || !group_alive(c, g))
 			continue;
-		uint64_t n = c->spaces[g->space].geometry.n_frames;
-		uint64_t unused = g->busy_extents * n - g->busy_frames;
-		if (unused < g->reserved + n + n / 4 + 1 || (unused - g->reserved) * c->spaces[g->space].page_bytes <= most)
+		const struct space *space = &c->spaces[g->space];
+		uint64_t n = space->geometry.n_frames, unused = g->busy_extents * n - g->busy_frames;
+		if (unused < g->reserved + n + n / 4 + 1)
 			continue;
-		most = (unused - g->reserved) * c->spaces[g->space].page_bytes;
+		uint64_t waste = (unused - g->reserved) * space->page_bytes;
+		if (waste <= most)
+			continue;
+		most = waste;
 		waster = g;
 	}
 	if (!waster)
