@@ -26,6 +26,8 @@ struct host {
 	struct host_child kvd;
 	struct host_child engines[HOST_ENGINES_MAX];
 	unsigned n_engines;
+	void (*watch)(void *arg);      /* NULL, or called by host_run() at least every 100 ms */
+	void *watch_arg;
 };
 
 /* Called with a sentence when something that must work did not; set by the program, default: print

@@ -92,6 +92,8 @@ unsigned host_run(struct host *h, struct host_job *jobs, unsigned n,
 	struct pollfd *fds = calloc(n, sizeof(*fds));
 	for (;;) {
 		unsigned n_fds = 0;
+		if (h->watch)
+			h->watch(h->watch_arg);
 		for (unsigned i = 0; i < n; i++) {
 			struct host_job *job = &jobs[i];
 			if (job->abandon && !job->ended) {
@@ -109,7 +111,7 @@ unsigned host_run(struct host *h, struct host_job *jobs, unsigned n,
 		if (n_fds == 0)
 			break;
 		/* a stream whose engine died is opened again inside kvd_next(): look at least every 100 ms */
-		poll(fds, n_fds, 100);
+		poll(fds, n_fds, h->watch ? 5 : 100);
 	}
 	free(fds);
 	unsigned failed = 0;
