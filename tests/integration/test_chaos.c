@@ -139,8 +139,9 @@ static bool one_round(struct chaos *c, struct point *p)
 		const struct host_job *job = &jobs[i], *alone = &c->alone[which[i]];
 		ck_assert_msg(job->status == 0, "killed while %s: a stream failed: %s (%u failed)", p->what, job->error,
 			      failed);
-		ck_assert_msg(job->n_ids == alone->n_ids && !memcmp(job->ids, alone->ids, alone->n_ids * sizeof(*alone->ids)) &&
-			      !strcmp(job->answer, alone->answer), "killed while %s: a stream has other tokens", p->what);
+		bool same = job->n_ids == alone->n_ids && !strcmp(job->answer, alone->answer) &&
+			    !memcmp(job->ids, alone->ids, alone->n_ids * sizeof(*alone->ids));
+		ck_assert_msg(same, "killed while %s: a stream has other tokens", p->what);
 	}
 	host_jobs_free(jobs, N_STREAMS);
 	host_settle(&c->h);
