@@ -71,6 +71,8 @@ struct kvd_row_status {
 	uint32_t reclaiming;       /* 1: background reclaim is between low and high */
 	uint32_t some_avg10, some_avg60, some_avg300, full_avg10, full_avg60, full_avg300; /* 1/100 % */
 	uint32_t pad_pressure;
+	/* spill tier: pages on disk alone now; bad reads, pages written and read, ever; records in use */
+	uint64_t spilled_pages, lost_pages, spill_writes, spill_reads, spill_slots_used, spill_bytes;
 };
 struct kvd_row_engine {
 	char name[KVD_NAME_MAX], model[KVD_NAME_MAX], numerics[KVD_NAME_MAX];

@@ -243,7 +243,9 @@ static uint64_t group_missing(const struct core *c, const struct group *g)
 	uint64_t missing = 0;
 	for (uint32_t s = list_first(&g->pending); s != CORE_NONE;
 	     s = list_next(c, LIST_WAITERS, s))
-		missing += seq_at(c, s)->copy_from ? 1 : seq_at(c, s)->want - seq_at(c, s)->n_pages;
+		missing += seq_at(c, s)->copy_from || seq_at(c, s)->fetch == FETCH_WAITS
+				   ? 1
+				   : seq_at(c, s)->want - seq_at(c, s)->n_pages;
 	return missing;
 }
 
@@ -276,7 +278,7 @@ static void group_supply(const struct core *c, uint32_t number)
 	const struct group *g = &c->groups[number];
 	uint64_t n_frames = c->spaces[g->space].geometry.n_frames, missing = group_missing(c, g);
 	for (;;) {
-		uint64_t coming = g->retiring + g->n_unacked * n_frames;
+		uint64_t coming = g->retiring + g->spilling + g->n_unacked * n_frames;
 		if (coming >= missing || !act_room(c))
 			return;
 		bool may_grow = extent_spare(c, number), empty;

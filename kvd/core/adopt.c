@@ -20,7 +20,7 @@ uint64_t core_layout_version(void)
 		sizeof(struct page), sizeof(struct node), sizeof(struct claim), sizeof(struct hold),
 		sizeof(struct seq), sizeof(struct tenant),
 		sizeof(struct domain), sizeof(struct engine), sizeof(struct space), sizeof(struct group),
-		sizeof(struct batch), sizeof(struct job), sizeof(struct item), sizeof(struct layout),
+		sizeof(struct batch), sizeof(struct job), sizeof(struct item), sizeof(struct spill), sizeof(struct region), sizeof(struct layout),
 		sizeof(struct core_config), sizeof(struct journal_entry), KVD_FRAME_STATES, KVD_EXTENT_STATES,
 		GROUPS_MAX, JOBS_MAX, KVD_PAGE_TOKENS,
 	};
@@ -50,7 +50,8 @@ static bool config_equal(const struct core_config *a, const struct core_config *
 	return a->pool_bytes / a->extent_bytes == b->pool_bytes / a->extent_bytes &&
 	       a->extent_bytes == b->extent_bytes && a->page_bytes_min == b->page_bytes_min &&
 	       a->tenants_max == b->tenants_max && a->seqs_max == b->seqs_max && a->holds_max == b->holds_max &&
-	       a->shell_bytes == b->shell_bytes;
+	       a->shell_bytes == b->shell_bytes &&
+	       a->spill_bytes / a->extent_bytes == b->spill_bytes / b->extent_bytes;
 }
 
 struct core *core_adopt(void *book, size_t bytes, const struct core_config *expect, char *why)

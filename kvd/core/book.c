@@ -39,14 +39,19 @@ bool book_layout(const struct core_config *g, struct layout *ret)
 		slot_bits++;
 	if (!n_extents || n_extents << slot_bits > 1ull << KVD_ENTRY_FRAME_BITS)
 		return false;
+	uint64_t n_regions = g->spill_bytes / g->extent_bytes;
+	if (n_regions << slot_bits >= 1ull << 31)
+		return false;
 	struct layout c = { .n_extents = (uint32_t)n_extents, .slot_bits = slot_bits };
 	c.frames_max = (uint32_t)(n_extents << slot_bits);
 	c.domains_max = 2 * g->tenants_max;
-	/* A page has a frame.  A node has a copy or is named by a table slot (fsck checks it).  A
-	 * claim is complete and then belongs to a held or a cached page, or is named by a promise
-	 * or a waiter. */
-	uint64_t nodes = (uint64_t)c.frames_max + g->holds_max,
-		 claims = (uint64_t)c.frames_max + 2ull * g->holds_max;
+	c.n_regions = (uint32_t)n_regions;
+	c.spills_max = (uint32_t)(n_regions << slot_bits);
+	/* A page has a frame.  A node has a copy, in memory or on disk, or is named by a table slot
+	 * (fsck checks it).  A claim is complete and then belongs to a held or a cached page, or is
+	 * named by a promise or a waiter. */
+	uint64_t nodes = (uint64_t)c.frames_max + c.spills_max + g->holds_max,
+		 claims = (uint64_t)c.frames_max + c.spills_max + 2ull * g->holds_max;
 	c.nodes_max = nodes > 1u << 31 ? 1u << 31 : (uint32_t)nodes;
 	c.claims_max = claims > 1u << 31 ? 1u << 31 : (uint32_t)claims;
 	c.buckets_max = power_of_two_at_least(c.nodes_max);
@@ -71,6 +76,8 @@ bool book_layout(const struct core_config *g, struct layout *ret)
 	PART(at_node_hash, uint32_t, c.buckets_max);
 	PART(at_claim_hash, uint32_t, c.buckets_max);
 	PART(at_items, struct item, c.items_max);
+	PART(at_regions, struct region, n_regions);
+	PART(at_spills, struct spill, (uint64_t)c.spills_max + 1);
 	PART(at_shell, uint8_t, g->shell_bytes);
 	/* The worst event touches every table slot and frame a few dozen times; untouched entries cost
 	 * address space only. */
@@ -82,6 +89,11 @@ bool book_layout(const struct core_config *g, struct layout *ret)
 	c.book_bytes = at;
 	*ret = c;
 	return true;
+}
+
+const struct core_config *core_config_of(const struct core *core)
+{
+	return &core->config;
 }
 
 size_t core_book_bytes(const struct core_config *config)
@@ -109,6 +121,7 @@ struct core *core_init(void *book, const struct core_config *config)
 	SET(c->next_age, 1);
 	SET(c->more, 1);                 /* populate at once */
 	SET(c->extents_in[KVD_EXTENT_BARE], layout.n_extents);
+	SET(c->config.spill_bytes, (uint64_t)layout.n_regions * config->extent_bytes);
 	SET(c->layout_version, core_layout_version());
 	__atomic_signal_fence(__ATOMIC_SEQ_CST);
 	SET(c->magic, CORE_MAGIC);
@@ -138,6 +151,8 @@ const struct link *list_link(const struct core *c, enum list_kind kind, uint32_t
 	case LIST_TENANT_RUNNING: return &seq_at(c, r)->of_tenant;
 	case LIST_PROMISERS: return &seq_at(c, r)->promiser;
 	case LIST_TENANTS: return &tenant_at(c, r)->link;
+	case LIST_SPILLS: return &spill_at(c, r)->link;
+	case LIST_REGIONS: return &region_at(c, r)->link;
 	}
 	assert(!"list kind");
 	return NULL;

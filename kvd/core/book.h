@@ -36,6 +36,15 @@ struct core {
 	uint64_t merges, merge_mismatches, promotions, single_flight_waits, preemptions,
 		evicted_pages;
 	uint32_t jobs_in[JOB_KINDS];
+	uint64_t spill_generation, spill_pause_usec; /* last one given; nothing is written until then */
+	uint64_t spilled_pages, lost_pages; /* nodes on disk alone; bad reads, ever */
+	uint64_t spill_writes, spill_reads;
+	uint32_t spills_in[SPILL_STATES];
+	uint32_t regions_high;         /* from here on never used */
+	struct list spilled;           /* records SPILLED: the coldest first */
+	struct list spilling;          /* records SPILLING whose page leaves: the oldest write first */
+	struct list free_regions, space_regions[SPACES_MAX]; /* unassigned after use; with room */
+	struct list fetch_waiters;     /* sequences that wait until a read may begin */
 	uint32_t job_serial, stamp_out, more, memory_changed, n_batches, waiting;
 	uint64_t fresh_groups[GROUPS_MAX / 64], stamping_groups[GROUPS_MAX / 64],
 		pending_groups[GROUPS_MAX / 64];
@@ -102,6 +111,14 @@ static inline const struct item *item_at(const struct core *c, uint32_t n)
 {
 	return BOOK_AT(c, at_items, item, n);
 }
+static inline const struct region *region_at(const struct core *c, uint32_t n)
+{
+	return BOOK_AT(c, at_regions, region, n);
+}
+static inline const struct spill *spill_at(const struct core *c, uint32_t n)
+{
+	return BOOK_AT(c, at_spills, spill, n);
+}
 static inline uint32_t extent_of(const struct core *c, uint32_t frame)
 {
 	return frame >> c->slot_bits;
@@ -155,7 +172,9 @@ enum list_kind {
 	LIST_RUNNING,
 	LIST_TENANT_RUNNING,
 	LIST_PROMISERS,
-	LIST_TENANTS
+	LIST_TENANTS,
+	LIST_SPILLS,
+	LIST_REGIONS
 };
 const struct link *list_link(const struct core *c, enum list_kind kind, uint32_t record);
 static inline uint32_t list_first(const struct list *l)

@@ -7,7 +7,7 @@
  * taken out, so an OPEN of 4,096 cached pages costs one item.  Bound: see items_max in book.c.
  *
  * Never: a system call, a clock, an allocation, a page byte. */
-#include "kvd/core/parts.h"
+#include "kvd/core/spill.h"
 
 /* Worst unit of work: it preempts or switches every sequence, three items each, and a few more. */
 static uint32_t unit_items(const struct core *c)
@@ -129,6 +129,13 @@ static void alarm_text(const struct item *i, char *text)
 		text_add(text, at,
 			 " of its prefix; both stay private, compare the engines' numerics");
 		break;
+	case ALARM_SPILL_LOST:
+		at = text_add(text, 0, "a page on disk is not what was written: space ");
+		at = text_number(text, at, i->b);
+		at = text_add(text, at, ", page ");
+		at = text_number(text, at, i->c);
+		text_add(text, at, " of its prefix; it is computed again, look at the spill device");
+		break;
 	case ALARM_TENANTS_FULL:
 		text_add(text, 0,
 			 "no room for another tenant; raise the daemon's limit of tenants");
@@ -151,6 +158,8 @@ static void move_action(const struct core *c, uint32_t job, struct core_action *
 	ret->move.peer = j->peer;
 	ret->move.target = j->target;
 	ret->move.geometry = c->spaces[space].geometry;
+	if (j->spill)
+		ret->move.place = spill_place(c, j->spill);
 	SET(j->issued, 1);
 }
 
@@ -266,6 +275,7 @@ static void core_dispatch(const struct core *c, const struct core_event *event)
 	case CORE_EV_PUBLISH:
 	case CORE_EV_UNPUBLISH:
 	case CORE_EV_EVICT: steer_event(c, event); break;
+	case CORE_EV_SPILL_GONE: spill_gone(c); break;
 	}
 }
 
@@ -292,6 +302,7 @@ void core_step(struct core *core, const struct core_event *event, uint64_t now_u
 	SET(c->more, 0);
 	core_dispatch(c, event);
 	promise_tick(c);
+	spill_tick(c);
 	/* Memory that comes free lets a sequence in, whose lookups ask for copies, whose end ...:
 	 * two rounds settle what one event can settle, and `more` asks for another event. */
 	for (uint32_t round = 0; round < 2; round++) {
@@ -322,5 +333,7 @@ uint64_t core_next_tick_usec(const struct core *core)
 	uint64_t compact_usec = compact_tick_usec(core), promise_usec = UINT64_MAX;
 	if (s != CORE_NONE)
 		promise_usec = seq_at(core, s)->progress_usec + core->config.promise_usec;
-	return compact_usec < promise_usec ? compact_usec : promise_usec;
+	uint64_t least_usec = compact_usec < promise_usec ? compact_usec : promise_usec;
+	uint64_t spill_usec = spill_next_usec(core);
+	return least_usec < spill_usec ? least_usec : spill_usec;
 }

@@ -52,6 +52,8 @@ struct core_config {
 	uint32_t holds_max;            /* table slots (sequence x page) of all engines together */
 	uint64_t hash_key[2];          /* random: keys the prefix index against flooding */
 	uint32_t promise_usec;         /* a promiser that seals nothing for this long is passed over */
+	uint64_t spill_bytes;          /* size of the spill file, rounded down to whole extents; 0: no tier */
+	uint64_t spill_key[4];         /* random, for the mover alone: kept here so that it outlives the shell */
 	uint64_t shell_bytes;          /* of the book, for the shell's own facts (core_shell) */
 };
 
@@ -74,6 +76,7 @@ enum core_event_type {
 	CORE_EV_PUBLISH,        /* every domain may take the prefix */
 	CORE_EV_UNPUBLISH,
 	CORE_EV_EVICT,          /* drop cached claims: of a prefix, of a tenant, or the plan's first */
+	CORE_EV_SPILL_GONE,     /* the spill file is another, empty one: whatever was in it is lost */
 };
 
 struct core_event {
@@ -105,7 +108,9 @@ struct core_event {
 		struct {               /* MOVED */
 			uint32_t job;          /* number from the action */
 			bool ok;               /* false: the mover died or failed; treat targets as garbage */
-			bool differs;          /* COMPARE part: bytes of source and peer differ */
+			bool differs;          /* COMPARE part: bytes of source and peer differ.  SPILL and
+						* FETCH, not ok: the file is to blame (bytes that are not
+						* those written, I/O error, no space), not the mover */
 		} moved;
 		struct { uint32_t extent; } populated;
 		struct {               /* TRIGGER: CORE_ACT_PRESSURE when the stall within any window of
@@ -140,7 +145,18 @@ enum core_action_type {
 	CORE_ACT_PRESSURE,      /* a trigger fired: tell who waits for it */
 	CORE_ACT_STEERED,       /* what came of PIN ... EVICT; always the last action of such an event */
 };
-enum core_move { CORE_MOVE_SCRUB = 1, CORE_MOVE_COPY, CORE_MOVE_COMPARE_COPY, CORE_MOVE_SCRUB_EXTENT };
+enum core_move { CORE_MOVE_SCRUB = 1, CORE_MOVE_COPY, CORE_MOVE_COMPARE_COPY, CORE_MOVE_SCRUB_EXTENT,
+	CORE_MOVE_SPILL, CORE_MOVE_FETCH };
+
+/* Where a page lies in the spill file, and what is sealed into its checksum beside its bytes: a slot
+ * that was torn, is stale or another page's can only fail. */
+struct core_spill_place {
+	uint64_t offset;               /* bytes from the start of the file; whole slots of 4 KiB */
+	uint64_t generation;           /* of this write; never twice in a boot, so it may be a nonce */
+	uint64_t identity;             /* of the page's content in this book */
+};
+#define CORE_SPILL_TRAILER 64u     /* bytes behind a page in its slot: tag and what it belongs to */
+#define CORE_SPILL_ALIGN 4096u
 
 struct core_action {
 	enum core_action_type type;
@@ -155,10 +171,12 @@ struct core_action {
 			enum core_move kind;
 			/* SCRUB: zero target.  COPY: source -> target.  COMPARE_COPY: compare source and
 			 * peer; if equal copy source -> target (target == source: compare only, write
-			 * nothing).  SCRUB_EXTENT: zero extent `target`.
+			 * nothing).  SCRUB_EXTENT: zero extent `target`.  SPILL: source -> place.
+			 * FETCH: place -> target.
 			 * Frames of one job share one geometry, given here. */
 			uint32_t source, peer, target;
 			struct kvd_geometry geometry;
+			struct core_spill_place place;
 		} move;
 		struct { uint32_t extent; } populate;
 		struct { char text[160]; } alarm;
@@ -215,6 +233,8 @@ bool core_next_action(struct core *core, struct core_action *ret);
  * for step counters (then the shell polls DONE). */
 uint64_t core_next_tick_usec(const struct core *core);
 bool core_waits_for_steps(const struct core *core);
+
+const struct core_config *core_config_of(const struct core *core);
 
 /* Number of the tenant of that name, CORE_NONE if there is none. */
 uint32_t core_tenant_find(const struct core *core, const char *name);

@@ -93,7 +93,7 @@ static void check_frame(struct check *k, uint32_t f, const struct group *g)
 		fsck_check(k, !pinned, "a cool frame's page is pinned", f);
 		fsck_check(k, p->node && node_at(c, p->node)->n_complete,
 			   "a cool frame is claimed by nobody", f);
-		fsck_check(k, p->cool_listed, "a cool frame is in no reclaim list", f);
+		fsck_check(k, p->cool_listed != p->leaving, "a cool frame is in no reclaim list", f);
 	}
 }
 
@@ -346,6 +346,7 @@ uint32_t core_fsck(const struct core *core, void (*report)(void *arg, const char
 	check_groups(&k, sums);
 	check_retire(&k);
 	fsck_index(&k);
+	fsck_spill(&k);
 	fsck_sequences(&k);
 	fsck_steer(&k);
 	if (ret_pages)

@@ -19,6 +19,7 @@ void fsck_check(struct check *k, bool ok, const char *sentence, uint64_t number)
 bool fsck_list(struct check *k, enum list_kind kind, const struct list *l, uint64_t bound,
 	       const char *name);
 void fsck_index(struct check *k);     /* nodes, claims, charges */
+void fsck_spill(struct check *k);     /* the spill tier */
 void fsck_steer(struct check *k);     /* pins and publications */
 void fsck_sequences(struct check *k); /* rows, holds, waits, promises, reservations */
 

@@ -11,13 +11,18 @@ static uint32_t claim_holds_counted(const struct core *c, const struct node *n, 
 	return holds;
 }
 
-static uint32_t claim_children_counted(const struct core *c, const struct node *n, uint32_t domain)
+static uint32_t claim_children_counted(const struct core *c, const struct node *n, uint32_t domain,
+				       uint32_t *ret_near)
 {
 	uint32_t children = 0;
+	*ret_near = 0;
 	for (uint32_t child = list_first(&n->children); child != CORE_NONE;
 	     child = list_next(c, LIST_CHILDREN, child)) {
 		uint32_t claim = claim_find(c, child, domain);
-		children += claim && claim_at(c, claim)->complete;
+		if (!claim || !claim_at(c, claim)->complete)
+			continue;
+		children++;
+		*ret_near += node_at(c, child)->present;
 	}
 	return children;
 }
@@ -45,19 +50,24 @@ static void check_claim(struct check *k, uint32_t number, const struct node *n)
 	}
 	fsck_check(k, !claim->promiser && !claim->waiters.count,
 		   "a complete claim is still promised or waited for", number);
-	fsck_check(k, n->copies.count, "a claim's page has no copy", number);
+	fsck_check(k, n->copies.count || n->spill, "a claim's page has no copy", number);
 	uint32_t parent = n->parent ? claim_find(c, n->parent, claim->domain) : 0;
 	fsck_check(k, !n->parent || (parent && claim_at(c, parent)->complete),
 		   "a claim's chain does not reach its root", number);
 	fsck_check(k, claim->holds == claim_holds_counted(c, n, number),
 		   "a claim's holds are not its table slots", number);
-	fsck_check(k, claim->children == claim_children_counted(c, n, claim->domain),
-		   "a claim's count of children is wrong", number);
-	bool evictable = !claim->holds && !claim->children && !n->pins;
+	uint32_t near, children = claim_children_counted(c, n, claim->domain, &near);
+	fsck_check(k, claim->children == children, "a claim's count of children is wrong", number);
+	fsck_check(k, claim->near == near, "a claim's count of children in memory is wrong", number);
+	fsck_check(k, n->copies.count || !claim->holds, "a page on disk alone is held", number);
+	bool evictable = !claim->holds && !claim->near && n->present && !n->pins;
 	fsck_check(k, evictable == !!claim->group,
 		   "a claim is a reclaim candidate and not listed so, or the reverse", number);
 	uint64_t bytes = page_bytes_of_space(c, n->space);
-	charge(c, claim->tenant, bytes, claim->holds ? bytes : 0);
+	if (n->copies.count)
+		charge(c, claim->tenant, bytes, claim->holds ? bytes : 0);
+	else
+		((struct tenant *)(uintptr_t)tenant_at(c, claim->tenant))->check_spilled += bytes;
 }
 
 static void check_node(struct check *k, uint32_t number)
@@ -72,7 +82,7 @@ static void check_node(struct check *k, uint32_t number)
 			   (node_at(c, n->parent)->live && !node_at(c, n->parent)->next_free &&
 			    node_at(c, n->parent)->depth + 1 == n->depth),
 		   "a node's parent is gone", number);
-	fsck_check(k, n->refs || n->copies.count || n->children.count || n->claims.count || n->job,
+	fsck_check(k, n->refs || n->copies.count || n->children.count || n->claims.count || n->job || n->spill,
 		   "a node is nobody's", number);
 	if (fsck_list(k, LIST_COPIES, &n->copies, c->pages.high + 1,
 		      "a node's list of copies is broken"))
@@ -109,7 +119,7 @@ void fsck_index(struct check *k)
 	uint32_t nodes = 0, claims = 0, in_lru = 0, listed = 0;
 	for (uint32_t t = 0; t < c->n_tenants; t++) {
 		struct tenant *tenant = (struct tenant *)(uintptr_t)tenant_at(c, t);
-		tenant->check_rss = tenant->check_held = tenant->check_reserved = 0;
+		tenant->check_rss = tenant->check_held = tenant->check_reserved = tenant->check_spilled = 0;
 	}
 	for (uint32_t i = 1; i <= c->nodes.high; i++) {
 		if (node_at(c, i)->next_free || !node_at(c, i)->live)
@@ -140,6 +150,8 @@ void fsck_index(struct check *k)
 		const struct tenant *tenant = tenant_at(c, t);
 		fsck_check(k, tenant->rss_bytes == tenant->check_rss,
 			   "a tenant's charge is not what it has", t);
+		fsck_check(k, tenant->spilled_bytes == tenant->check_spilled,
+			   "a tenant's spilled bytes are not its claims' on disk", t);
 		fsck_check(k, tenant->held_bytes == tenant->check_held,
 			   "a tenant's held bytes are not what its sequences hold", t);
 		if (fsck_list(k, LIST_TENANT_CLAIMS, &tenant->claims, c->claims.high + 1,
@@ -261,7 +273,7 @@ void fsck_sequences(struct check *k)
 		node_refs += node_at(c, i)->next_free ? 0 : node_at(c, i)->refs;
 	for (uint32_t i = 1; i <= c->claims.high; i++)
 		if (!claim_at(c, i)->next_free && claim_at(c, i)->complete &&
-		    !claim_at(c, i)->holds)
+		    !claim_at(c, i)->holds && node_at(c, claim_at(c, i)->node)->copies.count)
 			claim_bytes +=
 				page_bytes_of_space(c, node_at(c, claim_at(c, i)->node)->space);
 	fsck_check(k, holds == page_holds, "table entries and pages' holders differ in number",

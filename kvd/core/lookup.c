@@ -2,9 +2,10 @@
  *
  * A sequence takes sealed pages of its prompt one after the other from its first unsealed index on.
  * It never takes the page that holds the prompt's last token: that token's logits must be computed.
- * Where it stops, it waits for one of three things, or computes:
+ * Where it stops, it waits for one of four things, or computes:
  *   promise  another sequence of its domain computes the page right now (single flight)
  *   share    the only copies are in other engines' colours: a copy into the shared one is under way
+ *   fetch    the page is on disk alone, and is read into a frame of this engine (spill.c)
  *   ack      a copy is there (a shared one, or one of the colour this engine took over), but the
  *            engine has not mapped its extent yet
  *
@@ -14,7 +15,7 @@
  * promiser never waits for memory that a waiter has.  A promiser that seals nothing for
  * promise_usec is passed over: its promises break, waiters wake in order of arrival and the first
  * computes. */
-#include "kvd/core/parts.h"
+#include "kvd/core/spill.h"
 
 void wake_all(const struct core *c, const struct list *waiters)
 {
@@ -49,10 +50,15 @@ static enum probe copy_probe(const struct core *c, const struct seq *s, uint32_t
 			*ret_record = node;
 		}
 	}
+	if (found == PROBE_MISS && n->spill && spill_at(c, n->spill)->state != SPILL_SPILLING &&
+	    spill_serves(c, n->spill, s->tenant, s->domain)) {
+		found = PROBE_FETCH;
+		*ret_record = node;
+	}
 	return found;
 }
 
-/* What the index says about page `index` of the prompt.  ret_record: HIT a page, SHARE a node, ACK
+/* What the index says about page `index` of the prompt.  ret_record: HIT a page, SHARE and FETCH a node, ACK
  * an extent, PROMISED a claim. */
 enum probe lookup_probe(const struct core *c, uint32_t seq, uint32_t index, uint32_t *ret_record)
 {
@@ -255,6 +261,10 @@ bool lookup_take(const struct core *c, uint32_t seq)
 		promise_break_all(c, seq);
 		seq_wait(c, seq, WAIT_ACK, record);
 		return true;
+	case PROBE_FETCH:
+		if (spill_wait(c, seq, index))
+			return true;
+		break;
 	case PROBE_PROMISED:
 		return lookup_wait_promise(c, seq, index);
 	case PROBE_HIT:

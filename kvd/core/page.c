@@ -7,7 +7,7 @@
  *
  * Invariants: OPEN <=> the page has exactly one holder and no node.  SEALED <=> at least one
  * holder, or its node is pinned (steer.c). COOL <=> no holder, a node, a complete claim on it, no pin. */
-#include "kvd/core/parts.h"
+#include "kvd/core/spill.h"
 
 static uint32_t page_group(const struct core *c, uint32_t p)
 {
@@ -47,9 +47,12 @@ void page_index(const struct core *c, uint32_t number, uint32_t node)
 	list_push(c, LIST_COPIES, &node_at(c, node)->copies, number);
 	if (node_at(c, node)->pins)
 		steer_copy(c, node, p->frame, true);
+	if (node_at(c, node)->copies.count == 1)
+		node_away(c, node, false);
+	node_presence(c, node);
 }
 
-static void page_cool_list(const struct core *c, uint32_t number, bool on)
+void page_cool_list(const struct core *c, uint32_t number, bool on)
 {
 	const struct page *p = page_at(c, number);
 	const struct group *g = &c->groups[page_group(c, number)];
@@ -78,7 +81,11 @@ void page_drop(const struct core *c, uint32_t number, bool seen)
 	page_cool_list(c, number, false);
 	if (node) {
 		const struct node *n = node_at(c, node);
+		spill_page_gone(c, number);
 		list_remove(c, LIST_COPIES, &n->copies, number);
+		if (!n->copies.count)
+			node_away(c, node, true);
+		node_presence(c, node);
 		if (n->pins)
 			steer_copy(c, node, frame, false);
 		if (n->shared == number) {
@@ -147,6 +154,8 @@ void page_tidy(const struct core *c, uint32_t number)
 		return;
 	enum kvd_frame_state state = frame_state(c, p->frame);
 	bool keep = p->node && node_at(c, p->node)->n_complete && !page_redundant(c, number);
+	if (p->leaving)
+		return;
 	if (!keep) {
 		page_drop(c, number, true);
 		return;
@@ -163,6 +172,8 @@ void page_tidy(const struct core *c, uint32_t number)
 static void holder_add(const struct core *c, uint32_t hold, uint32_t page)
 {
 	const struct page *p = page_at(c, page);
+	if (p->leaving)
+		spill_keep(c, page);
 	page_cool_list(c, page, false);
 	list_push(c, LIST_HOLDERS, &p->holders, hold);
 	SET(hold_at(c, hold)->page, page);

@@ -20,7 +20,7 @@ void act_move(const struct core *c, uint32_t job);
 void act_stamp(const struct core *c);
 void act_attached(const struct core *c, uint32_t engine, uint32_t status, uint64_t need,
 		  uint64_t have);
-enum alarm_kind { ALARM_MERGE_MISMATCH = 1, ALARM_TENANTS_FULL, ALARM_DOMAINS_FULL };
+enum alarm_kind { ALARM_MERGE_MISMATCH = 1, ALARM_TENANTS_FULL, ALARM_DOMAINS_FULL, ALARM_SPILL_LOST };
 void act_steered(const struct core *c, uint32_t status, uint64_t pages, uint64_t bytes, uint64_t need, uint64_t have,
 		 bool more);
 void act_alarm(const struct core *c, enum alarm_kind kind, uint32_t a, uint32_t b);
@@ -91,6 +91,7 @@ uint32_t page_new(const struct core *c, uint32_t frame, uint32_t tenant, uint32_
 void page_index(const struct core *c, uint32_t page,
 		uint32_t node); /* its content has this identity */
 void page_drop(const struct core *c, uint32_t page, bool seen);  /* its frame retires */
+void page_cool_list(const struct core *c, uint32_t page, bool on);
 void page_tidy(const struct core *c, uint32_t page);             /* nobody holds it: cool or drop */
 void hold_take(const struct core *c, uint32_t seq, uint32_t index, uint32_t page, uint32_t claim);
 void hold_claim(const struct core *c, uint32_t seq, uint32_t index, uint32_t claim);
@@ -115,10 +116,14 @@ uint32_t claim_find_or_make(const struct core *c, uint32_t node, uint32_t domain
 void claim_complete(const struct core *c, uint32_t claim, uint32_t tenant, uint32_t home);
 void claim_relist(const struct core *c, uint32_t claim);
 void claim_maybe_free(const struct core *c, uint32_t claim);
-void claim_drop(const struct core *c, uint32_t claim); /* forget it; frees what nobody else wants */
+/* forget it and what the domain has below it; frees what nobody else wants */
+void claim_drop(const struct core *c, uint32_t claim);
+void node_evict(const struct core *c, uint32_t node); /* every claim on it, and below */
+void node_presence(const struct core *c, uint32_t node); /* `present` may have changed */
+void node_away(const struct core *c, uint32_t node, bool away); /* its last copy went, its first came */
 
 /* lookup.c: what a sequence may take, what it waits for, promises */
-enum probe { PROBE_MISS = 0, PROBE_HIT, PROBE_SHARE, PROBE_ACK, PROBE_PROMISED };
+enum probe { PROBE_MISS = 0, PROBE_HIT, PROBE_SHARE, PROBE_ACK, PROBE_PROMISED, PROBE_FETCH };
 enum probe lookup_probe(const struct core *c, uint32_t seq, uint32_t index, uint32_t *ret_record);
 bool lookup_take(const struct core *c, uint32_t seq);    /* true: it now waits */
 bool lookup_wait_promise(const struct core *c, uint32_t seq, uint32_t index);
@@ -194,7 +199,8 @@ uint32_t reclaim_plan(const struct core *c, uint32_t group, struct reclaim_candi
 		      uint32_t max);
 uint32_t reclaim_run(const struct core *c, uint32_t group, uint32_t n_frames);
 bool reclaim_claim(const struct core *c); /* false: every claim is in use */
-bool reclaim_page(const struct core *c, uint32_t page);
+void reclaim_out(const struct core *c, uint32_t claim); /* to disk, or forgotten */
+void reclaim_page(const struct core *c, uint32_t page);
 uint64_t reclaim_oldest_usec(const struct core *c, uint32_t group);
 void reclaim_tenant(const struct core *c, uint32_t tenant, uint64_t bytes);
 

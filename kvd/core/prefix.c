@@ -5,9 +5,12 @@
  * prompt.  A claim is (node, domain): complete once a sequence of the domain has sealed the page,
  * or only promised by one that computes it now (lookup.c).
  *
- * Invariants: a complete claim's node has a copy; a complete claim on a node means one of the same
+ * A node whose page is on disk alone is away (spill.c): its claims cost their tenants no memory, and none
+ * is a reclaim candidate.
+ *
+ * Invariants: a complete claim's node has a copy or a spill record; a complete claim on a node means one of the same
  * domain on its parent (a chain is claimed from its root on); children counts those. */
-#include "kvd/core/parts.h"
+#include "kvd/core/spill.h"
 
 static const uint32_t *bucket_at(const struct core *c, uint64_t base, uint32_t hash)
 {
@@ -93,7 +96,7 @@ void node_maybe_free(const struct core *c, uint32_t number)
 	while (number) {
 		const struct node *n = node_at(c, number);
 		if (n->refs || n->copies.count || n->claims.count || n->children.count ||
-		    n->waiters.count || n->job)
+		    n->waiters.count || n->job || n->spill)
 			return;
 		uint32_t parent = n->parent;
 		share_forget(c, number);
@@ -155,6 +158,19 @@ static uint32_t claim_parent(const struct core *c, const struct claim *k)
 	return number;
 }
 
+/* What the claim's tenant pays for a page that no sequence of its domain holds. */
+static void claim_pay(const struct core *c, const struct claim *k, bool away, int64_t sign)
+{
+	uint64_t bytes = (uint64_t)(sign * (int64_t)claim_bytes(c, k));
+	const struct tenant *t = tenant_at(c, k->tenant);
+	if (away) {
+		SET(t->spilled_bytes, t->spilled_bytes + bytes);
+		return;
+	}
+	tenant_charge(c, k->tenant, (int64_t)bytes, 0);
+	SET(c->logical_bytes, c->logical_bytes + bytes);
+}
+
 /* The page is sealed: the domain may skip it from now on, and the tenant pays for it. */
 void claim_complete(const struct core *c, uint32_t number, uint32_t tenant, uint32_t home)
 {
@@ -166,10 +182,11 @@ void claim_complete(const struct core *c, uint32_t number, uint32_t tenant, uint
 	SET(k->used_usec, c->now_usec);
 	SET(k->complete, 1);
 	ADD(node_at(c, k->node)->n_complete, 1);
-	tenant_charge(c, tenant, (int64_t)claim_bytes(c, k), 0);
-	SET(c->logical_bytes, c->logical_bytes + claim_bytes(c, k));
+	assert(node_at(c, k->node)->copies.count);
+	claim_pay(c, k, false, 1);
 	if (parent) {
 		ADD(claim_at(c, parent)->children, 1);
+		ADD(claim_at(c, parent)->near, node_at(c, k->node)->present);
 		claim_relist(c, parent);
 	}
 	promise_kept(c, number);
@@ -191,12 +208,13 @@ static void list_insert_by_use(const struct core *c, enum list_kind kind, const 
 	list_insert(c, kind, l, number, where);
 }
 
-/* Keep the claim among the reclaim candidates iff nobody of its domain holds it or a child of it, and
- * no pin does. */
+/* Keep the claim among the reclaim candidates iff its page is in memory to stay, nobody of its domain holds
+ * it or has a child of it there, and no pin does. */
 void claim_relist(const struct core *c, uint32_t number)
 {
 	const struct claim *k = claim_at(c, number);
-	bool want = k->complete && !k->holds && !k->children && !node_at(c, k->node)->pins;
+	const struct node *n = node_at(c, k->node);
+	bool want = k->complete && !k->holds && !k->near && n->present && !n->pins;
 	if (k->group && (!want || k->group != k->home + 1)) {
 		list_remove(c, LIST_LRU, &c->groups[k->group - 1].lru, number);
 		list_remove(c, LIST_TENANT_CLAIMS, &tenant_at(c, k->tenant)->claims, number);
@@ -243,27 +261,115 @@ static void copies_drop_unclaimed(const struct core *c, uint32_t node, uint32_t 
 	}
 }
 
-/* Forget that a domain may skip the page.  The last claim takes the copies with it, and they the
- * node. */
-void claim_drop(const struct core *c, uint32_t number)
+/* Forget that a domain may skip the page.  The last claim takes copies and spill record with it, and they
+ * the node. */
+static void claim_forget(const struct core *c, uint32_t number)
 {
 	const struct claim *k = claim_at(c, number);
 	assert(k->complete && !k->holds && !k->children && !node_at(c, k->node)->pins);
 	uint32_t parent = claim_parent(c, k), node = k->node, domain = k->domain;
+	const struct node *n = node_at(c, node);
+	uint32_t was_present = n->present;
 	SET(k->complete, 0);
 	claim_relist(c, number);
-	ADD(node_at(c, node)->n_complete, -1);
-	tenant_charge(c, k->tenant, -(int64_t)claim_bytes(c, k), 0);
-	SET(c->logical_bytes, c->logical_bytes - claim_bytes(c, k));
+	ADD(n->n_complete, -1);
+	claim_pay(c, k, !n->copies.count, -1);
 	ADD(tenant_at(c, k->tenant)->evicted, 1);
 	node_ref(c, node);
-	if (!node_at(c, node)->n_complete)
+	if (!n->copies.count && !n->n_complete) {
+		ADD(c->evicted_pages, 1);
+		SET(c->spilled_pages, c->spilled_pages - 1);
+	}
+	if (!n->n_complete)
 		steer_forget(c, node);
 	copies_drop_unclaimed(c, node, domain);
+	if (!n->n_complete)
+		spill_forget(c, node);
 	claim_maybe_free(c, number);
 	node_unref(c, node);
 	if (parent) {
 		ADD(claim_at(c, parent)->children, -1);
+		ADD(claim_at(c, parent)->near, -was_present);
 		claim_relist(c, parent);
+	}
+}
+
+/* The complete claim of the domain furthest below one; itself if there is none. */
+static uint32_t claim_deepest(const struct core *c, uint32_t number)
+{
+	while (claim_at(c, number)->children) {
+		uint32_t domain = claim_at(c, number)->domain, below = 0;
+		uint32_t child = list_first(&node_at(c, claim_at(c, number)->node)->children);
+		for (; !below; child = list_next(c, LIST_CHILDREN, child)) {
+			assert(child != CORE_NONE);
+			below = claim_find(c, child, domain);
+			if (below && !claim_at(c, below)->complete)
+				below = 0;
+		}
+		number = below;
+	}
+	return number;
+}
+
+/* With all that the domain has below it: a chain is claimed from its root on.  What is below a candidate
+ * is away or on its way, so nobody holds it. */
+void claim_drop(const struct core *c, uint32_t number)
+{
+	uint32_t at = claim_deepest(c, number);
+	while (at != number) {
+		uint32_t parent = claim_parent(c, claim_at(c, at));
+		claim_forget(c, at);
+		at = claim_deepest(c, parent);
+	}
+	claim_forget(c, number);
+}
+
+/* Drop every claim on a node that nobody holds. */
+void node_evict(const struct core *c, uint32_t node)
+{
+	const struct node *n = node_at(c, node);
+	node_ref(c, node);
+	while (n->n_complete) {
+		uint32_t k = list_first(&n->claims);
+		while (!claim_at(c, k)->complete)
+			k = list_next(c, LIST_NODE_CLAIMS, k);
+		claim_drop(c, k);
+	}
+	node_unref(c, node);
+}
+
+/* The node's last copy went to disk, or one came back: who claims it pays for it there or here. */
+void node_away(const struct core *c, uint32_t node, bool away)
+{
+	const struct node *n = node_at(c, node);
+	if (!n->n_complete)
+		return;
+	assert(!away || (n->spill && spill_at(c, n->spill)->state != SPILL_SPILLING));
+	SET(c->spilled_pages, away ? c->spilled_pages + 1 : c->spilled_pages - 1);
+	for (uint32_t k = list_first(&n->claims); k != CORE_NONE; k = list_next(c, LIST_NODE_CLAIMS, k)) {
+		if (!claim_at(c, k)->complete)
+			continue;
+		claim_pay(c, claim_at(c, k), !away, -1);
+		claim_pay(c, claim_at(c, k), away, 1);
+	}
+}
+
+void node_presence(const struct core *c, uint32_t node)
+{
+	const struct node *n = node_at(c, node);
+	const struct spill *r = n->spill ? spill_at(c, n->spill) : NULL;
+	bool leaving = r && r->page && page_at(c, r->page)->leaving;
+	uint8_t present = n->copies.count && !leaving;
+	if (n->present == present)
+		return;
+	SET(n->present, present);
+	for (uint32_t k = list_first(&n->claims); k != CORE_NONE; k = list_next(c, LIST_NODE_CLAIMS, k)) {
+		const struct claim *claim = claim_at(c, k);
+		uint32_t parent = claim->complete ? claim_parent(c, claim) : 0;
+		if (parent) {
+			ADD(claim_at(c, parent)->near, present ? 1 : -1);
+			claim_relist(c, parent);
+		}
+		claim_relist(c, k);
 	}
 }

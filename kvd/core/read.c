@@ -32,6 +32,13 @@ void core_read_status(const struct core *c, uint64_t now_usec, struct kvd_row_st
 	ret->single_flight_waits = c->single_flight_waits;
 	ret->preemptions = c->preemptions;
 	ret->evicted_pages = c->evicted_pages;
+	ret->spilled_pages = c->spilled_pages;
+	ret->lost_pages = c->lost_pages;
+	ret->spill_writes = c->spill_writes;
+	ret->spill_reads = c->spill_reads;
+	ret->spill_slots_used = (uint64_t)c->spills_in[SPILL_SPILLING] + c->spills_in[SPILL_SPILLED] +
+				c->spills_in[SPILL_FETCHING] + c->spills_in[SPILL_LOST];
+	ret->spill_bytes = c->config.spill_bytes;
 	ret->tenants = c->n_tenants;
 	for (uint32_t i = 0; i < CORE_ENGINES_MAX; i++) {
 		ret->engines += c->engines[i].state == ENGINE_LIVE;
@@ -129,6 +136,7 @@ uint32_t core_read_tenants(const struct core *c, uint32_t tenant, uint32_t *curs
 		copy_name(row->domain, domain_at(c, t->domain)->name);
 		row->rss_bytes = t->rss_bytes;
 		row->max_bytes = t->max_bytes;
+		row->spilled_bytes = t->spilled_bytes;
 		row->evicted_pages = t->evicted;
 		row->sequences = t->n_seqs;
 		row->sharing = t->sharing;

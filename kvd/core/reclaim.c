@@ -9,7 +9,7 @@
  * A group may have cool pages whose claims are listed elsewhere (last used on another engine): when
  * its own list is empty they go by age, each alone if another copy remains, else with all below it.
  *  */
-#include "kvd/core/parts.h"
+#include "kvd/core/spill.h"
 
 /* Pure: the next candidates of a group, best first, with what each would free now. */
 uint32_t reclaim_plan(const struct core *c, uint32_t group, struct reclaim_candidate *ret,
@@ -31,33 +31,17 @@ uint32_t reclaim_plan(const struct core *c, uint32_t group, struct reclaim_candi
 	return n;
 }
 
-/* Drop every claim of a node that nobody holds; claims on its children went before. */
-static void node_evict(const struct core *c, uint32_t node)
+/* A candidate goes: to disk if its page is nobody else's and there is a tier, else it is forgotten. */
+void reclaim_out(const struct core *c, uint32_t claim)
 {
-	const struct node *n = node_at(c, node);
-	node_ref(c, node);
-	uint32_t k = list_first(&n->claims);
-	while (k != CORE_NONE && n->n_complete) {
-		uint32_t next = list_next(c, LIST_NODE_CLAIMS, k);
-		if (claim_at(c, k)->complete)
-			claim_drop(c, k);
-		k = next;
-	}
-	node_unref(c, node);
+	uint32_t node = claim_at(c, claim)->node;
+	if (node_at(c, node)->n_complete > 1 || !spill_evict(c, node))
+		claim_drop(c, claim);
 }
 
-static uint32_t claimed_child(const struct core *c, const struct node *n)
-{
-	uint32_t child = list_first(&n->children);
-	while (child != CORE_NONE && !node_at(c, child)->n_complete)
-		child = list_next(c, LIST_CHILDREN, child);
-	return child;
-}
-
-/* Free a cool page.  True if its frame retires now.  If it is the only copy, everything below it in
- * the index goes first: nobody can hold a child without holding a copy of its parent, so all is
- * cool. */
-bool reclaim_page(const struct core *c, uint32_t page)
+/* Free a cool page.  If it is the only copy, it goes to disk, or everything below it in the index goes
+ * with it: nobody can hold a child without holding a copy of its parent, so all is cool. */
+void reclaim_page(const struct core *c, uint32_t page)
 {
 	uint32_t node = page_at(c, page)->node;
 	const struct node *n = node_at(c, node);
@@ -65,38 +49,37 @@ bool reclaim_page(const struct core *c, uint32_t page)
 	if (n->copies.count > 1) {
 		ADD(c->evicted_pages, 1);
 		page_drop(c, page, true);
-		return true;
+	} else if (!page_at(c, page)->leaving && !spill_evict(c, node)) {
+		node_evict(c, node);
 	}
-	node_ref(c, node);
-	while (n->n_complete) {
-		uint32_t at = node, child;
-		while ((child = claimed_child(c, node_at(c, at))) != CORE_NONE)
-			at = child;
-		node_evict(c, at);
-	}
-	node_unref(c, node);
-	return true;
 }
 
-/* Make up to n_frames frames of the group's extents retire.  Returns how many do. */
+static uint32_t reclaimed(const struct group *g)
+{
+	return g->retiring + g->spilling;
+}
+
+/* Make up to n_frames frames of the group's extents retire, now or when they are written out.  Returns how
+ * many do. */
 uint32_t reclaim_run(const struct core *c, uint32_t group, uint32_t n_frames)
 {
 	const struct group *g = &c->groups[group];
-	uint32_t before = g->retiring;
+	uint32_t before = g->retiring + g->spilling;
 	struct reclaim_candidate plan[32];
 	/* Dropping a claim may free nothing here: bounded, and the next event goes on. */
-	for (uint32_t round = 0; round < 16 && g->retiring - before < n_frames; round++) {
+	for (uint32_t round = 0; round < 16 && reclaimed(g) - before < n_frames; round++) {
 		uint32_t n = reclaim_plan(c, group, plan, 32);
-		for (uint32_t i = 0; i < n && g->retiring - before < n_frames; i++)
-			claim_drop(c, plan[i].claim);
+		for (uint32_t i = 0; i < n && reclaimed(g) - before < n_frames; i++)
+			if (claim_at(c, plan[i].claim)->group == group + 1) /* an earlier one may have taken it along */
+				reclaim_out(c, plan[i].claim);
 		if (!n)
 			break;
 	}
-	while (!g->lru.count && g->cool.count && g->retiring - before < n_frames)
+	while (!g->lru.count && g->cool.count && reclaimed(g) - before < n_frames)
 		reclaim_page(c, list_first(&g->cool));
-	if (g->retiring - before < n_frames && g->lru.count)
+	if (reclaimed(g) - before < n_frames && g->lru.count)
 		SET(c->more, 1);
-	return g->retiring - before;
+	return reclaimed(g) - before;
 }
 
 /* The pool of claims is full: the least recently used candidate of all groups makes room. */

@@ -17,9 +17,15 @@ enum {
 	COPIES_MAX = 256,              /* ... mover loses little work */
 	PAGE_MOVES_MAX = 32,           /* compaction: background, in nobody's way */
 	EXTENT_SCRUBS_MAX = 16,
-	JOBS_MAX = SCRUBS_MAX + SHARES_MAX + COPIES_MAX + EXTENT_SCRUBS_MAX + PAGE_MOVES_MAX + 1,
+	SPILLS_MAX = 128, /* writes in flight: an extent's worth of pages, a tenth of a second of a disk */
+	FETCHES_MAX = 64, /* reads in flight: four sequences' read-ahead */
+	JOBS_MAX = SCRUBS_MAX + SHARES_MAX + COPIES_MAX + EXTENT_SCRUBS_MAX + PAGE_MOVES_MAX + SPILLS_MAX +
+		   FETCHES_MAX + 3,
 	POPULATES_MAX = 4, /* first touch is memory-bound: more in flight gains nothing */
 	SHARE_AHEAD_PAGES = 32,        /* pages of a chain promoted ahead of the one waited for */
+	FETCH_AHEAD_PAGES = 16,        /* pages of a chain read ahead of the one waited for */
+	SPILL_PATIENCE_USEC = 50000,   /* a write that takes longer is no longer waited for, and ... */
+	SPILL_PAUSE_USEC = 1000000,    /* ... for this long pages are forgotten instead of written */
 	BUCKETS = 14, /* by log2(free frames): an extent holds at most 1 GiB / 8 KiB */
 };
 
@@ -72,6 +78,7 @@ struct page {                          /* K and V of 16 tokens; one copy of its 
 	uint8_t keep_private;          /* its tenant's mode was `private` */
 	uint8_t verified;              /* bytes equal to the node's shared copy, says the mover */
 	uint8_t cool_listed;
+	uint8_t leaving;               /* it is written out and goes when that is done (spill.c) */
 	uint64_t used_usec;
 	struct list holders;           /* holds */
 	struct link copy, cool;
@@ -88,8 +95,10 @@ struct node {                          /* content identity: (space, parent, 16 t
 	uint8_t never_merge, promote, switching;
 	uint8_t queued;                /* 1: in the merge queue, 2: in the promote queue */
 	uint8_t failures;              /* mover failures in a row */
+	uint8_t present;               /* it has a copy, and that is not on its way to disk */
 	uint32_t switch_extent;        /* where it waits, + 1; 0: in the core's list */
 	uint32_t n_complete;           /* complete claims */
+	uint32_t spill;                /* its record in the spill tier, 0: none */
 	struct list copies, claims, children, waiters;
 	struct link sibling, queue, switch_link;
 	uint8_t pinned, published;     /* a pin, a publication ends here (steer.c) */
@@ -101,7 +110,8 @@ struct claim { /* "this domain may skip computing this page", or a promise of it
 	uint32_t next_free;            /* book.c's, 0 while the record is live */
 	uint32_t node, domain, tenant; /* tenant: who made it, and pays */
 	uint32_t hash_next;
-	uint32_t holds, children; /* table slots of the domain; complete claims on child nodes */
+	uint32_t holds, children; /* table slots of the domain; complete claims on child nodes ... */
+	uint32_t near;                 /* ... of these: on nodes with a copy in memory */
 	uint32_t complete;             /* 0: only promised or waited for */
 	uint32_t promiser;             /* sequence that computes it now, 0: none */
 	uint32_t group;                /* whose reclaim list it is in, + 1; 0: none */
@@ -119,12 +129,14 @@ enum seq_wait {
 	WAIT_QUEUE,
 	WAIT_PROMISE,
 	WAIT_SHARE,
+	WAIT_FETCH,
 	WAIT_ACK,
 	WAIT_MEMORY,
 	WAIT_AWAKE,
 	WAIT_JOB
 };
 
+enum seq_fetch { FETCH_NONE = 0, FETCH_WAITS, FETCH_SERVED /* it is its turn to take one */ };
 struct seq {
 	uint32_t state, engine, slot, tenant, domain;
 	uint32_t row;                  /* first hold slot */
@@ -132,6 +144,8 @@ struct seq {
 	uint32_t n_nodes, n_take; /* prompt nodes known; of these may be taken from the index */
 	uint32_t n_cached, n_tokens, reserved, want, need; /* need: pages asked for at admission */
 	uint8_t no_index, alone, no_share, lookup, tenant_full;
+	uint8_t fetch;                 /* enum seq_fetch: a frame to read a spilled page into */
+	uint32_t n_fetches;            /* reads in flight into frames of its reservation */
 	uint32_t pending_slot;
 	uint16_t pending;              /* verb answered late, 0: none */
 	uint64_t pending_data;
@@ -148,6 +162,7 @@ struct tenant {
 	char name[KVD_NAME_MAX];
 	uint32_t domain, sharing;
 	uint64_t max_bytes, rss_bytes, held_bytes, reserved_bytes;
+	uint64_t spilled_bytes, check_spilled; /* claims whose page is on disk alone; fsck's sum */
 	uint64_t evicted;
 	uint32_t n_seqs;
 	uint64_t check_rss, check_held, check_reserved; /* fsck's sums, no part of the state */
@@ -180,6 +195,7 @@ struct space {
 struct group {                         /* one (space, colour): who may use which extents */
 	uint32_t space, colour, engine; /* engine CORE_NONE: shared */
 	uint32_t busy_extents, busy_frames, n_unacked, n_draining, retiring;
+	uint32_t spilling;             /* frames that come free when their page is written out */
 	uint64_t reserved;             /* frames promised to sequences and not yet taken */
 	uint64_t wanted;               /* extents those may need beyond its busy ones */
 	struct list extents, idle, partial[BUCKETS];
@@ -195,7 +211,31 @@ struct batch {
 	uint32_t live;
 };
 
-enum job_kind { JOB_NONE = 0, JOB_SCRUB, JOB_SHARE, JOB_COPY, JOB_EXTENT, JOB_MOVE, JOB_KINDS };
+/* One page on disk.  The record's number - 1 is its place: region << slot_bits | index; see spill.c. */
+enum spill_state { SPILL_FREE = 0, SPILL_SPILLING, SPILL_SPILLED, SPILL_FETCHING, SPILL_LOST, SPILL_STATES };
+struct spill {
+	uint32_t state;                /* enum spill_state */
+	uint32_t node;                 /* 0: LOST */
+	uint32_t page;                 /* SPILLING: the copy that is written, 0: it has gone meanwhile */
+	uint32_t job;
+	uint32_t tenant, domain;       /* who made the page */
+	uint8_t keep_private;
+	uint8_t counted;               /* SPILLING, page leaving: in its group's count `spilling` */
+	uint8_t failures;              /* movers that died over it in a row */
+	uint64_t generation, begun_usec;
+	struct link link;              /* c->spilled, c->spilling or its region's free list */
+};
+
+struct region {                        /* of the spill file; as large as an extent */
+	uint32_t space;                /* + 1; 0: unassigned */
+	uint32_t n_slots, high, used;
+	uint64_t slot_bytes;
+	uint32_t listed;               /* in its space's list of regions with room */
+	struct list free;              /* records */
+	struct link link;
+};
+
+enum job_kind { JOB_NONE = 0, JOB_SCRUB, JOB_SHARE, JOB_COPY, JOB_EXTENT, JOB_MOVE, JOB_SPILL, JOB_FETCH, JOB_KINDS };
 struct job {
 	uint32_t next_free;            /* book.c's, 0 while the record is live */
 	uint32_t kind, generation, move; /* move: enum core_move */
@@ -203,6 +243,7 @@ struct job {
 	uint32_t node, seq, group;
 	uint32_t source_page, peer_page; /* pages in them when the job began */
 	uint32_t issued;               /* its action has left the queue */
+	uint32_t spill;                /* SPILL, FETCH: record */
 };
 
 enum item_kind { ITEM_ACTION_COMPLETE = 1, ITEM_ROW, ITEM_MAP, ITEM_UNMAP, ITEM_MOVE,
@@ -215,9 +256,10 @@ struct layout {
 	uint64_t book_bytes;
 	uint64_t at_extents, at_frames, at_pages, at_nodes, at_claims, at_holds, at_seqs,
 		at_tenants, at_domains, at_node_hash, at_claim_hash, at_items, at_shell, at_journal,
+		at_regions, at_spills,
 		journal_max;
 	uint32_t n_extents, slot_bits, frames_max, nodes_max, claims_max, buckets_max, domains_max,
-		items_max;
+		items_max, n_regions, spills_max;
 };
 
 #endif

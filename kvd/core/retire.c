@@ -8,9 +8,9 @@
  *   scrub                     waits for a mover job (unless pinned: another job still reads it)
  * and is FREE when the mover has zeroed it.  QUARANTINED frames join at `scrub` when their engine
  * is quiet.  A mover that fails or dies is simply asked again. */
-#include "kvd/core/parts.h"
+#include "kvd/core/spill.h"
 
-enum { JOB_INDEX_BITS = 10 };
+enum { JOB_INDEX_BITS = 11 };
 _Static_assert(JOBS_MAX < 1 << JOB_INDEX_BITS, "a job number holds the index");
 
 static bool group_engine_dead(const struct core *c, const struct group *g)
@@ -217,6 +217,9 @@ static uint32_t job_limit(enum job_kind kind)
 	case JOB_COPY: return COPIES_MAX;
 	case JOB_EXTENT: return EXTENT_SCRUBS_MAX;
 	case JOB_MOVE: return PAGE_MOVES_MAX;
+	/* one more than are begun: a job that its mover's death ended is given to the next mover first */
+	case JOB_SPILL: return SPILLS_MAX + 1;
+	case JOB_FETCH: return FETCHES_MAX + 1;
 	case JOB_NONE:
 	case JOB_KINDS: break;
 	}
@@ -283,6 +286,12 @@ void job_moved(const struct core *c, const struct core_event *event)
 		break;
 	case JOB_MOVE:
 		compact_moved(c, number, event->moved.ok);
+		break;
+	case JOB_SPILL:
+		spill_written(c, number, event);
+		break;
+	case JOB_FETCH:
+		spill_read(c, number, event);
 		break;
 	case JOB_NONE:
 	case JOB_KINDS:

@@ -13,7 +13,7 @@
  * [n_sealed, n_pages) open; while a truncation copies, entry n_sealed may still be the sealed one.
  *
  * Nothing a peer submits is asserted on: it gets a completion with a status. */
-#include "kvd/core/parts.h"
+#include "kvd/core/spill.h"
 
 static void queue_insert(const struct core *c, uint32_t seq)
 {
@@ -30,6 +30,7 @@ static const struct list *wait_list(const struct core *c, const struct seq *s)
 	switch ((enum seq_wait)s->wait) {
 	case WAIT_QUEUE: return &c->queue;
 	case WAIT_PROMISE: return &claim_at(c, s->wait_on)->waiters;
+	case WAIT_FETCH: return s->wait_on ? &node_at(c, s->wait_on)->waiters : &c->fetch_waiters;
 	case WAIT_SHARE: return &node_at(c, s->wait_on)->waiters;
 	case WAIT_ACK: return &c->engines[s->engine].ack_waiters;
 	case WAIT_MEMORY: return &c->groups[s->engine].pending;
@@ -144,6 +145,7 @@ void seq_release(const struct core *c, uint32_t seq)
 	seq_unwait(c, seq);
 	promise_break_all(c, seq);
 	copy_forget(c, seq);
+	spill_seq_gone(c, seq);
 	seq_cut(c, seq, 0);
 	nodes_cut(c, seq, 0);
 	seq_reserve(c, seq, -(int64_t)s->reserved);

@@ -14,6 +14,7 @@
  *
  * Evict drops claims that nobody holds, leaf before parent; pinned ones stay. */
 #include "kvd/core/fsck.h"
+#include "kvd/core/spill.h"
 
 enum { EVICTS_MAX = 2048, VISITS_MAX = 1 << 20 }; /* of one event: a millisecond, tens of them; and of the journal */
 
@@ -66,6 +67,9 @@ static void node_pins_changed(const struct core *c, uint32_t node, bool is)
 	node_ref(c, node);
 	for (uint32_t p = list_first(&n->copies); p != CORE_NONE; p = list_next(c, LIST_COPIES, p))
 		steer_copy(c, node, page_at(c, p)->frame, is);
+	for (uint32_t p = list_first(&n->copies); is && p != CORE_NONE; p = list_next(c, LIST_COPIES, p))
+		if (page_at(c, p)->leaving)
+			spill_keep(c, p);
 	for (uint32_t p = list_first(&n->copies), next; p != CORE_NONE; p = next) {
 		next = list_next(c, LIST_COPIES, p);
 		page_tidy(c, p);
@@ -101,11 +105,24 @@ static bool sequences_fit(const struct core *c)
 	return true;
 }
 
+/* A pin keeps what is in memory; what is on disk alone must be used first. */
+static bool chain_here(const struct core *c, uint32_t node)
+{
+	for (uint32_t at = node; at; at = node_at(c, at)->parent)
+		if (!node_at(c, at)->copies.count)
+			return false;
+	return true;
+}
+
 static void pin(const struct core *c, uint32_t node)
 {
 	bool fitted = core_fits(c);
 	if (node_at(c, node)->pinned) {
 		act_steered(c, KVD_S_OK, chain_pages(c, node), chain_bytes(c, node), 0, 0, false);
+		return;
+	}
+	if (!chain_here(c, node)) {
+		act_steered(c, KVD_S_REFUSED, 0, 0, 0, 0, false);
 		return;
 	}
 	chain_pin(c, node, true);

@@ -4,7 +4,7 @@
  * OPEN and RESUME wait for admission, a promise, a copy or an ack; GROW for these and for frames;
  * FORK and TRUNCATE for a frame and the mover's copy.  seq_continue() goes on when something came.
  *  */
-#include "kvd/core/parts.h"
+#include "kvd/core/spill.h"
 
 static uint32_t pages_of(uint32_t n_tokens)
 {
@@ -196,6 +196,8 @@ bool seq_fill(const struct core *c, uint32_t seq)
 		seq_wait(c, seq, WAIT_JOB, 0);
 		return true;
 	}
+	if (s->fetch == FETCH_WAITS)
+		return spill_fill(c, seq);
 	uint32_t from = s->n_pages;
 	while (s->n_pages < s->want && page_open(c, seq, s->n_pages)) {
 		SET(s->n_pages, s->n_pages + 1);

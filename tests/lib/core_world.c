@@ -57,6 +57,11 @@ void world_seen(struct world *w, const struct world_record *record)
 
 struct world *world_new(uint64_t pool_bytes, uint64_t extent_bytes, uint64_t seed)
 {
+	return world_new_spill(pool_bytes, extent_bytes, 0, seed);
+}
+
+struct world *world_new_spill(uint64_t pool_bytes, uint64_t extent_bytes, uint64_t spill_bytes, uint64_t seed)
+{
 	struct world *w = calloc(1, sizeof(*w));
 	w->seed = seed;
 	w->rng = seed * 0x9e3779b97f4a7c15ull + 88172645463325252ull;
@@ -69,7 +74,10 @@ struct world *world_new(uint64_t pool_bytes, uint64_t extent_bytes, uint64_t see
 					  .seqs_max = 2048,
 					  .holds_max = 2048 * WORLD_PAGES,
 					  .hash_key = { seed, ~seed },
-					  .promise_usec = 100000 };
+					  .promise_usec = 100000,
+					  .spill_bytes = spill_bytes };
+	w->n_blocks = (uint32_t)(spill_bytes / CORE_SPILL_ALIGN);
+	w->disk = w->n_blocks ? calloc(w->n_blocks, sizeof(*w->disk)) : NULL;
 	void *book = calloc(1, core_book_bytes(&w->config));
 	w->core = core_init(book, &w->config);
 	w->n_extents = (uint32_t)(pool_bytes / extent_bytes);
@@ -92,6 +100,7 @@ void world_free(struct world *w)
 		free(w->engine[i].mapped);
 	free(w->engine);
 	free(w->tags);
+	world_disk_free(w);
 	free(w->viewers);
 	free(w->core);
 	free(w);
@@ -406,6 +415,8 @@ bool world_mover(struct world *w, uint32_t index, bool ok)
 			if (w->engine[e].alive && w->engine[e].mapped[a.move.target])
 				world_fail(w, "an extent is scrubbed while an engine maps it",
 					   a.move.target, e);
+	} else if (a.move.kind == CORE_MOVE_SPILL) {
+		world_disk_move(w, &a, ok, &ev);
 	} else if (!compare_only) {
 		/* of a live engine, or of a process not known to be gone */
 		if (w->viewers[a.move.target])
@@ -413,6 +424,8 @@ bool world_mover(struct world *w, uint32_t index, bool ok)
 				   a.move.target, w->viewers[a.move.target]);
 		w->tags[a.move.target] = ok ? 0 : 0xbad0bad0ull;
 	}
+	if (a.move.kind == CORE_MOVE_FETCH)
+		world_disk_move(w, &a, ok, &ev);
 	if (ok && a.move.kind == CORE_MOVE_COPY)
 		w->tags[a.move.target] = w->tags[a.move.source];
 	if (ok && a.move.kind == CORE_MOVE_COMPARE_COPY) {

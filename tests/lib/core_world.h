@@ -15,7 +15,7 @@
 #include "kvd/core/core.h"
 
 enum { WORLD_ENGINES = 8, WORLD_SLOTS = 16, WORLD_PAGES = 32, WORLD_TOKENS = WORLD_PAGES * 16,
-	WORLD_QUEUE = 4096, WORLD_JOBS = 1024,
+	WORLD_QUEUE = 4096, WORLD_JOBS = 2048,
 	WORLD_TOUCHED = WORLD_ENGINES * WORLD_SLOTS * WORLD_PAGES };
 
 enum world_slot_state { SLOT_IDLE = 0, SLOT_WAITING, SLOT_READY, SLOT_PREEMPTED, SLOT_PARKED };
@@ -83,6 +83,8 @@ struct world_record {
 	const struct core_event *tenant;
 };
 
+struct world_block { uint64_t generation, identity, tag; bool faulty; };
+
 struct world {
 	struct core *core;
 	struct core_config config;
@@ -102,12 +104,18 @@ struct world {
 	struct core_action attached, steered;
 	uint64_t ops, finished, preempted, alarms, mover_fails, entries;
 	uint32_t fail_percent;         /* of mover jobs */
+	struct world_block *disk;      /* the spill file, NULL: none; see core_world_disk.c */
+	uint32_t n_blocks, disk_write_error_percent, disk_read_error_percent, disk_torn_percent;
+	uint8_t *generations;          /* bit per generation: it was written once */
+	uint64_t generations_max, disk_writes, disk_reads, disk_faults;
 	uint64_t lie_frame_plus_1;     /* a frame whose bytes were planted to differ */
 	uint64_t pressures;            /* triggers that fired, one bit each */
 	uint32_t fsck_every, fsck_count;
 };
 
 struct world *world_new(uint64_t pool_bytes, uint64_t extent_bytes, uint64_t seed);
+/* With a spill file of that size. */
+struct world *world_new_spill(uint64_t pool_bytes, uint64_t extent_bytes, uint64_t spill_bytes, uint64_t seed);
 void world_free(struct world *w);
 uint32_t world_random(struct world *w, uint32_t below);
 _Noreturn void world_fail(struct world *w, const char *what, uint64_t a, uint64_t b);
@@ -137,6 +145,10 @@ bool world_complete_one(struct world *w, uint32_t engine);           /* consume 
 void world_step_begin(struct world *w, uint32_t engine);
 void world_step_end(struct world *w, uint32_t engine);
 bool world_poll(struct world *w, uint32_t engine);                   /* one EXTENT message */
+/* core_world_disk.c: the mover's half of a spill or fetch job; fills ok and differs of the event. */
+void world_disk_move(struct world *w, const struct core_action *a, bool ok, struct core_event *ret);
+void world_disk_free(struct world *w);
+void world_disk_corrupt(struct world *w, uint32_t block); /* a bit flips, a sector is lost */
 bool world_mover(struct world *w, uint32_t index, bool ok);          /* perform job `index` */
 bool world_populate(struct world *w);
 void world_done(struct world *w);                                    /* EV_DONE */

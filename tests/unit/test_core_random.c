@@ -17,6 +17,7 @@ enum { EXTENT = 256 << 10, N_TENANTS = 7 };
 struct storm {
 	uint32_t n_extents, n_engines, ops, kill_percent_of_percent, fail_percent, hostile;
 	bool two_spaces;
+	uint32_t n_spill, disk_percent; /* size of the spill file in extents; of its writes and reads that fail */
 };
 
 static int32_t prompts[6][WORLD_TOKENS];
@@ -209,7 +210,8 @@ static void storm_end(struct world *w)
 
 static void storm_run(const struct storm *s, uint64_t seed)
 {
-	struct world *w = world_new((uint64_t)s->n_extents * EXTENT, EXTENT, seed);
+	struct world *w = world_new_spill((uint64_t)s->n_extents * EXTENT, EXTENT, (uint64_t)s->n_spill * EXTENT, seed);
+	w->disk_write_error_percent = w->disk_read_error_percent = w->disk_torn_percent = s->disk_percent;
 	uint32_t ops = getenv("OPS") ? (uint32_t)strtoul(getenv("OPS"), NULL, 10) : s->ops;
 	w->fsck_every = getenv("FSCK") ? (uint32_t)strtoul(getenv("FSCK"), NULL, 10) : 64;
 	prompts_make(w);
@@ -229,7 +231,14 @@ static void storm_run(const struct storm *s, uint64_t seed)
 	       (unsigned long long)st.merges, (unsigned long long)st.promotions,
 	       (unsigned long long)st.single_flight_waits, (unsigned long long)st.evicted_pages,
 	       (unsigned long long)w->mover_fails);
+	if (s->n_spill)
+		printf("  disk: %llu writes, %llu reads, %llu faults; %llu lost, %llu there now\n",
+		       (unsigned long long)w->disk_writes, (unsigned long long)w->disk_reads,
+		       (unsigned long long)w->disk_faults, (unsigned long long)st.lost_pages,
+		       (unsigned long long)st.spilled_pages);
 	ck_assert_uint_gt(w->finished, 0);
+	ck_assert(!s->n_spill || (st.spill_writes > 20 && st.spill_reads > 20));
+	ck_assert(!st.lost_pages || s->disk_percent);
 	world_free(w);
 }
 
@@ -294,6 +303,41 @@ START_TEST(tiny_pool)
 }
 END_TEST
 
+/* A disk three times the pool, that never fails: nothing that is claimed may be forgotten for want of it. */
+START_TEST(spill_roomy)
+{
+	storm_run(&(struct storm){ .n_extents = 6,
+				   .n_engines = 2,
+				   .ops = 60000,
+				   .fail_percent = 2,
+				   .hostile = 1,
+				   .n_spill = 18 },
+		  seed_of(16));
+}
+END_TEST
+
+/* Smaller than the pool, two page sizes, kills; and writes, reads and blocks that fail. */
+START_TEST(spill_tight_faults)
+{
+	storm_run(&(struct storm){ .n_extents = 7,
+				   .n_engines = 4,
+				   .ops = 60000,
+				   .kill_percent_of_percent = 20,
+				   .fail_percent = 5,
+				   .two_spaces = true,
+				   .n_spill = 3,
+				   .disk_percent = 4 },
+		  seed_of(17));
+}
+END_TEST
+
+START_TEST(spill_tiny_pool)
+{
+	storm_run(&(struct storm){ .n_extents = 2, .n_engines = 2, .ops = 40000, .fail_percent = 2, .n_spill = 4 },
+		  seed_of(18));
+}
+END_TEST
+
 int main(void)
 {
 	Suite *s = suite_create("core_random");
@@ -309,6 +353,12 @@ int main(void)
 		tcase_add_test(t, two_spaces_tight);
 	if (!getenv("ONLY") || atoi(getenv("ONLY")) == 4)
 		tcase_add_test(t, tiny_pool);
+	if (!getenv("ONLY") || atoi(getenv("ONLY")) == 5)
+		tcase_add_test(t, spill_roomy);
+	if (!getenv("ONLY") || atoi(getenv("ONLY")) == 6)
+		tcase_add_test(t, spill_tight_faults);
+	if (!getenv("ONLY") || atoi(getenv("ONLY")) == 7)
+		tcase_add_test(t, spill_tiny_pool);
 	suite_add_tcase(s, t);
 	SRunner *r = srunner_create(s);
 	srunner_run_all(r, CK_NORMAL);
