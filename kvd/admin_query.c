@@ -238,23 +238,6 @@ static void query_slice(struct peer *peer)
 		query_answer(peer);
 }
 
-/* A stranger's list may walk the whole pool for a few rows: twenty questions at once, then ten a
- * second, for all connections of a user together. */
-static bool may_ask(struct peer *peer)
-{
-	uint64_t *busy_until_usec = &peer->daemon->asked_usec[(peer->uid ^ peer->uid >> 8) & 255];
-	uint64_t now_usec = clock_now_usec();
-
-	if (peer->admin)
-		return true;
-	if (*busy_until_usec < now_usec)
-		*busy_until_usec = now_usec;
-	if (*busy_until_usec - now_usec >= LIMIT_ASK_BURST * LIMIT_ASK_USEC)
-		return false;
-	*busy_until_usec += LIMIT_ASK_USEC;
-	return true;
-}
-
 void admin_query(struct peer *peer, const struct kvd_msg_query *m)
 {
 	struct peer_query *query = &peer->query;
@@ -270,9 +253,9 @@ void admin_query(struct peer *peer, const struct kvd_msg_query *m)
 			   "only root, the user of kvd and group kvadm may ask that");
 		return;
 	}
-	if (!may_ask(peer)) {
+	if (!tenant_use_question(peer)) {
 		peer_error(peer, m->m.seq, KVD_S_LIMIT, 0, 0,
-			   "uid %u asks too often; ten questions a second are answered", peer->uid);
+			   "tenant %s asks too often; ten questions a second are answered", peer->tenant_name);
 		return;
 	}
 	if (query->active) {

@@ -22,6 +22,7 @@
 
 #include "kvd/admin_query.h"
 #include "kvd/clock.h"
+#include "kvd/reload.h"
 #include "kvd/vmm.h"
 
 /* Step counters are polled only while frames wait for one: a decode step takes a few
@@ -180,16 +181,18 @@ static void signals_ready(struct loop_source *source, uint32_t events)
 	struct daemon *daemon = (struct daemon *)((char *)source -
 						  offsetof(struct daemon, signals));
 	struct signalfd_siginfo info;
+	bool again = false;
 
 	while (read(source->fd, &info, sizeof(info)) == sizeof(info)) {
 		if (info.ssi_signo == SIGHUP) {
-			log_warn("signal.hup remedy=\"this version reads its configuration at "
-				 "start; restart it\"");
+			again = true;
 			continue;
 		}
 		log_info("signal.stop signal=%u pid=%u", info.ssi_signo, info.ssi_pid);
 		daemon->stop = true;
 	}
+	if (again && !daemon->stop)
+		reload(daemon);
 }
 
 static int open_signals(struct daemon *daemon)
@@ -249,12 +252,17 @@ static int open_memory(struct daemon *daemon)
 	struct group *group = getgrnam("kvadm");
 
 	daemon->admin_gid = group ? group->gr_gid : CONFIG_NO_ID;
+	group = getgrnam("kvengine");
+	daemon->engine_gid = group ? group->gr_gid : CONFIG_NO_ID;
 	tenant_users_read("/etc/passwd", &daemon->users);
 	daemon->packet = aligned_alloc(64, KVD_MSG_MAX);
 	daemon->rows = aligned_alloc(64, LIMIT_ROWS_BYTES_PER_ROUND);
 	daemon->tokens = calloc(LIMIT_MAX_PAGES, KVD_PAGE_TOKENS * sizeof(int32_t));
 	daemon->tenant_counters = calloc(LIMIT_TENANTS, sizeof(daemon->tenant_counters[0]));
-	return daemon->packet && daemon->rows && daemon->tokens && daemon->tenant_counters
+	daemon->uses = calloc(LIMIT_TENANTS, sizeof(daemon->uses[0]));
+	daemon->connects = calloc(1, sizeof(*daemon->connects));
+	return daemon->packet && daemon->rows && daemon->tokens && daemon->tenant_counters && daemon->uses &&
+			       daemon->connects
 		       ? 0
 		       : -ENOMEM;
 }
@@ -309,7 +317,15 @@ int daemon_open(const struct config *config, const struct daemon_options *option
 
 	if (!daemon)
 		return -ENOMEM;
-	daemon->config = config;
+	daemon->configs = calloc(2, sizeof(daemon->configs[0]));
+	if (!daemon->configs) {
+		free(daemon);
+		return -ENOMEM;
+	}
+	memcpy(&daemon->configs[0], config, sizeof(*config));
+	daemon->config = &daemon->configs[0];
+	daemon->load = options->load;
+	daemon->load_arg = options->load_arg;
 	daemon->extent_bytes = config->extent_bytes;
 	daemon->n_extents = (uint32_t)(config->pool_bytes / config->extent_bytes);
 	daemon->pool_bytes = daemon->n_extents * daemon->extent_bytes;
@@ -327,6 +343,7 @@ int daemon_open(const struct config *config, const struct daemon_options *option
 	}
 	/* The first tick lets the core ask for its first extents. */
 	daemon_event(daemon, &(struct core_event){ .type = CORE_EV_TICK, .engine = CORE_NONE });
+	reload_tenants(daemon);
 	daemon->ready_usec = clock_now_usec();
 	log_info("ready version=%s device=%s loop=%s pool_bytes=%" PRIu64 " extent_bytes=%" PRIu64
 		 " extents=%u "
@@ -363,5 +380,8 @@ void daemon_close(struct daemon *daemon)
 	free(daemon->rows);
 	free(daemon->tokens);
 	free(daemon->tenant_counters);
+	free(daemon->uses);
+	free(daemon->connects);
+	free(daemon->configs);
 	free(daemon);
 }

@@ -15,6 +15,7 @@
 #include "kvd/mover_link.h"
 #include "kvd/peer.h"
 #include "kvd/tenant_of.h"
+#include "kvd/tenant_use.h"
 #include "kvd/version.h"
 #include "kvd/weights_share.h"
 
@@ -31,11 +32,15 @@ struct attach_pending {
 };
 
 struct daemon {
-	const struct config *config;
+	const struct config *config; /* the one of configs[] that holds */
+	struct config *configs;    /* (2) the other is the next one's room */
+	int (*load)(void *arg, struct config *ret, char *ret_error);
+	void *load_arg;
 	uint64_t pool_bytes, extent_bytes;
 	uint32_t n_extents, slot_bits;
 	uint32_t uid, pid;         /* ours */
 	uint32_t admin_gid;        /* of group kvadm; CONFIG_NO_ID: there is none */
+	uint32_t engine_gid;       /* of group kvengine, whose members may attach engines */
 	uint64_t ready_usec;
 
 	struct loop *loop;
@@ -59,7 +64,8 @@ struct daemon {
 	bool engines_changed;      /* one came or went: streams that wait may be served */
 	bool queries_active;
 	struct core_action steered;/* what came of the last PIN ... EVICT (admin_steer.c) */
-	uint64_t asked_usec[256];  /* by uid: questions of strangers are paced (admin_query.c) */
+	struct tenant_use *uses;   /* (LIMIT_TENANTS) what each has at the control socket */
+	struct connect_pace *connects;
 	uint64_t deadline_usec;    /* earliest of all module deadlines */
 	uint64_t step_poll_usec;   /* interval at which step counters are looked at */
 
@@ -71,6 +77,9 @@ struct daemon {
 struct daemon_options {
 	enum loop_kind loop;
 	int listen_fd;             /* bound and listening; taken over */
+	/* Read the whole configuration again, for SIGHUP: 0, or not and a sentence. */
+	int (*load)(void *arg, struct config *ret, char *ret_error);
+	void *load_arg;
 };
 
 /* Make everything and get ready; *ret is freed by daemon_close().

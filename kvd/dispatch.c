@@ -6,6 +6,7 @@
 #include "kvd/greet.h"
 #include "kvd/introduce.h"
 #include "kvd/peer.h"
+#include "kvd/tenant_use.h"
 #include "kvd/weights_share.h"
 #include "kvd/wire.h"
 
@@ -17,6 +18,8 @@ void dispatch_message(struct peer *peer, const struct kvd_msg *m, int fd)
 		peer_violation(peer, "a second HELLO");
 		return;
 	}
+	if (peer->state == PEER_READY && !tenant_use_message(peer, m->seq))
+		return;
 	switch (m->type) {
 	case KVD_M_HELLO: greet_hello(peer, body); return;
 	case KVD_M_ATTACH: attach_request(peer, body); return;

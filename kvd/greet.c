@@ -11,6 +11,7 @@
 #include "kvd/daemon.h"
 #include "kvd/identity.h"
 #include "kvd/peer.h"
+#include "kvd/reload.h"
 #include "kvd/tenant_of.h"
 
 static bool listed(const uint32_t *list, uint32_t n, uint32_t id)
@@ -32,6 +33,25 @@ static uint32_t groups_of(const struct peer *peer, uint32_t gids[TENANT_GROUPS_M
 	if (getsockopt(peer->source.fd, SOL_SOCKET, SO_PEERGROUPS, gids + 1, &bytes) < 0)
 		return 1;
 	return 1 + (uint32_t)(bytes / sizeof(gids[0]));
+}
+
+static void rights(struct peer *peer, const uint32_t *gids, uint32_t n_gids)
+{
+	const struct daemon *daemon = peer->daemon;
+	const struct config *config = daemon->config;
+
+	peer->admin = peer->uid == 0 || peer->uid == daemon->uid ||
+		      (daemon->admin_gid != CONFIG_NO_ID && listed(gids, n_gids, daemon->admin_gid));
+	peer->delegate = peer->uid == daemon->uid || listed(config->delegates, config->n_delegates, peer->uid);
+	peer->may_attach = peer->admin || listed(config->engine_uids, config->n_engine_uids, peer->uid) ||
+			   (daemon->engine_gid != CONFIG_NO_ID && listed(gids, n_gids, daemon->engine_gid));
+}
+
+void greet_rights(struct peer *peer)
+{
+	uint32_t gids[TENANT_GROUPS_MAX];
+
+	rights(peer, gids, groups_of(peer, gids));
 }
 
 /* The peer's control group, NULL where the kernel cannot say without a race: said once.
@@ -76,19 +96,11 @@ static bool define_tenant(struct peer *peer)
 {
 	struct daemon *daemon = peer->daemon;
 	const struct config_domain *domain = config_domain_of(daemon->config, peer->tenant_name);
-	const struct config_tenant *tenant = config_find_tenant(daemon->config, peer->tenant_name);
-	struct core_event event = { .type = CORE_EV_TENANT, .engine = CORE_NONE };
 
 	strcpy(peer->domain, domain ? domain->name : peer->tenant_name);
 	peer->tenant = core_tenant_find(daemon->core, peer->tenant_name);
-	if (peer->tenant != CORE_NONE)
-		return true;
-	strcpy(event.tenant.name, peer->tenant_name);
-	strcpy(event.tenant.domain, peer->domain);
-	event.tenant.sharing = domain ? domain->sharing : daemon->config->sharing;
-	event.tenant.quota.max_bytes = tenant ? tenant->max_bytes : 0;
-	daemon_event(daemon, &event);
-	peer->tenant = core_tenant_find(daemon->core, peer->tenant_name);
+	if (peer->tenant == CORE_NONE)
+		peer->tenant = reload_tenant(daemon, peer->tenant_name);
 	return peer->tenant != CORE_NONE;
 }
 
@@ -132,13 +144,7 @@ void greet_hello(struct peer *peer, const struct kvd_msg_hello *m)
 	}
 	if (!agree_version(peer, m))
 		return;
-	peer->admin = peer->uid == 0 || peer->uid == daemon->uid ||
-		      (daemon->admin_gid != CONFIG_NO_ID &&
-		       listed(gids, n_gids, daemon->admin_gid));
-	peer->delegate = peer->uid == daemon->uid ||
-			 listed(config->delegates, config->n_delegates, peer->uid);
-	peer->may_attach = peer->admin ||
-			   listed(config->engine_uids, config->n_engine_uids, peer->uid);
+	rights(peer, gids, n_gids);
 	if (config_has_cgroups(config) && !cgroup_of(peer, cgroup, &who.cgroup)) {
 		peer_error(peer, m->m.seq, KVD_S_REFUSED, 0, 0,
 			   "the process that connected has ended, so its control group cannot be read; connect from "
@@ -157,6 +163,14 @@ void greet_hello(struct peer *peer, const struct kvd_msg_hello *m)
 			"kvd knows %u tenants and can know no more; restart it or use fewer names",
 			LIMIT_TENANTS);
 		peer_doom(peer, "tenants");
+		return;
+	}
+	/* Under its own name; whoever acts for another has that tenant's limits. */
+	peer->unlimited = peer->admin && strcmp(how, TENANT_BY_DELEGATE) != 0;
+	if (!tenant_use_connect(peer, m->m.seq))
+		return;
+	if (!tenant_use_message(peer, m->m.seq)) {
+		peer_doom(peer, "messages of its tenant");
 		return;
 	}
 	peer->role = m->role;

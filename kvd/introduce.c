@@ -13,8 +13,7 @@
 #include "kvd/clock.h"
 #include "kvd/daemon.h"
 #include "kvd/peer.h"
-
-#define STREAM_WEIGHT 100u /* every tenant weighs the same in this version */
+#include "kvd/tenant_use.h"
 
 int introduce_init(struct daemon *daemon)
 {
@@ -167,13 +166,6 @@ static void introduce_pair(struct peer *peer, const struct kvd_msg_stream_open *
 	uint32_t handle = 0;
 	int pair[2];
 
-	if (peer->daemon->introduce.n_of_tenant[peer->tenant] >= LIMIT_STREAMS_PER_TENANT) {
-		peer_error(peer, m->m.seq, KVD_S_LIMIT, LIMIT_STREAMS_PER_TENANT + 1,
-			   LIMIT_STREAMS_PER_TENANT,
-			   "tenant %s has %u streams open, as many as it may; wait for one to end",
-			   peer->tenant_name, LIMIT_STREAMS_PER_TENANT);
-		return;
-	}
 	if (engine->n_streams < LIMIT_STREAMS_PER_ENGINE)
 		handle = stream_take(&peer->daemon->introduce, engine, peer->tenant);
 	if (!handle) {
@@ -191,7 +183,7 @@ static void introduce_pair(struct peer *peer, const struct kvd_msg_stream_open *
 		return;
 	}
 	to_engine.client = to_client.client = handle;
-	to_engine.weight = STREAM_WEIGHT;
+	to_engine.weight = peer->daemon->uses[peer->tenant].priority;
 	strcpy(to_engine.tenant, peer->tenant_name);
 	strcpy(to_client.tenant, peer->tenant_name);
 	strcpy(to_client.model, engine->model);
@@ -242,7 +234,7 @@ void introduce_open(struct peer *peer, const struct kvd_msg_stream_open *m)
 	uint64_t now_usec = clock_now_usec();
 	uint32_t wait_ms = m->wait_ms < LIMIT_STREAM_WAIT_MS ? m->wait_ms : LIMIT_STREAM_WAIT_MS;
 
-	if (introduce_try(peer, m, now_usec))
+	if (!tenant_use_stream(peer, m->m.seq) || introduce_try(peer, m, now_usec))
 		return;
 	if (!wait_ms) {
 		answer_no_model(peer, m);
@@ -261,13 +253,17 @@ void introduce_open(struct peer *peer, const struct kvd_msg_stream_open *m)
 		.message = *m,
 	};
 	peer->n_waits++;
+	peer->daemon->uses[peer->tenant].waits++;
 	daemon_deadline(peer->daemon, wait->deadline_usec);
 }
 
 /* Close the gap a finished wait leaves; order of arrival stays. */
 static void wait_drop(struct introduce *introduce, uint32_t i)
 {
-	introduce->waits[i].peer->n_waits--;
+	struct peer *peer = introduce->waits[i].peer;
+
+	peer->n_waits--;
+	peer->daemon->uses[peer->tenant].waits--;
 	memmove(&introduce->waits[i], &introduce->waits[i + 1],
 		(--introduce->n_waits - i) * sizeof(introduce->waits[0]));
 }

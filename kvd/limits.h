@@ -16,6 +16,9 @@
 #define LIMIT_PEERS_PER_UID 512u         /* an eighth of all; not for root and the daemon's uid */
 #define LIMIT_PEERS_RESERVED 64u         /* of LIMIT_PEERS, for root and the daemon's own uid */
 
+#define LIMIT_CONNECTS_PER_SEC 500u      /* per uid; each costs kvd 20 usec: a flood takes one per cent */
+#define LIMIT_QUIET_USEC 100000u         /* who is over its ops-rate is not read for so long */
+
 /* Work per peer and round: enough to keep a busy engine fed (a step submits a few entries per
  * sequence), small enough that 63 busy engines cost a round well under a millisecond. */
 #define LIMIT_MESSAGES_PER_ROUND 16u
@@ -52,7 +55,6 @@
 /* Streams: one record per introduced client. */
 #define LIMIT_STREAMS 16384u             /* 16 bits of a handle; four per connection */
 #define LIMIT_STREAMS_PER_ENGINE 1024u   /* as many as kvengine serves or lets wait */
-#define LIMIT_STREAMS_PER_TENANT 256u    /* a quarter of an engine's, so that one user leaves room */
 
 /* Book. */
 #define LIMIT_TENANTS 4096u              /* 1,000 tenants is the house's load, times four */

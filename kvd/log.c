@@ -33,6 +33,11 @@ void log_init(enum log_level level)
 			 st.st_ino == inode;
 }
 
+void log_set_level(enum log_level level)
+{
+	log_level_max = level;
+}
+
 int log_level_parse(const char *text, enum log_level *ret)
 {
 	for (unsigned i = 0; i < sizeof(log_names) / sizeof(log_names[0]); i++)

@@ -20,6 +20,7 @@ struct log_limit {
 
 /* Look at $JOURNAL_STREAM; before this the log goes to stderr at level info. */
 void log_init(enum log_level level);
+void log_set_level(enum log_level level);
 /* "error", "warn", "info", "debug"; -EINVAL for anything else. */
 int log_level_parse(const char *text, enum log_level *ret);
 

@@ -1,6 +1,5 @@
-/* main.c - kvd's command line: options, configuration, limits; then the daemon. */
+/* main.c - kvd's start: command line and configuration (options.c), limits of the host; then the daemon. */
 #include <errno.h>
-#include <getopt.h>
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -15,32 +14,7 @@
 #include "kvd/daemon.h"
 #include "kvd/listen.h"
 #include "kvd/memory.h"
-
-#define DEFAULT_CONFIG "/etc/kvd/kvd.conf"
-
-static const char help_text[] =
-	"Usage: kvd --pool SIZE [OPTIONS]\n"
-	"Own all KV-cache pages of a device and lend them to engines.\n"
-	"\n"
-	"  --device host          memory of this host (the only device of this build)\n"
-	"  --pool SIZE            memory for pages, for example 512M or 4G\n"
-	"  --extent SIZE          unit of mapping, a power of two from 256K to 1G; follows the "
-	"pool\n"
-	"  --page-bytes-min SIZE  smallest page that can be lent, a power of two; 8K\n"
-	"  --socket PATH          else $KVD_SOCKET, else /run/kvd/kvd.sock (root) or\n"
-	"                         $XDG_RUNTIME_DIR/kvd/kvd.sock; systemd's socket wins\n"
-	"  --config FILE          else " DEFAULT_CONFIG " if it is there; then FILE.d/*.conf\n"
-	"  --check-config         validate the configuration and exit\n"
-	"  --loop auto|uring|epoll   how to wait; auto takes io_uring where it is allowed\n"
-	"  --log-level error|warn|info|debug\n"
-	"  --version, --help\n"
-	"\n"
-	"Exit: 0 ended by SIGTERM or SIGINT, 1 failed, 2 wrong usage.\n";
-
-struct options {
-	const char *device, *pool, *extent, *page_bytes_min, *socket, *config, *log_level, *loop;
-	bool check_config;
-};
+#include "kvd/options.h"
 
 __attribute__((format(printf, 2, 3)))
 static int complain(int exit_code, const char *format, ...)
@@ -53,101 +27,6 @@ static int complain(int exit_code, const char *format, ...)
 	va_end(args);
 	fputc('\n', stderr);
 	return exit_code;
-}
-
-/* -1: go on; else the exit code. */
-static int parse_options(int argc, char **argv, struct options *ret)
-{
-	enum { DEVICE = 256, POOL, EXTENT, PAGE_BYTES_MIN, SOCKET, CONFIG, LOG_LEVEL, LOOP, CHECK,
-	       VERSION, HELP };
-	static const struct option known[] = {
-		{ "device", 1, NULL, DEVICE },
-		{ "pool", 1, NULL, POOL },
-		{ "extent", 1, NULL, EXTENT },
-		{ "page-bytes-min", 1, NULL, PAGE_BYTES_MIN },
-		{ "socket", 1, NULL, SOCKET },
-		{ "config", 1, NULL, CONFIG },
-		{ "log-level", 1, NULL, LOG_LEVEL },
-		{ "loop", 1, NULL, LOOP },
-		{ "check-config", 0, NULL, CHECK },
-		{ "version", 0, NULL, VERSION },
-		{ "help", 0, NULL, HELP },
-		{ 0 },
-	};
-	int option;
-
-	while ((option = getopt_long(argc, argv, "", known, NULL)) >= 0)
-		switch (option) {
-		case DEVICE: ret->device = optarg; break;
-		case POOL: ret->pool = optarg; break;
-		case EXTENT: ret->extent = optarg; break;
-		case PAGE_BYTES_MIN: ret->page_bytes_min = optarg; break;
-		case SOCKET: ret->socket = optarg; break;
-		case CONFIG: ret->config = optarg; break;
-		case LOG_LEVEL: ret->log_level = optarg; break;
-		case LOOP: ret->loop = optarg; break;
-		case CHECK: ret->check_config = true; break;
-		case VERSION: printf("kvd %s\n", KVD_VERSION); return 0;
-		case HELP: fputs(help_text, stdout); return 0;
-		default: return complain(2, "see kvd --help");
-		}
-	if (optind < argc)
-		return complain(2, "`%s` is no option; see kvd --help", argv[optind]);
-	return -1;
-}
-
-/* The command line wins over the files.  -1 or the exit code. */
-static int apply_options(const struct options *options, struct config *config)
-{
-	uint64_t bytes;
-
-	if (options->device && snprintf(config->device, sizeof(config->device), "%s",
-					options->device) >= (int)sizeof(config->device))
-		return complain(2, "--device %s: host is the only device of this build",
-				options->device);
-	if (options->pool && size_parse(options->pool, &config->pool_bytes) < 0)
-		return complain(2, "--pool %s is not a size; write for example 512M or 4G",
-				options->pool);
-	if (options->extent && size_parse(options->extent, &config->extent_bytes) < 0)
-		return complain(2, "--extent %s is not a size; write for example 4M",
-				options->extent);
-	if (options->page_bytes_min) {
-		if (size_parse(options->page_bytes_min, &bytes) < 0 || bytes < 512 ||
-		    bytes > 1u << 30 || (bytes & (bytes - 1)))
-			return complain(2,
-					"--page-bytes-min %s; write a power of two from 512 to 1G",
-					options->page_bytes_min);
-		config->page_bytes_min = (uint32_t)bytes;
-	}
-	if (options->log_level && log_level_parse(options->log_level, &config->log_level) < 0)
-		return complain(2, "--log-level %s; write error, warn, info or debug",
-				options->log_level);
-	return -1;
-}
-
-static int load_config(const struct options *options, struct config *config)
-{
-	char error[CONFIG_ERROR_MAX];
-	const char *path = options->config ? options->config : DEFAULT_CONFIG;
-	int r;
-
-	config_init(config);
-	if (options->config || access(path, F_OK) == 0) {
-		if (config_load(config, path, error) < 0)
-			return complain(1, "%s", error);
-		if (config_check(config, error) < 0)
-			return complain(1, "%s: %s", path, error);
-	}
-	r = apply_options(options, config);
-	if (r >= 0)
-		return r;
-	if (!strncmp(config->device, "cuda", 4))
-		return complain(1, "--device %s: this kvd is not built for CUDA; use --device host",
-				config->device);
-	if (strcmp(config->device, "host"))
-		return complain(1, "--device %s: host is the only device of this build",
-				config->device);
-	return -1;
 }
 
 static int check_extent(const struct config *config)
@@ -173,8 +52,6 @@ static int check_sizes(struct config *config, bool only_checking)
 	if (!config->pool_bytes)
 		return complain(
 			2, "how much memory for pages? give --pool SIZE, for example --pool 512M");
-	if (!config->extent_bytes)
-		config->extent_bytes = config_extent_bytes(config->pool_bytes);
 	size_format(config->pool_bytes, pool);
 	size_format(config->extent_bytes, extent);
 	if (check_extent(config) >= 0)
@@ -249,19 +126,18 @@ static int raise_descriptors(const struct config *config)
 	return -1;
 }
 
-static int serve(const struct config *config, const char *given_socket, enum loop_kind loop)
+static int serve(const struct config *config, const char *given_socket, struct daemon_options *options)
 {
 	char path[LISTEN_PATH_MAX], error[LISTEN_ERROR_MAX];
 	struct listen_socket socket;
-	struct daemon_options options = { .loop = loop };
 	struct daemon *daemon = NULL;
 	int r;
 
 	if (listen_path(given_socket ? given_socket : config->socket, path, error) < 0 ||
 	    listen_open(path, &socket, error) < 0)
 		return complain(1, "%s", error);
-	options.listen_fd = socket.fd;
-	r = daemon_open(config, &options, &daemon);
+	options->listen_fd = socket.fd;
+	r = daemon_open(config, options, &daemon);
 	if (r == 0) {
 		(void)sd_notifyf(0, "READY=1\nSTATUS=pool %" PRIu64 " MiB at %s",
 				 daemon->pool_bytes >> 20, path);
@@ -273,25 +149,33 @@ static int serve(const struct config *config, const char *given_socket, enum loo
 	return r < 0 ? 1 : 0;
 }
 
+static int load_again(void *arg, struct config *config, char *ret_error)
+{
+	return options_load(arg, config, ret_error);
+}
+
 int main(int argc, char **argv)
 {
 	struct options options = { 0 };
 	struct config *config = calloc(1, sizeof(*config));
-	enum loop_kind loop = LOOP_AUTO;
-	int r = parse_options(argc, argv, &options);
+	struct daemon_options how = { .loop = LOOP_AUTO, .load = load_again, .load_arg = &options };
+	char error[CONFIG_ERROR_MAX] = "";
+	int r = options_parse(argc, argv, &options);
 
 	if (r < 0 && !config)
 		r = complain(1, "out of memory");
 	if (r < 0 && options.loop) {
 		if (!strcmp(options.loop, "uring"))
-			loop = LOOP_URING;
+			how.loop = LOOP_URING;
 		else if (!strcmp(options.loop, "epoll"))
-			loop = LOOP_EPOLL;
+			how.loop = LOOP_EPOLL;
 		else if (strcmp(options.loop, "auto"))
 			r = complain(2, "--loop %s; write auto, uring or epoll", options.loop);
 	}
-	if (r < 0)
-		r = load_config(&options, config);
+	if (r < 0) {
+		r = options_load(&options, config, error);
+		r = r ? complain(r, "%s", error) : -1;
+	}
 	if (r < 0)
 		r = check_sizes(config, options.check_config);
 	if (r < 0 && options.check_config) {
@@ -305,7 +189,7 @@ int main(int argc, char **argv)
 	if (r < 0) {
 		umask(0077);
 		log_init(config->log_level);
-		r = serve(config, options.socket, loop);
+		r = serve(config, options.socket, &how);
 	}
 	free(config);
 	return r;

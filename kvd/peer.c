@@ -75,6 +75,7 @@ void peers_reap(struct daemon *daemon)
 		if (peer->query.active)
 			close(peer->query.fd);
 		introduce_forget(daemon, peer);
+		tenant_use_leave(peer);
 		peer->state = PEER_FREE;
 		peer->next = peers->free;
 		peers->free = peer;
@@ -105,6 +106,12 @@ uint64_t peers_deadlines(struct daemon *daemon, uint64_t now_usec)
 						     : "stopped reading its socket");
 		else if (peer->deadline_usec < next_usec)
 			next_usec = peer->deadline_usec;
+		if (peer->quiet_until_usec && peer->quiet_until_usec <= now_usec) {
+			peer->quiet_until_usec = 0;
+			loop_again(daemon->loop, &peer->source);
+		} else if (peer->quiet_until_usec && peer->quiet_until_usec < next_usec) {
+			next_usec = peer->quiet_until_usec;
+		}
 	}
 	return next_usec;
 }
@@ -191,11 +198,11 @@ static void peer_ready(struct loop_source *source, uint32_t events)
 	for (unsigned i = 0; i < LIMIT_MESSAGES_PER_ROUND; i++) {
 		if (peer->state == PEER_DOOMED)
 			return;
-		if (!peer->engine && (peer->n_out || peer->query.active)) {
+		if (!peer->engine && (peer->n_out || peer->query.active || peer->quiet_until_usec)) {
 			/* It waits for itself; a hang-up is still noticed. */
 			if (events & (POLLHUP | POLLERR))
 				peer_doom(peer, "hung up");
-			return; /* called again when the rows are sent or the queue is empty */
+			return; /* called again when the rows are sent, the queue is empty, the time is over */
 		}
 		if (!read_one(peer)) {
 			if (peer->engine && peer->engine->gone)
@@ -220,19 +227,25 @@ static int identify(struct peer *peer)
 	return 0;
 }
 
-static bool within_limits(struct daemon *daemon, const struct peer *peer)
+/* Why the user may not have this connection; NULL: it may. */
+static const char *over_limit(struct daemon *daemon, const struct peer *peer, uint32_t *ret_have)
 {
 	const struct peers *peers = &daemon->peers;
 	bool trusted = peer->uid == 0 || peer->uid == daemon->uid;
 	uint32_t n = 0;
 
 	if (trusted)
-		return true;
+		return NULL;
+	*ret_have = LIMIT_CONNECTS_PER_SEC;
+	if (!connect_allowed(daemon->connects, peer->uid, clock_now_usec()))
+		return "connects more often a second than it may; keep connections open";
+	*ret_have = LIMIT_PEERS - LIMIT_PEERS_RESERVED;
 	if (peers->n_used > LIMIT_PEERS - LIMIT_PEERS_RESERVED)
-		return false;
+		return "finds all connections to kvd taken; close some";
 	for (uint32_t i = 0; i < peers->n_high; i++)
 		n += peers->table[i].state != PEER_FREE && peers->table[i].uid == peer->uid;
-	return n <= LIMIT_PEERS_PER_UID;
+	*ret_have = LIMIT_PEERS_PER_UID;
+	return n <= LIMIT_PEERS_PER_UID ? NULL : "has as many connections to kvd as it may; close some";
 }
 
 static struct peer *peer_take(struct peers *peers)
@@ -252,6 +265,8 @@ static struct peer *peer_take(struct peers *peers)
 static void peer_accept(struct daemon *daemon, int fd)
 {
 	struct peer *peer = peer_take(&daemon->peers);
+	uint32_t have = 0;
+	const char *why;
 
 	if (!peer) {
 		/* The table is full of trusted peers; close, so that the backlog does not fill,
@@ -279,10 +294,9 @@ static void peer_accept(struct daemon *daemon, int fd)
 		return;
 	}
 	daemon_deadline(daemon, peer->deadline_usec);
-	if (!within_limits(daemon, peer)) {
-		peer_error(peer, 0, KVD_S_LIMIT, LIMIT_PEERS_PER_UID + 1, LIMIT_PEERS_PER_UID,
-			   "uid %u has as many connections to kvd as it may; close some",
-			   peer->uid);
+	why = over_limit(daemon, peer, &have);
+	if (why) {
+		peer_error(peer, 0, KVD_S_LIMIT, have + 1, have, "uid %u %s", peer->uid, why);
 		peer_doom(peer, "limit");
 	}
 }

@@ -42,11 +42,14 @@ struct peer {
 	bool admin;                /* reads everything */
 	bool delegate;             /* may act for any tenant */
 	bool may_attach;           /* may be an engine */
+	bool unlimited;            /* an administrator under its own name */
+	bool counted;              /* among its tenant's connections */
 	uint32_t tenant;           /* number in the core */
 	char tenant_name[KVD_NAME_MAX], domain[KVD_NAME_MAX], program[KVD_NAME_MAX];
 	struct attached *engine;   /* NULL: not attached */
 	struct peer_query query;
 	uint32_t n_waits;          /* STREAM_OPENs that wait for an engine */
+	uint64_t quiet_until_usec; /* over its tenant's rate: not read until then; 0: read */
 	uint64_t deadline_usec;    /* HELLO until then, or room in the socket until then */
 	uint32_t out_head, out_tail, n_out;  /* records + 1; 0: none */
 	struct peer *next;         /* free list, doomed list */

@@ -149,6 +149,6 @@ int tenant_of(const struct config *config, const struct tenant_users *users, con
 		return -EEXIST;
 	}
 	strcpy(ret, asked);
-	strcpy(ret_how, "delegate, by its own word");
+	strcpy(ret_how, TENANT_BY_DELEGATE);
 	return 0;
 }

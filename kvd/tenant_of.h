@@ -17,6 +17,7 @@
 
 #define TENANT_GROUPS_MAX 256u     /* supplementary groups looked at; more are ignored */
 #define TENANT_NO_UID 65534u
+#define TENANT_BY_DELEGATE "delegate, by its own word" /* of tenant_of()'s ret_how */
 
 struct tenant_user { uint32_t uid; char name[KVD_NAME_MAX]; };
 

@@ -238,6 +238,8 @@ const struct core_config *core_config_of(const struct core *core);
 
 /* Number of the tenant of that name, CORE_NONE if there is none. */
 uint32_t core_tenant_find(const struct core *core, const char *name);
+/* The name behind a number; false: no tenant has it.  Numbers are given from 0 and never again. */
+bool core_tenant_name(const struct core *core, uint32_t tenant, char ret[KVD_NAME_MAX]);
 
 /* ---- reading (admin, fsck, tests); rows in ascending order of number ----
  * tenant = CORE_NONE: everything; else only that tenant's rows, with what depends on others zeroed. */

@@ -32,6 +32,14 @@ uint32_t core_tenant_find(const struct core *core, const char *name)
 	return CORE_NONE;
 }
 
+bool core_tenant_name(const struct core *core, uint32_t tenant, char ret[KVD_NAME_MAX])
+{
+	if (tenant >= core->n_tenants)
+		return false;
+	memcpy(ret, tenant_at(core, tenant)->name, KVD_NAME_MAX);
+	return true;
+}
+
 void domain_use(const struct core *c, uint32_t domain)
 {
 	ADD(domain_at(c, domain)->refs, 1);

@@ -267,7 +267,7 @@ static int connect_as(uint32_t role, const char *tenant)
 	send_hello(fd, role, tenant);
 	welcome = expect(fd, KVD_M_WELCOME);
 	ck_assert_uint_eq(welcome->m.seq, 1);
-	ck_assert_uint_eq(welcome->version, 1);
+	ck_assert_uint_eq(welcome->version, KVD_PROTO_MAX);
 	return fd;
 }
 
