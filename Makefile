@@ -107,7 +107,7 @@ $(O)/tests/example_%: docs/examples/%.c $(O)/lib/libkvd.so
 	$(call say,LD,$@)mkdir -p $(@D) && $(CC) -std=gnu17 -g -O2 $(WARN) $(SANFLAGS) -Iinclude -o $@ $< -L$(O)/lib -lkvd '-Wl,-rpath,$$ORIGIN/../lib'
 ALL_LIBS := $(O)/libtest.a $(O)/libkvcli.a $(O)/libkvdshell.a $(O)/libkvdcore.a $(O)/libkvengine.a $(O)/libkvd.a
 CHECK_LIBS := $(shell pkg-config --libs check 2>/dev/null)
-$(UNITS) $(INTEGS): EXTRA_LIBS = $(CHECK_LIBS)
+$(UNITS) $(INTEGS) $(O)/tests/bench_tenants: EXTRA_LIBS = $(CHECK_LIBS)
 $(UNITS): $(O)/tests/%: $(O)/obj/tests/unit/%.o $(ALL_LIBS); $(link)
 $(INTEGS): $(O)/tests/%: $(O)/obj/tests/integration/%.o $(ALL_LIBS); $(link)
 $(O)/tests/test_examples: | $(EXAMPLES)
