@@ -31,6 +31,7 @@ void dispatch_message(struct peer *peer, const struct kvd_msg *m, int fd)
 	case KVD_M_WEIGHTS_ASK: weights_share_ask(peer, body); return;
 	case KVD_M_WEIGHTS_OFFER: weights_share_offer(peer, body, fd); return;
 	case KVD_M_STREAM_OPEN: introduce_open(peer, body); return;
+	case KVD_M_STREAM_AGAIN: introduce_again(peer, body); return;
 	case KVD_M_QUERY: admin_query(peer, body); return;
 	}
 	peer_violation(peer, "not a message that kvd takes"); /* wire.c and this list disagree */

@@ -155,6 +155,21 @@ static struct attached *engine_choose(struct daemon *daemon, const struct kvd_ms
 	return best;
 }
 
+/* A handle at this engine for the peer's tenant; 0: the engine has no more, and the peer is told. */
+static uint32_t stream_admit(struct peer *peer, uint32_t request_seq, struct attached *engine)
+{
+	uint32_t handle = 0;
+
+	if (engine->n_streams < LIMIT_STREAMS_PER_ENGINE)
+		handle = stream_take(&peer->daemon->introduce, engine, peer->tenant);
+	if (!handle)
+		peer_error(peer, request_seq, KVD_S_LIMIT, LIMIT_STREAMS_PER_ENGINE + 1,
+			   LIMIT_STREAMS_PER_ENGINE,
+			   "engine %s has as many streams as it can; start another engine",
+			   engine->name);
+	return handle;
+}
+
 static void introduce_pair(struct peer *peer, const struct kvd_msg_stream_open *m,
 			   struct attached *engine)
 {
@@ -163,18 +178,12 @@ static void introduce_pair(struct peer *peer, const struct kvd_msg_stream_open *
 	struct kvd_msg_stream to_client = {
 		.m = { .type = KVD_M_STREAM, .size = sizeof(to_client), .seq = m->m.seq },
 	};
-	uint32_t handle = 0;
+	uint32_t handle;
 	int pair[2];
 
-	if (engine->n_streams < LIMIT_STREAMS_PER_ENGINE)
-		handle = stream_take(&peer->daemon->introduce, engine, peer->tenant);
-	if (!handle) {
-		peer_error(peer, m->m.seq, KVD_S_LIMIT, LIMIT_STREAMS_PER_ENGINE + 1,
-			   LIMIT_STREAMS_PER_ENGINE,
-			   "engine %s has as many streams as it can; start another engine",
-			   engine->name);
+	handle = stream_admit(peer, m->m.seq, engine);
+	if (!handle)
 		return;
-	}
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair) < 0) {
 		log_error("stream.failed error=\"%s\"", strerror(errno));
 		stream_return(&peer->daemon->introduce, engine, handle & 0xffff);
@@ -192,6 +201,43 @@ static void introduce_pair(struct peer *peer, const struct kvd_msg_stream_open *
 		  engine->name, handle);
 	peer_send(engine->peer, &to_engine.m, &pair[0], 1, true);
 	peer_send(peer, &to_client.m, &pair[1], 1, true);
+}
+
+void introduce_again(struct peer *peer, const struct kvd_msg_stream_again *m)
+{
+	struct kvd_msg_client_again to_engine = { .m = { .type = KVD_M_CLIENT_AGAIN,
+							 .size = sizeof(to_engine) } };
+	struct kvd_msg_stream to_client = {
+		.m = { .type = KVD_M_STREAM, .size = sizeof(to_client), .seq = m->m.seq },
+	};
+	struct kvd_msg_stream_open named = { .m = m->m };
+	const struct attached *other;
+	struct attached *engine;
+	uint32_t handle;
+
+	if (!tenant_use_stream(peer, m->m.seq))
+		return;
+	strcpy(named.engine, m->engine);
+	engine = m->engine[0] ? engine_choose(peer->daemon, &named, 0, &other) : NULL;
+	if (!engine || engine->peer->version < 2) {
+		peer_error(peer, m->m.seq, KVD_S_NO_MODEL, 0, 0,
+			   "no engine %s is here to go on with its stream", m->engine);
+		return;
+	}
+	handle = stream_admit(peer, m->m.seq, engine);
+	if (!handle)
+		return;
+	to_engine.client = to_client.client = handle;
+	to_engine.weight = peer->daemon->uses[peer->tenant].priority;
+	memcpy(to_engine.ticket, m->ticket, sizeof(to_engine.ticket));
+	strcpy(to_engine.tenant, peer->tenant_name);
+	strcpy(to_client.tenant, peer->tenant_name);
+	strcpy(to_client.model, engine->model);
+	strcpy(to_client.engine, engine->name);
+	log_debug("stream.again tenant=\"%s\" engine=\"%s\" handle=%u", peer->tenant_name,
+		  engine->name, handle);
+	peer_send(engine->peer, &to_engine.m, NULL, 0, false);
+	peer_send(peer, &to_client.m, NULL, 0, false);
 }
 
 /* True: answered, one way or the other. */

@@ -1,4 +1,4 @@
-/* introduce.h - clients meet engines: STREAM_OPEN, handles, CLIENT_GONE.
+/* introduce.h - clients meet engines: STREAM_OPEN, STREAM_AGAIN, handles, CLIENT_GONE.
  *
  * kvd makes a socket pair and gives one end to each; no token passes through kvd.  The handle that
  * the engine names in SEQ_OPEN stands for the client's tenant: an engine can charge nobody else. */
@@ -44,6 +44,9 @@ int introduce_init(struct daemon *daemon);
 void introduce_deinit(struct daemon *daemon);
 
 void introduce_open(struct peer *peer, const struct kvd_msg_stream_open *m);
+/* A client names itself for a stream that it and the engine have kept from an earlier kvd: a handle, and
+ * the client's ticket to the engine. */
+void introduce_again(struct peer *peer, const struct kvd_msg_stream_again *m);
 /* Engine says that a stream has ended. */
 void introduce_gone(struct peer *peer, const struct kvd_msg_client_gone *m);
 /* Tenant number of an engine's handle, CORE_NONE if it has no such handle. */

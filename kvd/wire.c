@@ -31,6 +31,7 @@ static const struct wire_rule wire_rules[] = {
 	{ KVD_M_WEIGHTS_OFFER, SIZE(weights), WIRE_ENGINE, 1, { AT(weights, layout) } },
 	{ KVD_M_STREAM_OPEN, SIZE(stream_open), WIRE_CLIENT, 3,
 	  { AT(stream_open, model), AT(stream_open, engine), AT(stream_open, avoid) } },
+	{ KVD_M_STREAM_AGAIN, SIZE(stream_again), WIRE_CLIENT, 1, { AT(stream_again, engine) } },
 	{ KVD_M_QUERY, SIZE(query), WIRE_CLIENT | WIRE_ENGINE, 1, { AT(query, argument) } },
 };
 #undef AT

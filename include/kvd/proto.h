@@ -12,9 +12,10 @@
 #include <stdint.h>
 
 #define KVD_PROTO_MIN 1u
-#define KVD_PROTO_MAX 2u           /* 2: ADOPTED; an engine of version 1 is hung up where a kvd takes over */
+#define KVD_PROTO_MAX 2u           /* 2: ADOPTED, AGAIN; an engine of version 1 is hung up where a kvd takes over */
 #define KVD_NAME_MAX 64u           /* bytes of a name field incl. NUL: model, engine, tenant, domain */
 #define KVD_MSG_MAX 65536u         /* largest packet in bytes, on every socket */
+#define KVD_TICKET_BYTES 16u       /* random, made by the engine: stands for one of its streams */
 
 struct kvd_msg {
 	uint16_t type;             /* enum kvd_msg_type */
@@ -122,6 +123,21 @@ struct kvd_msg_stream_open {       /* client: introduce me to an engine */
 	uint32_t wait_ms;          /* wait this long for an engine of the model to attach */
 	uint32_t pad;
 };
+/* After a kvd that knows nothing of the one before: an engine keeps its streams, but their handles died with
+ * the old kvd, and whose they are an engine may not say.  So it gives each client a ticket (AGAIN), the
+ * client names itself to kvd and shows it, and kvd passes it on with a handle of the tenant that the kernel
+ * says. */
+struct kvd_msg_stream_again {      /* answered by STREAM without a socket */
+	struct kvd_msg m;
+	char engine[KVD_NAME_MAX]; /* who serves the stream */
+	uint8_t ticket[KVD_TICKET_BYTES];
+};
+struct kvd_msg_client_again {      /* to the engine; a ticket that it does not know: CLIENT_GONE */
+	struct kvd_msg m;
+	uint32_t client, weight;   /* as in CLIENT_NEW */
+	uint8_t ticket[KVD_TICKET_BYTES];
+	char tenant[KVD_NAME_MAX];
+};
 struct kvd_msg_stream {            /* reply, + fd: the client's end of the stream socket */
 	struct kvd_msg m;
 	uint32_t client;           /* handle the engine knows the stream by */
@@ -201,6 +217,10 @@ struct kvd_msg_tokens {            /* ids, then UTF-8 text; text holds whole cha
 	struct kvd_msg m;
 	uint32_t n_ids, n_text;    /* ids in this packet; bytes of text */
 	uint32_t payload[];        /* (n_ids) i32, then n_text bytes */
+};
+struct kvd_msg_again {
+	struct kvd_msg m;
+	uint8_t ticket[KVD_TICKET_BYTES];
 };
 struct kvd_msg_end {
 	struct kvd_msg m;          /* status: OK, or why it ended */

@@ -80,6 +80,61 @@ START_TEST(introduces_clients)
 }
 END_TEST
 
+/* A client names itself for a stream that an earlier kvd had made: a handle of its own tenant, no socket,
+ * and the engine gets the ticket as it was. */
+static void body_again(void)
+{
+	struct kvd_msg_stream_again m = {
+		.m = { .type = KVD_M_STREAM_AGAIN, .size = sizeof(m), .seq = 9 },
+		.engine = "a",
+		.ticket = "0123456789abcde",
+	};
+	struct kvd_msg_client_gone gone = { .m = { .type = KVD_M_CLIENT_GONE, .size = sizeof(gone) } };
+	const struct kvd_msg_stream *stream;
+	const struct kvd_msg_client_again *again;
+	struct raw_engine a;
+	int client = connect_as(KVD_ROLE_CLIENT, "ann");
+	uint32_t handle;
+
+	ck_assert_int_eq(send(client, &m, sizeof(m), MSG_NOSIGNAL), sizeof(m));
+	expect_error(client, KVD_S_NO_MODEL);
+	attach_raw(&a, "a");
+	ck_assert_int_eq(send(client, &m, sizeof(m), MSG_NOSIGNAL), sizeof(m));
+	stream = expect(client, KVD_M_STREAM);
+	ck_assert_uint_eq(packet_n_fds, 0);
+	ck_assert_uint_eq(stream->m.seq, 9);
+	ck_assert_str_eq(stream->tenant, "ann");
+	ck_assert_str_eq(stream->engine, "a");
+	handle = stream->client;
+	again = expect(a.fd, KVD_M_CLIENT_AGAIN);
+	ck_assert_uint_eq(again->client, handle);
+	ck_assert_str_eq(again->tenant, "ann");
+	ck_assert_mem_eq(again->ticket, m.ticket, sizeof(m.ticket));
+	/* The handle opens a sequence of that tenant like any other. */
+	a.tokens[0] = 1;
+	submit(&a, (struct kvd_sqe){ .verb = KVD_SEQ_OPEN, .tenant = handle, .n_tokens = 1 });
+	ck_assert_uint_eq(complete(&a, KVD_SEQ_OPEN).status, KVD_S_OK);
+	submit(&a, (struct kvd_sqe){ .verb = KVD_SEQ_CLOSE });
+	ck_assert_uint_eq(complete(&a, KVD_SEQ_CLOSE).status, KVD_S_OK);
+	gone.client = handle;
+	ck_assert_int_eq(send(a.fd, &gone, sizeof(gone), MSG_NOSIGNAL), sizeof(gone));
+	/* No engine's name: nobody is guessed. */
+	m.engine[0] = '\0';
+	ck_assert_int_eq(send(client, &m, sizeof(m), MSG_NOSIGNAL), sizeof(m));
+	expect_error(client, KVD_S_NO_MODEL);
+	/* An engine may not say it for a client. */
+	ck_assert_int_eq(send(a.fd, &m, sizeof(m), MSG_NOSIGNAL), sizeof(m));
+	expect_closed(a.fd);
+}
+
+START_TEST(client_names_itself_again)
+{
+	setup(_i);
+	ck_assert_int_eq(ended(in_child(body_again)), 0);
+	teardown(1);
+}
+END_TEST
+
 /* The last words of an engine that ends with mail unread. */
 static void body_last_words(void)
 {
@@ -288,6 +343,7 @@ int main(void)
 	signal(SIGPIPE, SIG_IGN);
 	tcase_set_timeout(tcase, 60);
 	tcase_add_loop_test(tcase, introduces_clients, 0, 2);
+	tcase_add_loop_test(tcase, client_names_itself_again, 0, 2);
 	tcase_add_loop_test(tcase, hears_last_words, 0, 2);
 	tcase_add_loop_test(tcase, passes_weights_on, 0, 2);
 	tcase_add_loop_test(tcase, strangers_see_their_own, 0, 2);
