@@ -1,7 +1,7 @@
 /* client.c - kvd_connect() and what belongs to it, and an administrator's question.
  *
  * Owns the connection; rows are a mapping that the caller frees.  One thread.  Waits at most
- * KVD_CALL_USEC for each answer. */
+ * KVD_CALL_USEC for an answer, and as long for a kvd that is being started again. */
 #include "client/connection.h"
 
 #include <errno.h>
@@ -18,6 +18,14 @@ int kvd_connect(const char *path, const char *program, const char *tenant,
 {
 	int r = kvd_connection_new(KVD_ROLE_CLIENT, path, program, tenant, ret);
 	return r != 0 ? r : kvd_connection_open(*ret);
+}
+
+int kvd_connect_wait(const char *path, const char *program, const char *tenant, uint32_t wait_ms,
+		     struct kvd_connection **ret)
+{
+	uint64_t deadline_usec = kvd_clock_usec() + wait_ms * UINT64_C(1000);
+	int r = kvd_connection_new(KVD_ROLE_CLIENT, path, program, tenant, ret);
+	return r != 0 ? r : kvd_connection_open_until(*ret, deadline_usec);
 }
 
 void kvd_close(struct kvd_connection *c)
@@ -92,6 +100,21 @@ static int query_map(struct kvd_connection *c, const struct kvd_msg_rows *rows, 
 	return 0;
 }
 
+/* Ask, and if kvd dies meanwhile ask the next one: a question changes nothing. */
+static int query_ask(struct kvd_connection *c, struct kvd_msg *query, struct kvd_waiter *waiter)
+{
+	uint64_t deadline_usec = kvd_clock_usec() + KVD_CALL_USEC;
+
+	for (;;) {
+		int r = kvd_connection_ready(c, deadline_usec);
+		if (r == 0)
+			r = kvd_connection_call(c, query, NULL, 0, waiter,
+						kvd_clock_usec() + KVD_CALL_USEC);
+		if (r == 0 || !kvd_connection_result_is_gone(r) || !kvd_connection_pause(deadline_usec))
+			return r;
+	}
+}
+
 int kvd_query(struct kvd_connection *c, enum kvd_query what, const char *argument,
 	      const void **ret_rows, uint64_t *ret_n_rows, uint32_t *ret_row_bytes)
 {
@@ -113,10 +136,7 @@ int kvd_query(struct kvd_connection *c, enum kvd_query what, const char *argumen
 				sizeof(query.argument) - 1);
 	if (argument)
 		memcpy(query.argument, argument, strlen(argument));
-	int r = kvd_connection_ready(c);
-	if (r == 0)
-		r = kvd_connection_call(c, &query.m, NULL, 0, &waiter,
-					kvd_clock_usec() + KVD_CALL_USEC);
+	int r = query_ask(c, &query.m, &waiter);
 	if (r != 0)
 		return r;
 	r = query_map(c, rows, waiter.fds[0], row_bytes_min, ret_rows);

@@ -17,6 +17,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#define REOPEN_USEC 50000u         /* between two tries to reach kvd */
+
 int kvd_fail(char error[KVD_ERROR_MAX], int result, const char *format, ...)
 {
 	va_list arguments;
@@ -74,10 +76,14 @@ void kvd_connection_down(struct kvd_connection *c, int result)
 		w->linked = false;
 		w->done = true;
 		w->result = result;
-		snprintf(w->text, sizeof(w->text), "%s",
-			 result == -EPROTO
-				 ? "kvd broke the protocol; are kvd and libkvd of one release?"
-				 : "kvd closed the connection; see its log");
+		if (result == -EPROTO)
+			snprintf(w->text, sizeof(w->text),
+				 "kvd at %s broke the protocol; are kvd and libkvd of one release?",
+				 c->path);
+		else
+			snprintf(w->text, sizeof(w->text),
+				 "kvd at %s closed the connection; it was ended or killed, or see its log",
+				 c->path);
 	}
 }
 
@@ -165,6 +171,9 @@ static void connection_greeted(struct kvd_connection *c)
 		c->welcome.domain[KVD_NAME_MAX - 1] = '\0';
 		c->welcome.kvd_version[KVD_NAME_MAX - 1] = '\0';
 		c->state = KVD_CONNECTION_READY;
+		if (c->was_away)
+			c->back_usec = kvd_clock_usec();
+		c->was_away = false;
 		return;
 	}
 	c->greeting.result = result;
@@ -267,9 +276,8 @@ int kvd_connection_start(struct kvd_connection *c)
 	return kvd_connection_post(c, &hello.m, NULL, 0, &c->greeting);
 }
 
-int kvd_connection_open(struct kvd_connection *c)
+static int connection_open(struct kvd_connection *c, uint64_t deadline_usec)
 {
-	uint64_t deadline_usec = kvd_clock_usec() + KVD_CALL_USEC;
 	int r;
 
 	while ((r = kvd_connection_start(c)) == -EAGAIN) {
@@ -288,11 +296,51 @@ int kvd_connection_open(struct kvd_connection *c)
 	return r;
 }
 
-int kvd_connection_ready(struct kvd_connection *c)
+int kvd_connection_open(struct kvd_connection *c)
+{
+	return connection_open(c, kvd_clock_usec() + KVD_CALL_USEC);
+}
+
+bool kvd_connection_result_is_gone(int result)
+{
+	switch (result) {
+	case -ENOENT: case -ECONNREFUSED: case -ECONNRESET: case -ENOTCONN: case -EPIPE: case -ETIMEDOUT:
+		return true;
+	}
+	return false;
+}
+
+int kvd_connection_open_until(struct kvd_connection *c, uint64_t deadline_usec)
+{
+	for (;;) {
+		uint64_t now = kvd_clock_usec(), call_usec = now + KVD_CALL_USEC;
+		int r = connection_open(c, deadline_usec > now && deadline_usec < call_usec ? deadline_usec
+											   : call_usec);
+		if (r == 0 || !kvd_connection_result_is_gone(r))
+			return r;
+		c->was_away = true;
+		if (kvd_connection_pause(deadline_usec) == 0)
+			return r;
+	}
+}
+
+int kvd_connection_pause(uint64_t deadline_usec)
+{
+	uint64_t now = kvd_clock_usec(), again_usec = now + REOPEN_USEC;
+
+	if (now >= deadline_usec)
+		return 0;
+	(void)kvd_wait_until(-1, 0, again_usec < deadline_usec ? again_usec : deadline_usec);
+	return 1;
+}
+
+int kvd_connection_ready(struct kvd_connection *c, uint64_t deadline_usec)
 {
 	if (c->state == KVD_CONNECTION_READY)
 		(void)kvd_connection_dispatch(c);
 	if (c->state == KVD_CONNECTION_GREETING)
 		kvd_connection_down(c, -ENOTCONN);
-	return c->state == KVD_CONNECTION_READY ? 0 : kvd_connection_open(c);
+	if (c->state == KVD_CONNECTION_DOWN)
+		c->was_away = true;
+	return c->state == KVD_CONNECTION_READY ? 0 : kvd_connection_open_until(c, deadline_usec);
 }

@@ -41,6 +41,8 @@ struct kvd_connection {
 	enum kvd_connection_state state;
 	enum kvd_role role;
 	int fd;                    /* -1 when DOWN */
+	bool was_away;             /* kvd was not to be reached, or we were connected before */
+	uint64_t back_usec;        /* when it was there again; 0: it was never away */
 	uint32_t last_seq;         /* number of the last request on this socket */
 	struct kvd_waiter *waiters;
 	struct kvd_waiter greeting;
@@ -65,8 +67,16 @@ int kvd_connection_new(enum kvd_role role, const char *path, const char *program
 		       const char *tenant, struct kvd_connection **ret);
 /* Connect and greet, waiting 5 s at most. */
 int kvd_connection_open(struct kvd_connection *c);
-/* Be READY: look whether kvd is still there and connect again if it was restarted meanwhile. */
-int kvd_connection_ready(struct kvd_connection *c);
+/* The same, and try again until the deadline while kvd cannot be reached or does not answer.  One try is
+ * made in any case. */
+int kvd_connection_open_until(struct kvd_connection *c, uint64_t deadline_usec);
+/* Be READY: look whether kvd is still there and connect again, as _open_until(), if it was restarted
+ * meanwhile. */
+int kvd_connection_ready(struct kvd_connection *c, uint64_t deadline_usec);
+/* Whether a result means that kvd was not there, so that asking the next one makes sense. */
+bool kvd_connection_result_is_gone(int result);
+/* Pause before asking again.  Returns 0 without pausing where the deadline is over, else 1. */
+int kvd_connection_pause(uint64_t deadline_usec);
 /* kvd_connection_open() without waiting: connect and send HELLO; kvd_connection_dispatch() does the rest.
  * Only when DOWN.  -EAGAIN: kvd's backlog is full, try again. */
 int kvd_connection_start(struct kvd_connection *c);

@@ -1,10 +1,19 @@
-/* engine_attach.c - become an engine of kvd, and stop being one.
+/* engine_attach.c - become an engine of kvd, of the next kvd, and stop being one.
  *
  * Owns struct kvd_engine: made by kvd_engine_attach(), freed by kvd_engine_close(), which closes
- * what the engine has not collected.  The engine's thread.  Waits 5 s at most for each answer. */
+ * what the engine has not collected.  The engine's thread.
+ *
+ *   detached -> connecting   [attach_advance]   connect, HELLO
+ *            -> asking       [attach_post]      WELCOME came: window reserved, ATTACH sent
+ *            -> attached     [attach_finish]    segments mapped
+ *   any      -> detached     [attach_drop]      a failure, 5 s without an answer, or the end
+ *
+ * Each move is short: kvd_engine_reattach() makes those that can be made now, kvd_engine_attach() waits
+ * between them. */
 #include "client/engine.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -68,10 +77,10 @@ static int attach_request(struct kvd_engine *e, const struct kvd_engine_options 
 }
 
 /* The geometry that kvd decided on, and whether its frames stay inside their extent. */
-static int attach_geometry(struct kvd_engine *e, const struct kvd_engine_options *o,
-			   const struct kvd_msg_attached *a)
+static int attach_geometry(struct kvd_engine *e, const struct kvd_msg_attached *a)
 {
 	const struct kvd_msg_welcome *w = &e->connection->welcome;
+	const struct kvd_msg_attach *o = &e->request;
 
 	e->number = a->engine;
 	e->geometry = (struct kvd_geometry){
@@ -95,38 +104,126 @@ static int attach_geometry(struct kvd_engine *e, const struct kvd_engine_options
 	return 0;
 }
 
-static int attach(struct kvd_engine *e, const struct kvd_engine_options *o)
+/* Everything of a kvd that is gone, or of a try that failed. */
+static void attach_drop(struct kvd_engine *e)
 {
-	struct kvd_waiter waiter = {
+	struct kvd_engine_client client;
+
+	while (kvd_engine_next_client(e, &client))
+		close(client.fd);
+	e->again_head = e->again_tail = e->gone_head = e->gone_tail = 0;
+	for (int i = 0; i < 2 && e->attach_posted && e->attaching.done; i++)
+		if (e->attaching.fds[i] >= 0)
+			close(e->attaching.fds[i]);
+	e->attach_posted = false;
+	/* First what could still be written, then the socket: its end says that we are done with
+	 * both. */
+	kvd_engine_segments_unmap(e);
+	kvd_engine_window_release(e);
+	kvd_connection_down(e->connection, -ENOTCONN);
+	if (e->process >= 0)
+		close(e->process);
+	if (e->early_fd >= 0)
+		close(e->early_fd);
+	e->process = e->early_fd = -1;
+	e->last_seen = 0;
+	e->attach_deadline_usec = 0;
+	e->is_attached = false;
+}
+
+/* kvd has answered ATTACH. */
+static int attach_finish(struct kvd_engine *e)
+{
+	struct kvd_waiter *w = &e->attaching;
+
+	if (w->result != 0)
+		return kvd_fail(e->error, w->result, "%s", w->text);
+	e->attached = *(const struct kvd_msg_attached *)w->reply;
+	int r = attach_geometry(e, &e->attached);
+	if (r == 0)
+		r = kvd_engine_segments_map(e, &e->attached, w->fds[0], w->fds[1]);
+	for (int i = 0; i < 2; i++)
+		if (w->fds[i] >= 0)
+			close(w->fds[i]);
+	e->attach_posted = false;
+	kvd_engine_process_watch(e, e->connection->welcome.kvd_pid);
+	return r == 0 ? kvd_engine_adopt_early(e) : r;
+}
+
+/* WELCOME is here: ask to be an engine. */
+static int attach_post(struct kvd_engine *e)
+{
+	struct kvd_connection *c = e->connection;
+
+	/* Before ATTACH: EXTENT_MAP may be the very next message. */
+	int r = kvd_engine_window_reserve(e);
+	if (r != 0)
+		return r;
+	e->geometry.extent_bytes = c->welcome.extent_bytes;
+	e->attaching = (struct kvd_waiter){
 		.type = KVD_M_ATTACHED,
 		.n_fds_max = 2,
 		.min_bytes = sizeof(struct kvd_msg_attached),
 	};
-	struct kvd_connection *c = e->connection;
-	struct kvd_msg_attach request;
+	r = kvd_connection_post(c, &e->request.m, NULL, 0, &e->attaching);
+	e->attach_posted = r == 0;
+	e->attach_deadline_usec = kvd_clock_usec() + KVD_CALL_USEC;
+	return r == 0 ? 0 : kvd_fail(e->error, r, "%s", c->error);
+}
 
-	int r = attach_request(e, o, &request);
-	if (r != 0)
-		return r;
-	r = kvd_connection_open(c);
-	if (r != 0)
-		return kvd_fail(e->error, r, "%s", c->error);
-	/* Before ATTACH: EXTENT_MAP may be the very next message. */
-	r = kvd_engine_window_reserve(e);
-	if (r != 0)
-		return r;
-	e->geometry.extent_bytes = c->welcome.extent_bytes;
-	r = kvd_connection_call(c, &request.m, NULL, 0, &waiter, kvd_clock_usec() + KVD_CALL_USEC);
-	if (r != 0)
-		return kvd_fail(e->error, r, "%s", c->error);
-	const struct kvd_msg_attached *attached = (const struct kvd_msg_attached *)waiter.reply;
-	r = attach_geometry(e, o, attached);
-	if (r == 0)
-		r = kvd_engine_segments_map(e, attached, waiter.fds[0], waiter.fds[1]);
-	for (int i = 0; i < 2; i++)
-		if (waiter.fds[i] >= 0)
-			close(waiter.fds[i]);
+/* Go on with a try.  0: attached; -EAGAIN; else it has failed. */
+static int attach_advance(struct kvd_engine *e)
+{
+	struct kvd_connection *c = e->connection;
+	int r;
+
+	if (c->state == KVD_CONNECTION_DOWN) {
+		r = kvd_connection_start(c);
+		if (r != 0)
+			return r == -EAGAIN ? r : kvd_fail(e->error, r, "%s", c->error);
+	}
+	r = kvd_connection_dispatch(c);
+	int finished = e->attach_posted && e->attaching.done ? attach_finish(e) : -EAGAIN;
+	if (finished != -EAGAIN && (finished != 0 || r == 0))
+		return finished;
+	if (r < 0 && c->greeting.result != 0)
+		return kvd_fail(e->error, c->greeting.result, "%s", c->greeting.text);
+	if (r < 0)
+		return kvd_fail(e->error, r, "kvd at %s is gone", c->path);
+	if (c->state != KVD_CONNECTION_READY || e->attach_posted)
+		return -EAGAIN;
+	r = attach_post(e);
+	return r == 0 ? -EAGAIN : r;
+}
+
+static int attach_try(struct kvd_engine *e)
+{
+	uint64_t now_usec = kvd_clock_usec();
+
+	if (e->attach_deadline_usec == 0)
+		e->attach_deadline_usec = now_usec + KVD_CALL_USEC;
+	int r = attach_advance(e);
+	if (r == -EAGAIN && now_usec >= e->attach_deadline_usec)
+		r = kvd_fail(e->error, -ETIMEDOUT,
+			     e->connection->state == KVD_CONNECTION_DOWN
+				     ? "kvd at %s accepts no connection; is it stopped or overloaded?"
+				     : "kvd at %s did not answer in time; is it stopped or overloaded?",
+			     e->connection->path);
+	if (r == 0) {
+		e->is_attached = true;
+		e->attach_deadline_usec = 0;
+	} else if (r != -EAGAIN) {
+		attach_drop(e);
+	}
 	return r;
+}
+
+int kvd_engine_reattach(struct kvd_engine *e)
+{
+	if (e->is_attached)
+		attach_drop(e);
+	e->error[0] = '\0';
+	return attach_try(e);
 }
 
 /* Messages that kvd sends of itself. */
@@ -142,34 +239,37 @@ int kvd_engine_attach(const struct kvd_engine_options *o, struct kvd_engine **re
 	*ret = e;
 	if (!e)
 		return -ENOMEM;
+	e->process = e->early_fd = -1;
 	e->clients = calloc(KVD_ENGINE_CLIENTS_MAX, sizeof(*e->clients));
+	e->agains = calloc(KVD_ENGINE_CLIENTS_MAX, sizeof(*e->agains));
+	e->gones = calloc(KVD_ENGINE_GONES_MAX, sizeof(*e->gones));
 	int r = kvd_connection_new(KVD_ROLE_ENGINE, o->socket, o->program, NULL, &e->connection);
-	if (!e->clients || !e->connection)
+	if (!e->clients || !e->agains || !e->gones || !e->connection)
 		return kvd_fail(e->error, -ENOMEM, "not enough memory for an engine");
 	if (r != 0)
 		return kvd_fail(e->error, r, "%s", e->connection->error);
 	e->connection->unsolicited = attach_unsolicited;
 	e->connection->unsolicited_arg = e;
-	r = attach(e, o);
+	r = attach_request(e, o, &e->request);
 	if (r != 0)
-		kvd_connection_down(e->connection, -ENOTCONN);
+		return r;
+	while ((r = attach_try(e)) == -EAGAIN)
+		(void)kvd_wait_until(e->connection->fd, POLLIN,
+				     e->connection->fd < 0 ? kvd_clock_usec() + 10000u
+							   : e->attach_deadline_usec);
 	return r;
 }
 
 void kvd_engine_close(struct kvd_engine *e)
 {
-	struct kvd_engine_client client;
-
 	if (!e)
 		return;
-	while (kvd_engine_next_client(e, &client))
-		close(client.fd);
-	/* First what could still be written, then the socket: its end says that we are done with
-	 * both. */
-	kvd_engine_segments_unmap(e);
-	kvd_engine_window_release(e);
+	if (e->connection)
+		attach_drop(e);
 	kvd_close(e->connection);
 	free(e->clients);
+	free(e->agains);
+	free(e->gones);
 	free(e);
 }
 

@@ -1,7 +1,7 @@
 /* engine_control.c - what an attached engine and kvd say on the control socket.
  *
  * Extents come and go, clients come; totals, counters and weights go.  The engine's thread, between
- * steps.  kvd_engine_poll() never blocks; the rest waits 5 s at most for kvd to take or answer. */
+ * steps.  Only the two about weights wait, 5 s at most, for kvd to take or answer. */
 #include "client/engine.h"
 
 #include <errno.h>
@@ -34,17 +34,58 @@ static int control_client_new(struct kvd_engine *e, const struct kvd_msg_client_
 	return 0;
 }
 
+/* A client that we serve already has named itself to this kvd. */
+static int control_client_again(struct kvd_engine *e, const struct kvd_msg_client_again *m)
+{
+	if (e->again_tail - e->again_head == KVD_ENGINE_CLIENTS_MAX) {
+		struct kvd_msg_client_gone gone = { .client = m->client };
+		return kvd_engine_client_gone(e, &gone);
+	}
+	struct kvd_engine_again *again = &e->agains[e->again_tail++ % KVD_ENGINE_CLIENTS_MAX];
+	again->client = m->client;
+	again->weight = m->weight;
+	memcpy(again->ticket, m->ticket, sizeof(again->ticket));
+	memcpy(again->tenant, m->tenant, sizeof(again->tenant));
+	again->tenant[sizeof(again->tenant) - 1] = '\0';
+	return 0;
+}
+
+/* A kvd that took over says once more what the one before may have said.  0 is never a repetition. */
+static bool control_repeated(struct kvd_engine *e, uint32_t seq)
+{
+	if (seq == 0)
+		return false;
+	if ((int32_t)(seq - e->last_seen) <= 0)
+		return true;
+	e->last_seen = seq;
+	return false;
+}
+
 int kvd_engine_take(struct kvd_engine *e, const struct kvd_msg *m, struct kvd_packet *packet)
 {
 	switch (m->type) {
 	case KVD_M_EXTENT_MAP: case KVD_M_EXTENT_UNMAP:
 		if (m->size < sizeof(struct kvd_msg_extent))
 			return kvd_fail(e->error, -EPROTO, "kvd sent a short extent message");
+		if (control_repeated(e, m->seq))
+			return 0;
 		return kvd_engine_window_change(e, (const struct kvd_msg_extent *)m, packet);
 	case KVD_M_CLIENT_NEW:
 		if (m->size < sizeof(struct kvd_msg_client_new))
 			return kvd_fail(e->error, -EPROTO, "kvd sent a short client message");
+		if (control_repeated(e, m->seq))
+			return 0;
 		return control_client_new(e, (const struct kvd_msg_client_new *)m, packet);
+	case KVD_M_CLIENT_AGAIN:
+		if (m->size < sizeof(struct kvd_msg_client_again))
+			return kvd_fail(e->error, -EPROTO, "kvd sent a short client message");
+		if (control_repeated(e, m->seq))
+			return 0;
+		return control_client_again(e, (const struct kvd_msg_client_again *)m);
+	case KVD_M_ADOPTED:
+		if (m->size < sizeof(struct kvd_msg_adopted))
+			return kvd_fail(e->error, -EPROTO, "the kvd that took over sent a short ADOPTED");
+		return kvd_engine_adopt(e, (const struct kvd_msg_adopted *)m, packet);
 	default:
 		return 0;   /* a late answer, or a message of a newer kvd */
 	}
@@ -55,7 +96,7 @@ int kvd_engine_poll(struct kvd_engine *e)
 	int r;
 
 	e->error[0] = '\0';
-	r = kvd_connection_dispatch(e->connection);
+	r = e->is_attached ? kvd_connection_dispatch(e->connection) : -ENOTCONN;
 	if (r == 0)
 		return kvd_engine_flush(e);
 	if (e->error[0] == '\0')
@@ -74,20 +115,47 @@ bool kvd_engine_next_client(struct kvd_engine *e, struct kvd_engine_client *ret)
 	return true;
 }
 
+bool kvd_engine_next_again(struct kvd_engine *e, struct kvd_engine_again *ret)
+{
+	if (e->again_head == e->again_tail)
+		return false;
+	*ret = e->agains[e->again_head++ % KVD_ENGINE_CLIENTS_MAX];
+	return true;
+}
+
+int kvd_engine_gones_flush(struct kvd_engine *e)
+{
+	while (e->gone_head != e->gone_tail) {
+		struct kvd_msg_client_gone *gone = &e->gones[e->gone_head % KVD_ENGINE_GONES_MAX];
+		gone->m = (struct kvd_msg){ .type = KVD_M_CLIENT_GONE, .size = sizeof(*gone),
+					    .seq = ++e->connection->last_seq };
+		int r = kvd_packet_send(e->connection->fd, gone, sizeof(*gone), NULL, 0);
+		/* A kvd that is dead and will be succeeded reads nothing for a while. */
+		if (r == -EAGAIN)
+			return 0;
+		if (r < 0)
+			return kvd_fail(e->error, r, "kvd takes no message: %s", strerror(-r));
+		e->gone_head++;
+	}
+	return 0;
+}
+
 int kvd_engine_client_gone(struct kvd_engine *e, const struct kvd_msg_client_gone *totals)
 {
-	struct kvd_msg_client_gone gone = *totals;
-
-	gone.m = (struct kvd_msg){ .type = KVD_M_CLIENT_GONE, .size = sizeof(gone) };
-	int r = kvd_connection_post(e->connection, &gone.m, NULL, 0, NULL);
-	return r == 0 ? 0 : kvd_fail(e->error, r, "%s", e->connection->error);
+	if (!e->is_attached || e->connection->state == KVD_CONNECTION_DOWN)
+		return kvd_fail(e->error, -ENOTCONN, "kvd at %s is gone", e->connection->path);
+	if (e->gone_tail - e->gone_head == KVD_ENGINE_GONES_MAX)
+		return kvd_fail(e->error, -EPROTO,
+				"kvd hands out more streams than it takes back; see its log");
+	e->gones[e->gone_tail++ % KVD_ENGINE_GONES_MAX] = *totals;
+	return kvd_engine_gones_flush(e);
 }
 
 int kvd_engine_stats(struct kvd_engine *e, const struct kvd_msg_engine_stats *stats)
 {
 	struct kvd_msg_engine_stats copy = *stats;
 
-	if (e->connection->state == KVD_CONNECTION_DOWN)
+	if (!e->is_attached || e->connection->state == KVD_CONNECTION_DOWN)
 		return kvd_fail(e->error, -ENOTCONN, "kvd at %s is gone", e->connection->path);
 	copy.m = (struct kvd_msg){
 		.type = KVD_M_ENGINE_STATS, .size = sizeof(copy), .seq = ++e->connection->last_seq,

@@ -14,6 +14,8 @@
 
 int kvd_engine_submit(struct kvd_engine *e, const struct kvd_sqe *sqe)
 {
+	if (!e->comp)
+		return kvd_fail(e->error, -ENOTCONN, "kvd at %s is gone", e->connection->path);
 	uint32_t head = __atomic_load_n(&e->comp->sq_head, __ATOMIC_ACQUIRE);
 	uint32_t used = e->sq_tail - head;
 
@@ -30,7 +32,14 @@ int kvd_engine_flush(struct kvd_engine *e)
 {
 	static const uint8_t doorbell = 0;
 
+	if (!e->comp)
+		return kvd_fail(e->error, -ENOTCONN, "kvd at %s is gone", e->connection->path);
 	kvd_engine_window_acknowledge(e);
+	if (e->gone_head != e->gone_tail) {
+		int sent = kvd_engine_gones_flush(e);
+		if (sent < 0)
+			return sent;
+	}
 	if (e->sq_tail == __atomic_load_n(&e->sub->sq_tail, __ATOMIC_RELAXED))
 		return 0;
 	__atomic_store_n(&e->sub->sq_tail, e->sq_tail, __ATOMIC_RELEASE);
@@ -48,7 +57,7 @@ int kvd_engine_flush(struct kvd_engine *e)
 
 bool kvd_engine_completion(struct kvd_engine *e, struct kvd_cqe *ret)
 {
-	for (;;) {
+	while (e->comp) {
 		uint32_t tail = __atomic_load_n(&e->comp->cq_tail, __ATOMIC_ACQUIRE);
 		if (tail == e->cq_head || tail - e->cq_head > e->cq_entries)
 			return false;
@@ -58,10 +67,13 @@ bool kvd_engine_completion(struct kvd_engine *e, struct kvd_cqe *ret)
 		if (ret->verb != KVD_EXTENT_ACK)
 			return true;
 	}
+	return false;
 }
 
 bool kvd_engine_sleep(struct kvd_engine *e, bool sleeps)
 {
+	if (!e->sub)
+		return true;
 	__atomic_store_n(&e->sub->engine_sleeps, sleeps ? 1u : 0u, __ATOMIC_RELAXED);
 	if (!sleeps)
 		return true;
@@ -89,11 +101,11 @@ void kvd_step_end(struct kvd_engine *e)
 
 int32_t *kvd_engine_tokens(struct kvd_engine *e, uint32_t slot)
 {
-	return slot < e->max_seqs ? e->tokens + (size_t)slot * e->max_pages * KVD_PAGE_TOKENS
+	return e->tokens && slot < e->max_seqs ? e->tokens + (size_t)slot * e->max_pages * KVD_PAGE_TOKENS
 				  : NULL;
 }
 
 const uint32_t *kvd_engine_table(const struct kvd_engine *e, uint32_t slot)
 {
-	return slot < e->max_seqs ? e->tables + (size_t)slot * e->max_pages : NULL;
+	return e->tables && slot < e->max_seqs ? e->tables + (size_t)slot * e->max_pages : NULL;
 }

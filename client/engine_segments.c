@@ -25,24 +25,35 @@ static bool is_power_of_two(uint32_t n)
 	return n != 0 && (n & (n - 1)) == 0;
 }
 
+/* Whether a completion segment of comp_bytes in fd has room for its ring and its rows. */
+static bool completion_fits(const struct kvd_engine *e, int fd, uint64_t comp_bytes, uint32_t cq_entries,
+			    uint64_t cqe_offset, uint64_t tables_offset)
+{
+	struct stat comp;
+
+	return is_power_of_two(cq_entries) && fstat(fd, &comp) == 0 && comp.st_size >= 0 &&
+	       (uint64_t)comp.st_size >= comp_bytes &&
+	       part_fits(cqe_offset, cq_entries, sizeof(struct kvd_cqe), sizeof(*e->comp), comp_bytes) &&
+	       part_fits(tables_offset, (uint64_t)e->max_seqs * e->max_pages, sizeof(uint32_t),
+			 sizeof(*e->comp), comp_bytes);
+}
+
 static int segments_check(struct kvd_engine *e, const struct kvd_msg_attached *a, int sub_fd,
 			  int comp_fd)
 {
 	uint64_t row_pages = (uint64_t)e->max_seqs * e->max_pages;
-	struct stat sub, comp;
+	struct stat sub;
 
-	if (sub_fd < 0 || comp_fd < 0 || fstat(sub_fd, &sub) < 0 || fstat(comp_fd, &comp) < 0)
+	if (sub_fd < 0 || comp_fd < 0 || fstat(sub_fd, &sub) < 0)
 		return kvd_fail(e->error, KVD_S_PROTOCOL, "kvd attached us without ring segments");
-	if (!is_power_of_two(a->sq_entries) || !is_power_of_two(a->cq_entries) ||
-	    (uint64_t)sub.st_size < a->sub_bytes || (uint64_t)comp.st_size < a->comp_bytes ||
+	if (!is_power_of_two(a->sq_entries) || sub.st_size < 0 ||
+	    (uint64_t)sub.st_size < a->sub_bytes ||
 	    !part_fits(a->sqe_offset, a->sq_entries, sizeof(struct kvd_sqe), sizeof(*e->sub),
 		       a->sub_bytes) ||
 	    !part_fits(a->tokens_offset, row_pages, KVD_PAGE_TOKENS * sizeof(int32_t),
 		       sizeof(*e->sub), a->sub_bytes) ||
-	    !part_fits(a->cqe_offset, a->cq_entries, sizeof(struct kvd_cqe), sizeof(*e->comp),
-		       a->comp_bytes) ||
-	    !part_fits(a->tables_offset, row_pages, sizeof(uint32_t), sizeof(*e->comp),
-		       a->comp_bytes))
+	    !completion_fits(e, comp_fd, a->comp_bytes, a->cq_entries, a->cqe_offset,
+			     a->tables_offset))
 		return kvd_fail(e->error, KVD_S_PROTOCOL,
 				"kvd's ring segments do not hold what it announced; are kvd and "
 				"libkvd of one release?");
@@ -82,6 +93,37 @@ int kvd_engine_segments_map(struct kvd_engine *e, const struct kvd_msg_attached 
 	return 0;
 }
 
+int kvd_engine_segments_switch(struct kvd_engine *e, const struct kvd_msg_adopted *m, int comp_fd)
+{
+	if (!completion_fits(e, comp_fd, m->comp_bytes, m->cq_entries, m->cqe_offset, m->tables_offset))
+		return kvd_fail(e->error, -EPROTO,
+				"the completion segment of the kvd that took over does not hold what it "
+				"announced; are kvd and libkvd of one release?");
+	void *map = mmap(NULL, m->comp_bytes, PROT_READ, MAP_SHARED, comp_fd, 0);
+	if (map == MAP_FAILED)
+		return kvd_fail(e->error, -errno, "cannot map the completion segment: %s",
+				strerror(errno));
+	const struct kvd_comp_header *comp = map;
+	/* The same indexes, or we would wait for ever or take old entries for new ones. */
+	uint32_t unconsumed = __atomic_load_n(&comp->cq_tail, __ATOMIC_ACQUIRE) - e->cq_head;
+	uint32_t under_way = e->sq_tail - __atomic_load_n(&comp->sq_head, __ATOMIC_ACQUIRE);
+	if (unconsumed > m->cq_entries || under_way > e->sq_entries) {
+		munmap(map, m->comp_bytes);
+		return kvd_fail(e->error, -EPROTO,
+				"the kvd that took over lost its place in our rings (%u completions "
+				"and %u submissions under way)",
+				unconsumed, under_way);
+	}
+	(void)madvise(map, m->comp_bytes, MADV_DONTDUMP);
+	munmap((void *)e->comp, e->comp_bytes);
+	e->comp = comp;
+	e->comp_bytes = m->comp_bytes;
+	e->cqes = (const struct kvd_cqe *)((const uint8_t *)map + m->cqe_offset);
+	e->tables = (const uint32_t *)((const uint8_t *)map + m->tables_offset);
+	e->cq_entries = m->cq_entries;
+	return 0;
+}
+
 void kvd_engine_segments_unmap(struct kvd_engine *e)
 {
 	if (e->sub)
@@ -90,4 +132,6 @@ void kvd_engine_segments_unmap(struct kvd_engine *e)
 		munmap((void *)e->comp, e->comp_bytes);
 	e->sub = NULL;
 	e->comp = NULL;
+	e->tokens = NULL;
+	e->tables = NULL;
 }

@@ -3,6 +3,7 @@
  *   SENDING -> RUNNING  [kvd_stream_request_push]   the engine has all of the prompt
  *   SENDING,
  *   RUNNING -> LOST     [kvd_stream_lose]           hang-up without END
+ *   RUNNING    stays so when kvd dies; if the engine asks, we name ourselves to the next (stream_again.c)
  *   LOST    -> SENDING  [kvd_stream_open_accept]    another engine; the request goes again, with
  * the ids so far
  *   LOST    -> FAILED   [stream_reopen.c]           nobody within the deadline
@@ -19,6 +20,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define IDS_MAX (1u << 24)         /* no context is longer; an engine that sends more is broken */
 #define LOOK_AGAIN_USEC 20000u     /* while an engine is looked for */
@@ -121,6 +123,10 @@ static int stream_take(struct kvd_stream *s, size_t n_bytes, struct kvd_chunk *r
 		stream_end(s, &message.end, ret);
 		return 0;
 	}
+	if (message.type == KVD_M_AGAIN) {
+		kvd_stream_again_begin(s, message.ticket);
+		return -EAGAIN;
+	}
 	if (message.type == KVD_M_STARTED) {
 		if (s->started)
 			return -EAGAIN;   /* an engine that took over admits the prompt once more */
@@ -168,6 +174,10 @@ static int stream_step(struct kvd_stream *s, struct kvd_chunk *ret)
 		}
 		if (s->state == KVD_STREAM_SENDING)
 			(void)kvd_stream_request_push(s); /* its end is seen below, by receiving */
+		if (s->again)
+			kvd_stream_again(s);
+		if (s->state == KVD_STREAM_LOST)
+			continue;
 		r = kvd_packet_receive(s->fd, s->packet, sizeof(s->packet), &packet);
 		if (r == -EAGAIN)
 			return r;
@@ -189,6 +199,8 @@ static int stream_wait(struct kvd_stream *s, uint64_t deadline_usec)
 {
 	uint64_t look_again_usec = kvd_clock_usec() + LOOK_AGAIN_USEC;
 
+	if (s->again && look_again_usec < deadline_usec)
+		deadline_usec = look_again_usec;
 	if (s->state == KVD_STREAM_LOST) {
 		uint64_t until = look_again_usec < deadline_usec ? look_again_usec : deadline_usec;
 		return kvd_wait_until(s->opening_posted ? s->connection->fd : -1, POLLIN, until);
@@ -203,6 +215,11 @@ int kvd_next(struct kvd_stream *s, int timeout_ms, struct kvd_chunk *ret)
 		timeout_ms < 0 ? KVD_NEVER : kvd_clock_usec() + (uint64_t)timeout_ms * 1000u;
 
 	*ret = (struct kvd_chunk){ 0 };
+	if (s->tick_fd >= 0) {
+		uint64_t expirations;
+		ssize_t n = read(s->tick_fd, &expirations, sizeof(expirations));
+		(void)n;           /* so that it is readable again only after its next tick */
+	}
 	for (;;) {
 		int r = stream_step(s, ret);
 		if (r != -EAGAIN)

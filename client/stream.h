@@ -32,7 +32,7 @@ struct kvd_stream {
 	uint32_t n_resume;                    /* SENDING: ids that go with this sending */
 	bool head_sent;
 
-	uint64_t asked_usec;                  /* when the request was first sent */
+	uint64_t asked_usec;                  /* when the caller asked */
 	uint64_t first_token_usec;            /* when the first ids came, 0: none yet */
 	bool started;                         /* STARTED was delivered */
 	bool cancelled;
@@ -41,11 +41,13 @@ struct kvd_stream {
 
 	/* Between an engine's death and the first message of the next one. */
 	bool recovering;
-	uint64_t recover_deadline_usec;
+	uint64_t lost_usec, recover_deadline_usec;
 	uint64_t next_try_usec;
 	uint32_t n_tries;
-	struct kvd_waiter opening;            /* our STREAM_OPEN, while posted */
+	struct kvd_waiter opening;            /* our STREAM_OPEN or STREAM_AGAIN, while posted */
 	bool opening_posted;
+	bool again;                           /* the engine waits until kvd knows us again */
+	uint8_t ticket[KVD_TICKET_BYTES];     /* to name the stream by */
 	int tick_fd;                          /* what callers poll meanwhile; -1: not yet needed */
 
 	struct kvd_msg_end end;
@@ -76,7 +78,17 @@ int kvd_stream_open_accept(struct kvd_stream *s);
 /* ---- stream_reopen.c ---- */
 /* The engine died. */
 void kvd_stream_lose(struct kvd_stream *s);
-/* LOST: go on looking for another engine, without waiting.  0: SENDING; -EAGAIN; KVD_S_ENGINE_LOST. */
+/* LOST: go on looking for another engine, without waiting.  0: SENDING; -EAGAIN; else FAILED. */
 int kvd_stream_recover(struct kvd_stream *s);
+
+/* ---- stream_again.c ---- */
+/* AGAIN came: kvd was started again and the engine needs a handle for us. */
+void kvd_stream_again_begin(struct kvd_stream *s, const uint8_t ticket[KVD_TICKET_BYTES]);
+/* Go on naming ourselves to kvd, without waiting. */
+void kvd_stream_again(struct kvd_stream *s);
+/* A timer for callers that poll kvd_stream_fd() while there are several things to wait for. */
+void kvd_stream_tick_start(struct kvd_stream *s);
+/* Try to have a connection to kvd, without waiting.  0: READY; -EAGAIN: later. */
+int kvd_stream_connect(struct kvd_stream *s, uint64_t now_usec);
 
 #endif

@@ -99,6 +99,10 @@ int kvd_stream_message_parse(const void *packet, size_t n_bytes, struct kvd_stre
 		ret->end.text[sizeof(ret->end.text) - 1] = '\0';
 		if (!kvd_utf8_is_valid(ret->end.text, strlen(ret->end.text)))
 			ret->end.text[0] = '\0';
+	} else if (m->type == KVD_M_AGAIN) {
+		if (n_bytes < sizeof(struct kvd_msg_again))
+			return -EPROTO;
+		memcpy(ret->ticket, ((const struct kvd_msg_again *)packet)->ticket, sizeof(ret->ticket));
 	} else {
 		return 0;   /* a newer engine may say more than we know */
 	}

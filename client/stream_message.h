@@ -7,13 +7,14 @@
 #include "kvd/proto.h"
 
 struct kvd_stream_message {
-	uint16_t type; /* KVD_M_STARTED, _TOKENS or _END; 0: unknown here, to be ignored */
+	uint16_t type; /* KVD_M_STARTED, _TOKENS, _END or _AGAIN; 0: unknown here, to be ignored */
 	uint32_t prompt_tokens, cached_tokens;    /* STARTED */
 	const int32_t *ids;        /* TOKENS: (n_ids), in the packet */
 	uint32_t n_ids;
 	const char *text;          /* TOKENS: (text_bytes), valid UTF-8, in the packet */
 	uint32_t text_bytes;
 	struct kvd_msg_end end;    /* END: text is terminated */
+	uint8_t ticket[KVD_TICKET_BYTES];         /* AGAIN */
 };
 
 /* Check one packet.

@@ -1,7 +1,8 @@
 /* stream_open.c - a stream's beginning: ask kvd for an engine, send the request.
  *
- * Creates and frees struct kvd_stream.  kvd_generate() waits: wait_ms plus KVD_CALL_USEC for kvd's
- * answer, and for the engine as long as it keeps taking the prompt. */
+ * Creates and frees struct kvd_stream.  kvd_generate() waits: until the request's deadline, else wait_ms
+ * plus KVD_CALL_USEC, for kvd to be there and to answer, and for the engine as long as it keeps taking the
+ * prompt. */
 #include "client/stream.h"
 
 #include <errno.h>
@@ -12,6 +13,9 @@
 
 /* An engine that takes no byte of a prompt for so long is stuck: it reads its sockets every step. */
 #define SEND_STALL_USEC 10000000u
+/* Engines attach to a new kvd within half a second of its start; a busy machine is slower. */
+#define ATTACH_USEC 10000000u
+#define ANSWER_USEC 500000u        /* kvd says "nobody came" so much after the time is over, or is stuck */
 
 static int stream_name(char field[KVD_NAME_MAX], const char *name)
 {
@@ -78,17 +82,47 @@ static int generate_send(struct kvd_stream *s)
 	}
 }
 
-static int generate_open(struct kvd_stream *s, const char *model, const char *engine,
-			 uint32_t wait_ms)
+/* Ask once.  patience_usec: no longer than this. */
+static int generate_ask(struct kvd_stream *s, const char *model, const char *engine, uint32_t wait_ms,
+			uint64_t patience_usec)
 {
 	struct kvd_connection *c = s->connection;
-	uint64_t deadline_usec = kvd_clock_usec() + wait_ms * 1000ull + KVD_CALL_USEC;
-	int r = kvd_connection_ready(c);
+	int r = kvd_connection_ready(c, patience_usec);
 
-	if (r == 0)
-		r = kvd_stream_open_post(s, model, engine, "", wait_ms);
-	if (r == 0)
-		r = kvd_connection_wait(c, &s->opening, deadline_usec);
+	if (r != 0)
+		return r;
+	uint64_t now = kvd_clock_usec(), left_ms = patience_usec > now ? (patience_usec - now) / 1000u : 0;
+	/* The engines of a kvd that was started a moment ago attach to it a moment later. */
+	if (c->back_usec > 0 && now - c->back_usec < ATTACH_USEC && wait_ms < ATTACH_USEC / 1000u)
+		wait_ms = ATTACH_USEC / 1000u;
+	if (wait_ms > left_ms)
+		wait_ms = (uint32_t)left_ms;
+	r = kvd_stream_open_post(s, model, engine, "", wait_ms);
+	uint64_t answer_usec = now + wait_ms * 1000ull + KVD_CALL_USEC;
+	if (answer_usec > patience_usec + ANSWER_USEC)
+		answer_usec = patience_usec + ANSWER_USEC;
+	return r == 0 ? kvd_connection_wait(c, &s->opening, answer_usec) : r;
+}
+
+/* Ask until an engine is there or the time is over: asking twice opens nothing twice, since a stream
+ * whose answer was lost ends with the socket in it. */
+static int generate_open(struct kvd_stream *s, const char *model, const char *engine, uint32_t wait_ms)
+{
+	struct kvd_connection *c = s->connection;
+	uint32_t deadline_ms = s->head.deadline_ms;
+	uint64_t now = kvd_clock_usec();
+	uint64_t patience_usec =
+		deadline_ms > 0 ? now + deadline_ms * 1000ull : now + wait_ms * 1000ull + KVD_CALL_USEC;
+	int r;
+
+	s->asked_usec = now;
+	do
+		r = generate_ask(s, model, engine, wait_ms, patience_usec);
+	while (kvd_connection_result_is_gone(r) && kvd_connection_pause(patience_usec));
+	/* kvd was asked to wait for whole milliseconds. */
+	if (r == KVD_S_NO_MODEL && deadline_ms > 0 && kvd_clock_usec() + 1000u >= patience_usec)
+		return kvd_fail(c->error, KVD_S_DEADLINE, "the deadline of %u ms passed: %.300s",
+				deadline_ms, s->opening.text);
 	if (r != 0)
 		return r;
 	if (kvd_stream_open_accept(s) != 0)
@@ -183,9 +217,10 @@ void kvd_stream_close(struct kvd_stream *s)
 
 int kvd_stream_fd(const struct kvd_stream *s)
 {
-	/* While an engine is looked for, or takes a long prompt again, there are several things to
-	 * wait for; a timer stands for all of them. */
-	if (s->tick_fd >= 0 && (s->state == KVD_STREAM_LOST || s->state == KVD_STREAM_SENDING))
+	/* While an engine is looked for, or takes a long prompt again, or kvd is told of us, there are
+	 * several things to wait for; a timer stands for all of them. */
+	if (s->tick_fd >= 0 &&
+	    (s->state == KVD_STREAM_LOST || s->state == KVD_STREAM_SENDING || s->again))
 		return s->tick_fd;
 	return s->fd;
 }

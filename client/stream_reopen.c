@@ -10,13 +10,28 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/timerfd.h>
 #include <unistd.h>
 
-#define RECOVER_USEC 10000000u     /* as kvd.h promises */
+#define RECOVER_USEC 10000000u     /* for an engine, and */
+#define KVD_WAIT_USEC 60000000u    /* for kvd, as kvd.h promises */
 #define RETRY_USEC 100000u         /* between two questions */
-#define TICK_NSEC 20000000         /* how often a caller that polls looks again */
 #define TRY_WAIT_MS 1000u          /* how long one question may wait inside kvd */
+
+static uint64_t recover_request_deadline(const struct kvd_stream *s)
+{
+	return s->head.deadline_ms > 0 ? s->asked_usec + s->head.deadline_ms * UINT64_C(1000) : KVD_NEVER;
+}
+
+/* Until when an engine is looked for that has to come first.  A kvd that is missing has longer, and
+ * the engines have their time from when it is back. */
+static void recover_set_deadline(struct kvd_stream *s, uint64_t now)
+{
+	uint64_t until = now + RECOVER_USEC, kvd_until = s->lost_usec + KVD_WAIT_USEC;
+
+	if (until > kvd_until)
+		until = kvd_until;
+	s->recover_deadline_usec = until < recover_request_deadline(s) ? until : recover_request_deadline(s);
+}
 
 /* Give up.  why: kvd's sentence, or NULL. */
 static int recover_fail(struct kvd_stream *s, const char *why)
@@ -34,8 +49,16 @@ static int recover_fail(struct kvd_stream *s, const char *why)
 }
 
 /* Nobody took the stream in time: is it kvd that is missing, or an engine? */
-static int recover_late(struct kvd_stream *s)
+static int recover_late(struct kvd_stream *s, uint64_t now)
 {
+	if (s->head.deadline_ms > 0 && now >= recover_request_deadline(s)) {
+		s->state = KVD_STREAM_FAILED;
+		s->failure = KVD_S_DEADLINE;
+		return kvd_fail(s->error, s->failure,
+				"engine %s died and the request's deadline of %u ms passed before "
+				"another took the stream; is kvd at %s up, with an engine of model %s?",
+				s->engine, s->head.deadline_ms, s->connection->path, s->model);
+	}
 	if (s->connection->state == KVD_CONNECTION_READY)
 		return recover_fail(s, NULL);
 	s->state = KVD_STREAM_FAILED;
@@ -43,51 +66,30 @@ static int recover_late(struct kvd_stream *s)
 	return kvd_fail(s->error, s->failure,
 			"kvd at %s ended while it served the stream and none has answered there "
 			"for %u s; start kvd, then ask again",
-			s->connection->path, RECOVER_USEC / 1000000u);
+			s->connection->path, KVD_WAIT_USEC / 1000000u);
 }
 
 void kvd_stream_lose(struct kvd_stream *s)
 {
-	static const struct itimerspec every_tick = {
-		.it_interval = { .tv_nsec = TICK_NSEC }, .it_value = { .tv_nsec = TICK_NSEC },
-	};
+	uint64_t now = kvd_clock_usec();
 
 	if (s->fd >= 0)
 		close(s->fd);
 	s->fd = -1;
+	if (s->connection)
+		kvd_connection_forget(s->connection, &s->opening);
 	s->state = KVD_STREAM_LOST;
-	s->opening_posted = false;
+	s->opening_posted = s->again = false;
 	if (!s->recovering) {
 		s->recovering = true;
-		s->recover_deadline_usec = kvd_clock_usec() + RECOVER_USEC;
+		s->lost_usec = now;
+		recover_set_deadline(s, now);
 		s->next_try_usec = 0;
 		s->n_tries = 0;
 	} else {
-		s->next_try_usec = kvd_clock_usec() + RETRY_USEC;
-	}
-	/* Without a timer kvd_next() still works; only callers that poll themselves would not be
-	 * woken. */
-	if (s->tick_fd < 0) {
-		s->tick_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
-		if (s->tick_fd >= 0)
-			(void)timerfd_settime(s->tick_fd, 0, &every_tick, NULL);
-	}
-}
-
-/* Try to have a connection to kvd.  0: READY; -EAGAIN: later. */
-static int recover_connection(struct kvd_stream *s, uint64_t now)
-{
-	struct kvd_connection *c = s->connection;
-
-	if (c->state == KVD_CONNECTION_DOWN) {
-		if (now < s->next_try_usec)
-			return -EAGAIN;
 		s->next_try_usec = now + RETRY_USEC;
-		if (kvd_connection_start(c) < 0)
-			return -EAGAIN;
 	}
-	(void)kvd_connection_dispatch(c);
-	return c->state == KVD_CONNECTION_READY ? 0 : -EAGAIN;
+	kvd_stream_tick_start(s);
 }
 
 /* The answer to our question is here.  0: an engine has the stream; -EAGAIN: ask again later. */
@@ -107,11 +109,8 @@ static int recover_answer(struct kvd_stream *s, uint64_t now)
 
 int kvd_stream_recover(struct kvd_stream *s)
 {
-	uint64_t now = kvd_clock_usec(), expirations;
+	uint64_t now = kvd_clock_usec();
 
-	if (s->tick_fd >= 0 && read(s->tick_fd, &expirations, sizeof(expirations)) < 0 &&
-	    errno != EAGAIN)
-		return recover_fail(s, strerror(errno));
 	if (!s->connection)
 		return recover_fail(s, "its connection to kvd was closed");
 	if (s->opening_posted) {
@@ -121,9 +120,15 @@ int kvd_stream_recover(struct kvd_stream *s)
 	}
 	if (now >= s->recover_deadline_usec) {
 		kvd_connection_forget(s->connection, &s->opening);
-		return recover_late(s);
+		return recover_late(s, now);
 	}
-	if (s->opening_posted || now < s->next_try_usec || recover_connection(s, now) < 0)
+	if (s->opening_posted)
+		return -EAGAIN;
+	if (kvd_stream_connect(s, now) < 0) {
+		recover_set_deadline(s, now);
+		return -EAGAIN;
+	}
+	if (now < s->next_try_usec)
 		return -EAGAIN;
 	const char *avoid = s->n_tries++ % 2 == 0 ? s->engine : "";
 	s->opening_posted = kvd_stream_open_post(s, s->model, "", avoid, TRY_WAIT_MS) == 0;

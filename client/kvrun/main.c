@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "client/packet.h"
 #include "kvd/version.h"
 
 struct task {
@@ -152,6 +153,21 @@ static int run(struct kvd_connection *c, struct kvrun_options *o)
 	return r;
 }
 
+/* Reach kvd; where it is being started, within --deadline or --wait.  What that took is gone from the
+ * deadline. */
+static int connect_within(struct kvrun_options *o, struct kvd_connection **ret)
+{
+	struct kvd_request *q = &o->request;
+	uint64_t began_usec = kvd_clock_usec();
+	int r = kvd_connect_wait(o->socket, "kvrun " KVD_VERSION, o->tenant,
+				 q->deadline_ms ? q->deadline_ms : o->wait_ms, ret);
+	uint64_t past_ms = (kvd_clock_usec() - began_usec) / 1000u;
+
+	if (q->deadline_ms > 0)
+		q->deadline_ms = past_ms < q->deadline_ms ? q->deadline_ms - (uint32_t)past_ms : 1;
+	return r;
+}
+
 int main(int argc, char **argv)
 {
 	struct kvrun_options o;
@@ -172,7 +188,7 @@ int main(int argc, char **argv)
 	}
 	if (kvrun_interrupt_open() != 0)
 		return 1;
-	r = kvd_connect(o.socket, "kvrun " KVD_VERSION, o.tenant, &c);
+	r = connect_within(&o, &c);
 	if (r != 0)
 		fprintf(stderr, "kvrun: %s\n", kvd_error(c));
 	if (r == 0)

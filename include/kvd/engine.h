@@ -11,7 +11,12 @@
  *           kvd_step_begin(); copy table rows; compute; kvd_step_end()
  *           submit(SEAL) for every page that became full
  *     submit(CLOSE)
- * Between kvd_step_begin() and kvd_step_end() read K and V only through the copied rows. */
+ * Between kvd_step_begin() and kvd_step_end() read K and V only through the copied rows.
+ *
+ * When kvd dies, one of two things happens.  Another kvd takes over its books: the connection stays,
+ * nothing fails, kvd_engine_poll() goes on with the new one by itself; until then the ring fills and
+ * answers are late.  Or nobody does: calls return -ENOTCONN, and kvd_engine_reattach() makes this an
+ * engine of the next kvd, which knows none of its sequences and clients. */
 #ifndef KVD_ENGINE_H
 #define KVD_ENGINE_H
 
@@ -50,6 +55,19 @@ KVD_API int kvd_engine_attach(const struct kvd_engine_options *o, struct kvd_eng
 KVD_API void kvd_engine_close(struct kvd_engine *e);
 KVD_API const char *kvd_engine_error(const struct kvd_engine *e);
 
+/* kvd is gone, or broke the protocol (-ENOTCONN or -EPROTO of any call): attach again, as the same
+ * engine, without waiting.  The first call gives up everything of the old kvd: window, rows and rings are
+ * unmapped, clients not collected are closed.  Call it between steps only.
+ * Returns  0: attached; window, geometry and number are new and no slot is in use.
+ *          -EAGAIN: under way; call again when kvd_engine_fd() is readable, or 20 ms later (it may be -1).
+ *          else the try has failed, why is in kvd_engine_error(); calling again tries again.
+ * Until it returns 0 only kvd_engine_close(), _error(), _fd() and this may be called; submit, flush and
+ * poll answer -ENOTCONN, rows are NULL, there are no completions and no clients. */
+KVD_API int kvd_engine_reattach(struct kvd_engine *e);
+/* Whether kvd's process has ended while our connection is still held for the next one.  Best effort: false
+ * where the process cannot be watched (another pid namespace).  Any moment. */
+KVD_API bool kvd_engine_kvd_ended(const struct kvd_engine *e);
+
 KVD_API uint8_t *kvd_engine_window(const struct kvd_engine *e);        /* address rule: geometry.h */
 KVD_API const struct kvd_geometry *kvd_engine_geometry(const struct kvd_engine *e);
 KVD_API const struct kvd_msg_welcome *kvd_engine_welcome(const struct kvd_engine *e);
@@ -74,11 +92,22 @@ struct kvd_engine_client {
 	int fd;                    /* stream socket (SOCK_SEQPACKET, non-blocking), now owned by the caller */
 	char tenant[KVD_NAME_MAX];
 };
-/* Serve the control socket without blocking: map and unmap extents, collect new clients.
- * Call between steps only.  Returns 0; -ENOTCONN when kvd is gone. */
+/* Serve the control socket without blocking: map and unmap extents, collect new clients, go on with a
+ * kvd that has taken over.  Call between steps only.  Returns 0; -ENOTCONN when kvd is gone, -EPROTO
+ * when it broke the protocol: kvd_engine_reattach(). */
 KVD_API int kvd_engine_poll(struct kvd_engine *e);
 KVD_API bool kvd_engine_next_client(struct kvd_engine *e, struct kvd_engine_client *ret);
+/* A stream has ended.  Never waits: what kvd does not take now goes with a later poll or flush. */
 KVD_API int kvd_engine_client_gone(struct kvd_engine *e, const struct kvd_msg_client_gone *totals);
+/* After kvd_engine_reattach(): a client has named itself to the new kvd with the ticket that we sent it on
+ * its stream (KVD_M_AGAIN).  A ticket that stands for no stream of ours: kvd_engine_client_gone(). */
+struct kvd_engine_again {
+	uint32_t client;           /* handle for kvd_sqe.tenant in KVD_SEQ_OPEN */
+	uint32_t weight;
+	uint8_t ticket[KVD_TICKET_BYTES];
+	char tenant[KVD_NAME_MAX];
+};
+KVD_API bool kvd_engine_next_again(struct kvd_engine *e, struct kvd_engine_again *ret);
 KVD_API int kvd_engine_stats(struct kvd_engine *e, const struct kvd_msg_engine_stats *stats);
 /* Descriptor to wait on (POLLIN) for doorbells and messages.  Before sleeping call
  * kvd_engine_sleep(e, true): it returns false if something arrived meanwhile (do not sleep);

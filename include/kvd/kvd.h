@@ -37,6 +37,9 @@ KVD_API int kvd_socket_path(const char *given, char *ret, size_t max);
  * ret     on success the connection, owned by the caller; on failure too where memory allows, so that
  *         kvd_error() can be read; kvd_close() it in both cases.  *ret may be NULL on -ENOMEM. */
 KVD_API int kvd_connect(const char *path, const char *program, const char *tenant, struct kvd_connection **ret);
+/* The same, but while kvd cannot be reached or does not answer try again for wait_ms. */
+KVD_API int kvd_connect_wait(const char *path, const char *program, const char *tenant, uint32_t wait_ms,
+			     struct kvd_connection **ret);
 KVD_API void kvd_close(struct kvd_connection *c);
 /* The last failure's sentence, "" if none; valid until the next call on c. */
 KVD_API const char *kvd_error(const struct kvd_connection *c);
@@ -64,6 +67,8 @@ struct kvd_request {
 /* Open a stream to an engine of a model and send the request.
  * model    NULL or "" = the only model served;  engine  NULL = any
  * wait_ms  wait this long for an engine of the model to attach
+ * A kvd that died or is being started again is waited for, and asked once more, until the request's
+ * deadline, else for wait_ms plus 5 s.
  * ret      owned by the caller, kvd_stream_close() frees it (and cancels what still runs). */
 KVD_API int kvd_generate(struct kvd_connection *c, const char *model, const char *engine, uint32_t wait_ms,
 			 const struct kvd_request *request, struct kvd_stream **ret);
@@ -82,10 +87,13 @@ struct kvd_chunk {
 
 /* Wait for the next chunk.
  * timeout_ms  -1 = for ever, 0 = only what is there; -EAGAIN when nothing came in time
+ * If kvd dies, the stream goes on: its engine needs no kvd for what it has, and where a kvd without memory
+ * of the one before comes, the library names this process to it again and the engine computes what it lost.
  * If the engine dies, the library opens the request again on another engine of the same model with
  * the tokens so far; the caller sees the stream go on (at most one page is computed again).  Only
- * when there is no other engine within 10 s does it return KVD_S_ENGINE_LOST, and -ENOTCONN when kvd
- * itself ended and none has answered for so long. */
+ * when there is no other engine within 10 s does it return KVD_S_ENGINE_LOST, -ENOTCONN when kvd
+ * itself is gone as well and none has answered for 60 s, and KVD_S_DEADLINE when the request's deadline
+ * passed before that. */
 KVD_API int kvd_next(struct kvd_stream *s, int timeout_ms, struct kvd_chunk *ret);
 /* Ask the engine to stop; chunks already under way and END still come. */
 KVD_API int kvd_cancel(struct kvd_stream *s);
@@ -95,7 +103,7 @@ KVD_API int kvd_stream_fd(const struct kvd_stream *s);
 KVD_API const char *kvd_stream_engine(const struct kvd_stream *s);
 KVD_API const char *kvd_stream_error(const struct kvd_stream *s);
 
-/* Ask an administrator's question.
+/* Ask an administrator's question.  A kvd that is being started again is waited for, 5 s at most.
  * ret_rows  n rows of row_bytes each (struct kvd_row_*, admin.h), mapped read-only; a newer kvd may
  *           send longer rows: step by *ret_row_bytes.  Free with kvd_rows_free(). */
 KVD_API int kvd_query(struct kvd_connection *c, enum kvd_query what, const char *argument,

@@ -22,9 +22,13 @@ static struct kvd_engine *make_engine(void)
 	if (!e || kvd_connection_new(KVD_ROLE_ENGINE, "/fuzz", "fuzz", NULL, &e->connection) != 0)
 		abort();
 	e->clients = calloc(KVD_ENGINE_CLIENTS_MAX, sizeof(*e->clients));
+	e->agains = calloc(KVD_ENGINE_CLIENTS_MAX, sizeof(*e->agains));
+	e->gones = calloc(KVD_ENGINE_GONES_MAX, sizeof(*e->gones));
+	e->process = e->early_fd = -1;
+	e->is_attached = true;
 	e->connection->welcome.pool_bytes = 4 * EXTENT_BYTES;
 	e->connection->welcome.extent_bytes = e->geometry.extent_bytes = EXTENT_BYTES;
-	if (!e->clients || kvd_engine_window_reserve(e) != 0)
+	if (!e->clients || !e->agains || !e->gones || kvd_engine_window_reserve(e) != 0)
 		abort();
 	return e;
 }
