@@ -6,7 +6,7 @@
  * The loop has one thread and one place to sleep (wait.h).  Between two steps it serves everything
  * that came and blocks on nothing; without a sequence to compute it sleeps.  SIGTERM: no new
  * requests, running answers get DRAIN_USEC, what is left is closed without END, whereupon libkvd
- * takes it to another engine.  kvd's end is ours too: without it there are no pages. */
+ * takes it to another engine.  kvd's end is not ours: see reattach.c. */
 #include "engine/engine.h"
 
 #include <assert.h>
@@ -24,8 +24,7 @@
 #include "engine/log.h"
 #include "kvd/kvd.h"
 
-#define TAG_KVD 1u
-#define TAG_SIGNAL 2u
+#define TAG_SIGNAL 1u
 #define DRAIN_USEC 5000000u
 #define STATS_USEC 1000000u
 #define EVENTS_A_TURN 64u
@@ -64,6 +63,12 @@ static void model_name(const struct options *o, const struct model *m, char ret_
 		snprintf(ret_name, KVD_NAME_MAX, "model");
 }
 
+void engine_take_geometry(struct engine *e)
+{
+	e->kv.base = kvd_engine_window(e->kvd);
+	e->kv.geometry = *kvd_engine_geometry(e->kvd);
+}
+
 static int attach(struct engine *e, const struct options *o, char *err, size_t errlen)
 {
 	const struct model_config *c = &e->model->config;
@@ -91,8 +96,9 @@ static int attach(struct engine *e, const struct options *o, char *err, size_t e
 		snprintf(err, errlen, "%s", e->kvd ? kvd_engine_error(e->kvd) : "out of memory");
 		return r;
 	}
-	e->kv.base = kvd_engine_window(e->kvd);
-	e->kv.geometry = *kvd_engine_geometry(e->kvd);
+	engine_take_geometry(e);
+	e->reattach.attached_usec = engine_now_usec();
+	e->reattach.kvd_pid = kvd_engine_welcome(e->kvd)->kvd_pid;
 	log_info(
 		"attached engine=%s number=%u model=%s numerics=%s slots=%u ctx=%u page_bytes=%llu",
 		name, kvd_engine_number(e->kvd), served, numerics, e->n_slots, e->n_ctx,
@@ -120,6 +126,13 @@ static bool adopt_weights(struct engine *e)
 	return true;
 }
 
+void engine_offer_weights(struct engine *e)
+{
+	if (weights_fd(e->weights) >= 0 &&
+	    kvd_engine_weights_offer(e->kvd, WEIGHTS_LAYOUT, weights_fd(e->weights)) != 0)
+		log_warning("weights not offered reason=\"%s\"", kvd_engine_error(e->kvd));
+}
+
 /* One laid-out copy per host: another engine's, or ours, offered to the others.  Two engines that
  * start together both lay out; asking again after the offer leaves them with the one kvd kept. */
 static int get_weights(struct engine *e, char *err, size_t errlen)
@@ -131,15 +144,9 @@ static int get_weights(struct engine *e, char *err, size_t errlen)
 		int r = weights_build(e->model, true, &e->weights, err, errlen);
 		if (r < 0)
 			return r;
-		if (weights_fd(e->weights) >= 0) {
-			r = kvd_engine_weights_offer(e->kvd, WEIGHTS_LAYOUT,
-						     weights_fd(e->weights));
-			if (r != 0)
-				log_warning("weights not offered reason=\"%s\"",
-					    kvd_engine_error(e->kvd));
-			else
-				(void)adopt_weights(e);
-		}
+		engine_offer_weights(e);
+		if (weights_fd(e->weights) >= 0)
+			(void)adopt_weights(e);
 	}
 	log_info("weights bytes=%llu shared=%d adopted=%d usec=%llu",
 		 (unsigned long long)e->weights->bytes, weights_fd(e->weights) >= 0, adopted,
@@ -184,7 +191,7 @@ static int make_loop(struct engine *e, char *err, size_t errlen)
 	if (r == 0)
 		r = wait_add(e->wait, e->signal_fd, TAG_SIGNAL);
 	if (r == 0)
-		r = wait_add(e->wait, kvd_engine_fd(e->kvd), TAG_KVD);
+		r = reattach_watch(e);
 	if (r < 0)
 		snprintf(err, errlen, "no event loop: %s", strerror(-r));
 	return r;
@@ -243,6 +250,8 @@ static void engine_deinit(struct engine *e)
 	prompt_deinit(&e->prompts);
 	free(e->owners);
 	wait_free(e->wait);
+	if (e->kvd_fd >= 0)
+		close(e->kvd_fd);
 	if (e->signal_fd >= 0)
 		close(e->signal_fd);
 	forward_free(e->forward);
@@ -291,35 +300,49 @@ static int send_stats(struct engine *e, uint64_t now_usec)
 	return r < 0 ? r : 0;
 }
 
-/* Serve everything that is there; block on nothing. */
-static int serve_all(struct engine *e, const struct wait_event *events, int n_events,
-		     bool *ret_more)
+/* Everything that kvd wants of us, and we of it, between two steps. */
+static void serve_kvd(struct engine *e, uint64_t now_usec)
 {
 	struct kvd_engine_client client;
-	uint64_t now_usec = engine_now_usec();
-	int r = 0;
+	struct kvd_engine_again again;
 
-	for (int i = 0; i < n_events && r == 0; i++) {
-		if (events[i].tag == TAG_KVD)
-			r = kvd_engine_poll(e->kvd);
-		else if (events[i].tag == TAG_SIGNAL)
-			take_signals(e, now_usec);
-		else
-			serve_event(&e->serve, &events[i], now_usec);
-	}
-	if (r != 0)
-		return r;
 	kvlink_collect(&e->link, now_usec);
 	if (e->link.draining && !e->draining) {
 		log_info("draining by=kvd");
 		e->draining = true;
 	}
-	if (e->draining)
-		serve_drain(&e->serve);
 	while (kvd_engine_next_client(e->kvd, &client))
 		serve_accept(&e->serve, &client, now_usec);
+	while (kvd_engine_next_again(e->kvd, &again))
+		serve_introduced(&e->serve, &again, now_usec);
+}
+
+/* Serve everything that is there; block on nothing.  Returns 0 or -errno: kvd is gone. */
+static int serve_all(struct engine *e, const struct wait_event *events, int n_events,
+		     bool *ret_more)
+{
+	uint64_t now_usec = engine_now_usec();
+	int r = 0;
+
+	/* All of them, whatever kvd's is: each is told once. */
+	for (int i = 0; i < n_events; i++) {
+		if (events[i].tag == TAG_SIGNAL)
+			take_signals(e, now_usec);
+		else if (events[i].tag == e->kvd_tag && !e->reattach.lost && r == 0)
+			r = kvd_engine_poll(e->kvd);
+		else
+			serve_event(&e->serve, &events[i], now_usec);
+	}
+	if (r != 0)
+		return r;
+	if (!e->reattach.lost)
+		serve_kvd(e, now_usec);
+	if (e->draining)
+		serve_drain(&e->serve);
 	*ret_more = serve_tick(&e->serve, now_usec);
 	step_prepare(e, now_usec);
+	if (e->reattach.lost)
+		return 0;
 	r = send_stats(e, now_usec);
 	return r < 0 ? r : kvlink_pump(&e->link);
 }
@@ -328,8 +351,11 @@ static int serve_all(struct engine *e, const struct wait_event *events, int n_ev
 static int engine_sleep(struct engine *e, struct wait_event *events)
 {
 	uint64_t now_usec = engine_now_usec(), next_usec = serve_next_usec(&e->serve);
+	uint64_t kvd_usec = reattach_next_usec(e);
 	int n = 0;
 
+	if (kvd_usec < next_usec)
+		next_usec = kvd_usec;
 	if (e->drain_usec && e->drain_usec < next_usec)
 		next_usec = e->drain_usec;
 	/* after the last token the numbers of the last second, then the 0, still go to kvd */
@@ -356,28 +382,31 @@ static bool drained(const struct engine *e, uint64_t now_usec)
 	return !running || now_usec >= e->drain_usec;
 }
 
+/* Until SIGTERM.  Returns 0, or -errno where this process cannot go on. */
 static int engine_loop(struct engine *e)
 {
 	struct wait_event events[EVENTS_A_TURN];
 	int n = 0, r = kvd_engine_poll(e->kvd);    /* what came while the weights were laid out */
 
-	while (r == 0) {
+	for (;;) {
+		uint64_t now_usec = engine_now_usec();
 		bool more = false, ran = false;
+		if (r < 0)
+			reattach_lose(e, r, now_usec);
+		(void)reattach_turn(e, now_usec);
 		r = serve_all(e, events, n, &more);
-		if (r == 0 && drained(e, engine_now_usec()))
+		if (drained(e, engine_now_usec()))
 			return 0;
-		if (r == 0)
+		if (r == 0 && !e->reattach.lost)
 			r = step_run(e, &ran);
-		if (r == 0) {
-			n = ran || more ? wait_for(e->wait, 0, events, EVENTS_A_TURN)
-					: engine_sleep(e, events);
-			r = n < 0 ? n : 0;
-		}
+		n = ran || more || r < 0 ? wait_for(e->wait, 0, events, EVENTS_A_TURN)
+					 : engine_sleep(e, events);
+		if (n < 0)
+			return n;
 	}
-	return r;
 }
 
-/* The exit code that interface.md gives a failure to attach or to go on. */
+/* The exit code that interface.md gives a failure to attach. */
 static int exit_code(int r, bool with_kvd)
 {
 	if (r > 0)
@@ -390,7 +419,7 @@ static int exit_code(int r, bool with_kvd)
 
 int engine_run(const struct options *o)
 {
-	struct engine e = { .signal_fd = -1 };
+	struct engine e = { .signal_fd = -1, .kvd_fd = -1 };
 	struct rlimit files;
 	char err[512] = "";
 	sigset_t set;
@@ -416,13 +445,9 @@ int engine_run(const struct options *o)
 		log_info("ready threads=%u chunk=%u loop=%s", o->n_threads, o->chunk_tokens,
 			 wait_is_uring(e.wait) ? "io_uring" : "epoll");
 		r = engine_loop(&e);
-		if (r != 0 && e.drain_usec)
-			r = 0; /* told to end, and kvd ended before us: nothing is lost */
 		if (r != 0) {
-			code = exit_code(r, true);
-			log_error("cannot go on: %s", kvd_engine_error(e.kvd)[0]
-							      ? kvd_engine_error(e.kvd)
-							      : strerror(r < 0 ? -r : EINVAL));
+			code = 1;
+			log_error("cannot go on: the event loop failed: %s", strerror(-r));
 		} else {
 			log_info("ended tokens=%llu",
 				 (unsigned long long)e.serve.counters.completion_tokens);

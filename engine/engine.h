@@ -29,6 +29,18 @@ struct step_room {
 	size_t memory_bytes;
 };
 
+/* See reattach.c. */
+struct reattach {
+	bool lost;                     /* kvd is gone, we are no engine of anybody */
+	uint64_t lost_usec;            /* since when */
+	uint64_t next_try_usec, backoff_usec;
+	uint64_t attached_usec;        /* when the last attachment began */
+	uint64_t look_usec;            /* when kvd's process is looked at next */
+	uint64_t ended_usec;           /* since when it is dead, the connection kept by its keeper; 0: it lives */
+	uint64_t complain_usec;        /* when the log names the error, once more */
+	uint32_t kvd_pid;              /* which kvd we know of */
+};
+
 struct engine {
 	struct model *model;
 	struct tokenizer *tokenizer;
@@ -46,6 +58,9 @@ struct engine {
 	struct stream **owners;        /* (n_slots) stream of each slot, NULL: none */
 	uint32_t n_ctx, n_slots, max_pages;
 	int signal_fd;
+	int kvd_fd;                    /* our copy of the control socket, watched; -1: none */
+	uint64_t kvd_tag;              /* its tag, another one for each attachment */
+	struct reattach reattach;
 	bool draining;                 /* SIGTERM came, or kvd wants no new sequence */
 	uint64_t drain_usec;           /* then running answers go to other engines; 0: never */
 	/* statistics */
@@ -55,7 +70,7 @@ struct engine {
 	bool rate_sent;                /* the last sent rate was not 0 */
 };
 
-/* Serve until SIGTERM or until kvd is gone.  Returns the program's exit code. */
+/* Serve until SIGTERM.  Returns the program's exit code. */
 int engine_run(const struct options *o);
 
 /* ---- engine.c for step.c and back ---- */
@@ -65,11 +80,27 @@ int step_room_init(struct step_room *r, uint32_t n_slots, uint32_t max_pages, ui
 		   uint32_t n_vocab);
 void step_room_deinit(struct step_room *r);
 
+/* Offer our laid-out weights to the other engines of this kvd. */
+void engine_offer_weights(struct engine *e);
+/* What the attachment says about where K and V lie. */
+void engine_take_geometry(struct engine *e);
+
+/* ---- reattach.c ---- */
+/* Watch the control socket.  Returns 0 or -errno. */
+int reattach_watch(struct engine *e);
+void reattach_unwatch(struct engine *e);
+/* kvd is gone (why: -errno of the call that noticed): give up what was its, keep the streams. */
+void reattach_lose(struct engine *e, int why, uint64_t now_usec);
+/* Between two steps: try to attach when it is time, see whether kvd lives.  Returns true while lost. */
+bool reattach_turn(struct engine *e, uint64_t now_usec);
+/* When reattach_turn() has something to do; UINT64_MAX: nothing. */
+uint64_t reattach_next_usec(const struct engine *e);
+
 /* Give waiting requests their slots, tell clients what kvd decided.  Between steps. */
 void step_prepare(struct engine *e, uint64_t now_usec);
 /* Plan and run one step.
  * ret_ran  false: no sequence could be computed
- * Returns  0 or -errno: kvd is gone */
+ * Returns  0 or -errno: kvd is gone; the step is complete in any case */
 int step_run(struct engine *e, bool *ret_ran);
 
 uint64_t engine_now_usec(void);

@@ -9,6 +9,9 @@
  *   RUNNING  -> REFUSED   [on_grown]        grew past what it may ever have
  *   any      -> CLOSING   [kvlink_close]    CLOSE goes out; late completions are ignored
  *   CLOSING  -> EMPTY     [on_closed]
+ *   CLOSING  -> EMPTY     [kvlink_lost]     kvd is gone
+ *   others   -> LOST      [kvlink_lost]     and with it the pages, the reservation and the client's handle
+ *   LOST     -> OPENING   [kvlink_reopen]   the next kvd knows the client: OPEN with all tokens
  *
  * While RUNNING, pump_running() submits in this order, which kvd keeps: SEAL for every page that
  * became full, then at most one GROW.  At a page boundary of the known tokens the GROW is a lookup,
@@ -25,7 +28,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include "engine/log.h"
 
 #define HELD_MAX_USEC 10000000u /* kvd's event follows its answer at once; after this it is lost */
@@ -33,20 +35,11 @@
 int kvlink_init(struct kvlink *l, struct kvd_engine *engine, uint32_t n_slots, uint32_t max_pages,
 		uint32_t chunk_tokens)
 {
-	uintptr_t first, end;
-
 	*l = (struct kvlink){ .engine = engine, .n_slots = n_slots, .max_pages = max_pages,
 			      .chunk_tokens = chunk_tokens };
 	l->slots = calloc(n_slots, sizeof(*l->slots));
 	if (!l->slots)
 		return -ENOMEM;
-	/* prompts do not belong into core dumps; whole pages only, the ring may share one */
-	first = ((uintptr_t)kvd_engine_tokens(engine, 0) + 4095) & ~(uintptr_t)4095;
-	end = (uintptr_t)(kvd_engine_tokens(engine, n_slots - 1) +
-			  (size_t)max_pages * KVD_PAGE_TOKENS);
-	end &= ~(uintptr_t)4095;
-	if (end > first)
-		(void)madvise((void *)first, end - first, MADV_DONTDUMP);
 	return 0;
 }
 
@@ -93,6 +86,39 @@ void kvlink_close(struct kvlink *l, uint32_t slot)
 	s->epoch++;
 	s->state = s->at_kvd ? KVLINK_CLOSING : KVLINK_EMPTY;
 	s->sent = false;
+}
+
+void kvlink_lost(struct kvlink *l)
+{
+	for (uint32_t i = 0; i < l->n_slots; i++) {
+		struct kvlink_slot *s = &l->slots[i];
+		if (s->state == KVLINK_EMPTY)
+			continue;
+		s->epoch++;
+		s->n_preempted += s->admitted;
+		s->sent = s->at_kvd = s->grow_out = s->held = false;
+		s->n_pages = s->n_sealed = s->n_computed = s->looked = 0;
+		s->client = 0;
+		if (s->state != KVLINK_REFUSED)    /* its client has still to be told */
+			s->state = s->state == KVLINK_CLOSING ? KVLINK_EMPTY : KVLINK_LOST;
+	}
+}
+
+void kvlink_reopen(struct kvlink *l, uint32_t slot, uint32_t client, const int32_t *tokens)
+{
+	struct kvlink_slot *s = &l->slots[slot];
+
+	assert(s->state == KVLINK_LOST);
+	memcpy(kvd_engine_tokens(l->engine, slot), tokens, s->n_tokens * sizeof(*tokens));
+	s->client = client;
+	s->state = KVLINK_OPENING;
+}
+
+void kvlink_adopted(struct kvlink *l, uint64_t now_usec)
+{
+	l->patient = false;
+	for (uint32_t i = 0; i < l->n_slots; i++)
+		l->slots[i].held_usec = now_usec;
 }
 
 /* Is the index to be searched before this sequence computes on? */
@@ -204,6 +230,7 @@ static int pump_slot(struct kvlink *l, uint32_t slot)
 		break;
 	case KVLINK_EMPTY:
 	case KVLINK_REFUSED:
+	case KVLINK_LOST:
 		return 0;
 	}
 	if (s->sent)
@@ -357,7 +384,7 @@ void kvlink_collect(struct kvlink *l, uint64_t now_usec)
 		on_completion(l, &cqe, now_usec);
 	for (uint32_t i = 0; i < l->n_slots; i++) {
 		struct kvlink_slot *s = &l->slots[i];
-		if (s->state == KVLINK_RUNNING && s->held &&
+		if (s->state == KVLINK_RUNNING && s->held && !l->patient &&
 		    now_usec - s->held_usec > HELD_MAX_USEC) {
 			log_error("kvd refused pages and sent no event slot=%u tokens=%u", i,
 				  s->n_tokens);

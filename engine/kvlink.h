@@ -18,6 +18,7 @@ enum kvlink_state {
 	KVLINK_RESUMING,           /* preempted: RESUME is to be sent, or sent */
 	KVLINK_REFUSED,            /* kvd said no for good: see failure; kvlink_close() it */
 	KVLINK_CLOSING,            /* CLOSE is to be sent, or sent */
+	KVLINK_LOST,               /* kvd is gone with all pages: waits to be opened at the next one */
 };
 
 struct kvlink_slot {
@@ -49,6 +50,7 @@ struct kvlink {
 	uint32_t n_slots, max_pages;
 	uint32_t chunk_tokens;     /* how far ahead of the computed tokens prefill wants pages */
 	bool draining;             /* kvd wants no new sequence here */
+	bool patient;              /* kvd is dead and will be succeeded: its late event is no error */
 };
 
 int kvlink_init(struct kvlink *l, struct kvd_engine *engine, uint32_t n_slots, uint32_t max_pages,
@@ -66,6 +68,14 @@ void kvlink_append(struct kvlink *l, uint32_t slot, int32_t token);
 void kvlink_computed(struct kvlink *l, uint32_t slot, uint32_t n_computed);
 /* End the sequence, whatever its state; the slot is EMPTY some time later. */
 void kvlink_close(struct kvlink *l, uint32_t slot);
+
+/* kvd is gone, its segments are about to be unmapped: no slot has anything at kvd any more. */
+void kvlink_lost(struct kvlink *l);
+/* Open a LOST sequence at the kvd that we are attached to now.
+ * client  its new handle;  tokens  all that are known (as many as the slot counts) */
+void kvlink_reopen(struct kvlink *l, uint32_t slot, uint32_t client, const int32_t *tokens);
+/* Another kvd has taken over: what it owes us it owes from now on. */
+void kvlink_adopted(struct kvlink *l, uint64_t now_usec);
 
 /* Tokens that may be computed at this moment: those with a page, once the index has been searched
  * at a page boundary of the prompt.  0 while the slot waits for kvd. */

@@ -15,6 +15,9 @@
  * until the client has read; after SLOW_USEC it is closed.  At most one token and the END can
  * follow a kept packet, so that PENDING_MAX holds all.
  *
+ * kvd may die; the sockets are ours and the clients'.  Such a stream has no handle (client == 0) until
+ * its client has named itself to the next kvd: it neither gets a slot nor, if it has one, any pages.
+ *
  * Runs on the engine's thread, between steps. */
 #include "engine/serve.h"
 
@@ -23,20 +26,23 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/socket.h>
 #include <unistd.h>
 #include "engine/log.h"
 
 #define READ_USEC 30000000u /* a request must be complete this long after its stream opened */
 #define LINGER_USEC 10000000u
+#define AGAIN_USEC 10000000u       /* a client names itself to a new kvd within a turn of its loop */
 #define SLOW_USEC 30000000u        /* design: a client that reads nothing for 30 s is closed */
 #define PACKETS_A_TURN 64u         /* of one stream before others get their turn */
 /* Longer texts cannot fit the context and are not tokenised to learn by how much: that would cost
  * everybody up to a second a request.  English has 4 to 5 bytes a token, spaces up to 64. */
 #define BYTES_A_TOKEN_MAX 64u
-/* STARTED, two packets of tokens (one kept, one that was under way), END, and their lengths */
+/* STARTED, two packets of tokens (one kept, one that was under way), AGAIN, END, and their lengths */
 #define PENDING_MAX (2 * (sizeof(struct kvd_msg_tokens) + SESSION_TEXT_MAX + 64) + \
-		     sizeof(struct kvd_msg_end) + sizeof(struct kvd_msg_started) + 16)
+		     sizeof(struct kvd_msg_end) + sizeof(struct kvd_msg_started) + \
+		     sizeof(struct kvd_msg_again) + 20)
 
 int serve_init(struct serve *v, struct wait *wait, struct sched *sched, struct kvlink *link,
 	       const struct prompt_maker *prompts, uint32_t n_ctx, uint32_t n_vocab)
@@ -173,7 +179,7 @@ static void flush_pending(struct serve *v, struct stream *s, uint64_t now_usec)
 		s->blocked_usec = now_usec;        /* it does read: its patience begins anew */
 	}
 	if (!s->n_pending)
-		s->blocked_usec = 0;
+		s->blocked_usec = s->again_kept = 0;
 	else if (wait_want_write(v->wait, s->fd, s->tag) != 0)
 		drop(v, s, "its socket cannot be watched");
 }
@@ -237,6 +243,7 @@ void serve_end(struct serve *v, struct stream *s, uint32_t status, uint32_t fini
 		kvlink_close(v->link, s->slot);
 	request_reset(&s->request);
 	s->state = STREAM_LINGERING;
+	s->again_usec = 0;
 	s->patience_usec = now_usec + LINGER_USEC;
 	put(v, s, &m, sizeof(m), now_usec);
 }
@@ -282,6 +289,73 @@ void serve_accept(struct serve *v, const struct kvd_engine_client *client, uint6
 	v->active[v->n_active++] = i;
 	if (wait_add(v->wait, s->fd, s->tag) != 0)
 		drop(v, s, "its socket cannot be watched");
+}
+
+void serve_lost(struct serve *v)
+{
+	for (uint32_t i = 0; i < v->n_active; i++) {
+		struct stream *s = &v->streams[v->active[i]];
+		s->client = 0;
+		s->again_usec = 0;
+	}
+}
+
+/* Ask a client to name itself. */
+static void ask_again(struct serve *v, struct stream *s, uint64_t now_usec)
+{
+	struct kvd_msg_again m = { .m = { .type = KVD_M_AGAIN, .size = sizeof(m) } };
+
+	s->again_usec = now_usec + AGAIN_USEC;
+	/* One that its client has not read yet will do for this kvd as well. */
+	if (s->again_kept)
+		return;
+	if (!s->ticketed &&
+	    getrandom(s->again_ticket, sizeof(s->again_ticket), 0) != (ssize_t)sizeof(s->again_ticket)) {
+		drop(v, s, "no random numbers for its ticket");
+		return;
+	}
+	s->ticketed = true;
+	memcpy(m.ticket, s->again_ticket, sizeof(m.ticket));
+	put(v, s, &m, sizeof(m), now_usec);
+	s->again_kept = s->n_pending > 0;
+}
+
+void serve_attached(struct serve *v, uint64_t now_usec)
+{
+	for (uint32_t i = 0; i < v->n_active; i++) {
+		struct stream *s = &v->streams[v->active[i]];
+		if (s->state == STREAM_READING || s->state == STREAM_WAITING || s->state == STREAM_RUNNING)
+			ask_again(v, s, now_usec);
+	}
+}
+
+void serve_introduced(struct serve *v, const struct kvd_engine_again *again, uint64_t now_usec)
+{
+	struct kvd_msg_client_gone gone = { .client = again->client };
+	struct stream *s = NULL;
+	uint32_t tenant;
+
+	for (uint32_t i = 0; i < v->n_active && !s; i++) {
+		struct stream *other = &v->streams[v->active[i]];
+		if (other->ticketed && other->state != STREAM_CLOSED &&
+		    memcmp(other->again_ticket, again->ticket, sizeof(other->again_ticket)) == 0)
+			s = other;
+	}
+	if (!s || s->client) {             /* ended meanwhile, or its client said it twice */
+		if (!s || s->client != again->client)
+			(void)kvd_engine_client_gone(v->engine, &gone);
+		return;
+	}
+	log_debug("client back client=%u tokens=%u", again->client, s->session ? s->session->n_known : 0);
+	s->client = s->totals.client = again->client;
+	s->again_usec = 0;
+	tenant = sched_tenant_get(v->sched, again->tenant, again->weight);
+	if (tenant != SCHED_NONE) {
+		sched_tenant_put(v->sched, s->tenant);
+		s->tenant = tenant;
+	}
+	if (s->state == STREAM_RUNNING && v->link->slots[s->slot].state == KVLINK_LOST)
+		kvlink_reopen(v->link, s->slot, s->client, s->session->tokens);
 }
 
 /* Ids that a dead engine generated go through the session; their text was sent by it. */
@@ -422,6 +496,8 @@ static void check_time(struct serve *v, struct stream *s, uint64_t now_usec)
 		   now_usec >= s->deadline_usec) {
 		serve_end(v, s, KVD_S_DEADLINE, KVD_FINISH_ERROR, "the request's deadline passed",
 			  now_usec);
+	} else if (s->again_usec && now_usec >= s->again_usec) {
+		drop(v, s, "its client has not named itself to the new kvd");
 	} else if (s->state == STREAM_READING && now_usec >= s->patience_usec) {
 		serve_end(v, s, KVD_S_DEADLINE, KVD_FINISH_ERROR,
 			  "the request was not complete within 30 seconds", now_usec);
@@ -442,7 +518,8 @@ bool serve_tick(struct serve *v, uint64_t now_usec)
 		check_time(v, s, now_usec);
 		more |= s->more && s->state != STREAM_CLOSED;
 		if (s->state == STREAM_CLOSED && s->slot == SERVE_NO_SLOT) {
-			(void)kvd_engine_client_gone(v->engine, &s->totals);
+			if (s->client)
+				(void)kvd_engine_client_gone(v->engine, &s->totals);
 			sched_tenant_put(v->sched, s->tenant);
 			s->state = STREAM_FREE;
 			v->active[i] = v->active[--v->n_active];
@@ -466,6 +543,8 @@ uint64_t serve_next_usec(const struct serve *v)
 			mine = s->blocked_usec + SLOW_USEC + 1;
 		if (s->deadline_usec && s->state != STREAM_LINGERING && s->deadline_usec < mine)
 			mine = s->deadline_usec;
+		if (s->again_usec && s->again_usec < mine)
+			mine = s->again_usec;
 		if ((s->state == STREAM_READING ||
 		     (s->state == STREAM_LINGERING && !s->blocked_usec)) &&
 		    s->patience_usec < mine)
@@ -482,7 +561,7 @@ struct stream *serve_next_waiting(struct serve *v)
 
 	for (uint32_t i = 0; i < v->n_active; i++) {
 		struct stream *s = &v->streams[v->active[i]];
-		if (s->state == STREAM_WAITING &&
+		if (s->state == STREAM_WAITING && s->client &&
 		    (!best ||
 		     sched_before(v->sched, s->tenant, s->ticket, best->tenant, best->ticket)))
 			best = s;

@@ -34,7 +34,7 @@ struct stream {
 	enum stream_state state;
 	int fd;
 	uint64_t tag;              /* in wait.h; never used twice */
-	uint32_t client;           /* kvd's handle */
+	uint32_t client;           /* kvd's handle; 0: this kvd does not know the client yet */
 	uint32_t tenant;           /* index in sched */
 	uint64_t ticket;           /* order of arrival */
 	uint32_t slot;             /* in kvlink; SERVE_NO_SLOT: none */
@@ -43,6 +43,10 @@ struct stream {
 	uint64_t received_usec;    /* the request's first packet */
 	uint64_t deadline_usec;    /* of the request; 0: none */
 	uint64_t patience_usec;    /* READING: complete by then; LINGERING: client gone by then */
+	uint8_t again_ticket[KVD_TICKET_BYTES];    /* what AGAIN shows the client, the same for the stream's life */
+	bool ticketed;             /* again_ticket is made */
+	bool again_kept;           /* an AGAIN is in pending */
+	uint64_t again_usec;       /* without handle at an attached engine: closed then; 0: not waiting */
 	uint64_t blocked_usec;     /* since when the client's socket is full; 0: it is not */
 	bool started;              /* STARTED was sent */
 	bool more;                 /* not read to its end in the last turn */
@@ -80,6 +84,12 @@ void serve_deinit(struct serve *v);
 
 /* A new client; takes over client->fd. */
 void serve_accept(struct serve *v, const struct kvd_engine_client *client, uint64_t now_usec);
+/* kvd is gone: its handles mean nothing any more.  The streams stay. */
+void serve_lost(struct serve *v);
+/* There is a new kvd: ask the clients to name themselves to it. */
+void serve_attached(struct serve *v, uint64_t now_usec);
+/* One has.  A RUNNING stream's sequence is opened again. */
+void serve_introduced(struct serve *v, const struct kvd_engine_again *again, uint64_t now_usec);
 /* An event of wait.h with a tag >= SERVE_TAG_FIRST. */
 void serve_event(struct serve *v, const struct wait_event *event, uint64_t now_usec);
 /* Go on reading where a turn's limit was reached; end what waited too long; forget CLOSED streams

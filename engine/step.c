@@ -120,7 +120,7 @@ void step_prepare(struct engine *e, uint64_t now_usec)
 			e->owners[i] = NULL;
 		}
 	}
-	if (!e->draining)
+	if (!e->draining && !e->reattach.lost)
 		start_waiting(e);
 }
 

@@ -143,7 +143,11 @@ void host_start(struct host *h, const char *pool, const char *const *more)
 	ssize_t n = readlink("/proc/self/exe", exe, sizeof(exe) - 1);
 	exe[n > 0 ? n : 0] = '\0';
 	snprintf(h->bin, sizeof(h->bin), "%s/../bin", dirname(exe));
+	host_kvd_start(h, pool, more);
+}
 
+void host_kvd_start(struct host *h, const char *pool, const char *const *more)
+{
 	char path[600];
 	snprintf(path, sizeof(path), "%s/kvd", h->bin);
 	char *argv[32] = { path, "--device", "host", "--pool", (char *)pool, "--socket", h->socket };

@@ -37,6 +37,8 @@ extern void (*host_fail)(const char *sentence);
 /* Start kvd with a pool ("256M") and further arguments (NULL-terminated list, may be NULL), wait until it
  * answers. */
 void host_start(struct host *h, const char *pool, const char *const *more);
+/* Start the host's kvd once more, after it was killed. */
+void host_kvd_start(struct host *h, const char *pool, const char *const *more);
 /* Start an engine on a model file and wait until kvd lists it (up to 60 s). */
 struct host_child *host_engine(struct host *h, const char *name, const char *model, const char *const *more);
 void host_engine_wait(struct host *h, const char *name);

@@ -1,0 +1,216 @@
+/* test_restart.c - kvd is killed without anybody who keeps its books, and started again: engines stay,
+ * streams go on to the byte, clients notice a pause; who comes meanwhile waits within a deadline. */
+#include "tests/lib/scenario.h"
+#include "tests/lib/slow.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define N_JOBS 8
+#define N_TOKENS 400u
+#define POOL "64M"
+
+static const char *const engine_args[] = { "--threads", "1", "--max-seqs", "4", NULL };
+
+/* Kill kvd once so many chunks have come, and start it again. */
+struct restart {
+	struct host *h;
+	unsigned chunks;
+	unsigned kills;                /* wanted */
+	unsigned killed;
+	unsigned every;                /* chunks between two kills */
+	bool idle_first;               /* let the engines meet the end before the new kvd is there */
+};
+
+static void restart_kvd(struct host *h, bool idle_first)
+{
+	host_kill(&h->kvd, SIGKILL);
+	if (idle_first)
+		usleep(700000);
+	host_kvd_start(h, POOL, NULL);
+}
+
+static void on_chunk(void *arg, struct host_job *job)
+{
+	struct restart *r = arg;
+	(void)job;
+	if (r->killed == r->kills || ++r->chunks < (r->killed + 1) * r->every)
+		return;
+	r->killed++;
+	restart_kvd(r->h, r->idle_first);
+}
+
+static void start(struct host *h)
+{
+	host_start(h, POOL, NULL);
+	host_engine(h, "one", host_model_bundled(), engine_args);
+	host_engine(h, "two", host_model_bundled(), engine_args);
+}
+
+/* More streams than slots, so that some wait for one, of two tenants on two engines. */
+static void make_jobs(struct host_job *jobs, char **texts)
+{
+	for (unsigned i = 0; i < N_JOBS; i++)
+		scenario_job(&jobs[i], i % 2 ? "red" : "green", i < N_JOBS * 5 / 8 ? "one" : "two", texts[i],
+			     N_TOKENS);
+}
+
+static void streams_survive(unsigned kills, unsigned every, bool idle_first)
+{
+	struct host h;
+	char *texts[N_JOBS];
+	struct host_job alone[N_JOBS], jobs[N_JOBS];
+	start(&h);
+	for (unsigned i = 0; i < N_JOBS; i++)
+		texts[i] = scenario_text(90 + i, 30 + 25 * i);
+	make_jobs(alone, texts);
+	ck_assert_uint_eq(host_run(&h, alone, N_JOBS, NULL, NULL), 0);
+	make_jobs(jobs, texts);
+	pid_t one = h.engines[0].pid, two = h.engines[1].pid;
+	struct restart r = { .h = &h, .kills = kills, .every = every, .idle_first = idle_first };
+	unsigned failed = host_run(&h, jobs, N_JOBS, on_chunk, &r);
+	for (unsigned i = 0; i < N_JOBS && failed; i++)
+		if (jobs[i].status)
+			printf("stream %u: %s\n", i, jobs[i].error);
+	ck_assert_uint_eq(failed, 0);
+	ck_assert_uint_eq(r.killed, kills);
+	for (unsigned i = 0; i < N_JOBS; i++) {
+		ck_assert_msg(jobs[i].n_ids == N_TOKENS, "stream %u has %u tokens", i, jobs[i].n_ids);
+		/* the same engine to the end: nobody was opened again, and the hash covers every position */
+		ck_assert_msg(jobs[i].resumed == 0, "stream %u was opened %d times again", i, jobs[i].resumed);
+		ck_assert_str_eq(jobs[i].served_by, jobs[i].engine);
+		ck_assert_msg(host_jobs_equal(&jobs[i], &alone[i]), "stream %u changed", i);
+	}
+	ck_assert_int_eq(waitpid(one, NULL, WNOHANG), 0);
+	ck_assert_int_eq(waitpid(two, NULL, WNOHANG), 0);
+	host_engine_wait(&h, "one");
+	host_engine_wait(&h, "two");
+	host_settle(&h);
+	/* The new kvd has charged the right tenants, by the clients' own word to the kernel. */
+	struct kvd_row_tenant green, red;
+	host_tenant(&h, "green", &green);
+	host_tenant(&h, "red", &red);
+	ck_assert_uint_gt(green.completion_tokens, 0);
+	ck_assert_uint_gt(red.completion_tokens, 0);
+	host_stop(&h);
+	for (unsigned i = 0; i < N_JOBS; i++)
+		free(texts[i]);
+	host_jobs_free(alone, N_JOBS);
+	host_jobs_free(jobs, N_JOBS);
+}
+
+START_TEST(streams_go_on_at_the_next_kvd)
+{
+	streams_survive(1, 40, true);
+}
+END_TEST
+
+/* Killed again while prompts are computed for the second time, clients name themselves, streams wait. */
+START_TEST(killed_again_and_again)
+{
+	streams_survive(6, 25, false);
+}
+END_TEST
+
+/* Memory and descriptors of an engine do not grow with the kvds that it has outlived. */
+START_TEST(nothing_grows)
+{
+	struct host h;
+	char *text = scenario_text(5, 60);
+	start(&h);
+	struct host_job first = scenario_alone(&h, "green", "one", text, 40);
+	unsigned fds = 0;
+	uint64_t anon = 0;
+	for (unsigned i = 0; i < 12; i++) {
+		restart_kvd(&h, false);
+		host_engine_wait(&h, "one");
+		host_engine_wait(&h, "two");
+		struct host_job again = scenario_alone(&h, "green", "one", text, 40);
+		ck_assert(host_jobs_equal(&first, &again));
+		host_jobs_free(&again, 1);
+		host_settle(&h);
+		if (i == 3) {
+			fds = host_proc_fds(h.engines[0].pid);
+			anon = host_proc_kib(h.engines[0].pid, "RssAnon");
+		}
+	}
+	ck_assert_uint_eq(host_proc_fds(h.engines[0].pid), fds);
+	uint64_t anon_after = host_proc_kib(h.engines[0].pid, "RssAnon");
+	printf("RssAnon of an engine: %llu KiB after 4 kvds, %llu KiB after 12\n", (unsigned long long)anon,
+	       (unsigned long long)anon_after);
+	ck_assert_uint_le(anon_after, anon + 256);
+	host_stop(&h);
+	host_jobs_free(&first, 1);
+	free(text);
+}
+END_TEST
+
+static int run_shell(struct host *h, const char *command)
+{
+	char line[2048];
+	snprintf(line, sizeof(line), "export KVD_SOCKET=%s PATH=%s:$PATH; %s", h->socket, h->bin, command);
+	int status = system(line);
+	return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+START_TEST(clients_wait_for_kvd)
+{
+	struct host h;
+	char command[400];
+	start(&h);
+	host_kill(&h.kvd, SIGKILL);
+	usleep(200000);                /* until its ring lets the listening socket go */
+	/* Nobody is there: without a deadline at once, with one after it; both name the socket. */
+	ck_assert_int_eq(run_shell(&h, "kvrun --raw --max-tokens 3 hello 2>$KVD_SOCKET.err"), 3);
+	uint64_t began = host_now_usec();
+	ck_assert_int_eq(run_shell(&h, "kvrun --raw --max-tokens 3 --deadline 400 hello 2>>$KVD_SOCKET.err"), 3);
+	ck_assert_uint_ge(host_now_usec() - began, 400000);
+	ck_assert_uint_lt(host_now_usec() - began, 3000000u * test_slow());
+	ck_assert_int_eq(run_shell(&h, "test $(grep -c \"cannot reach kvd at $KVD_SOCKET.*start kvd\" "
+				       "$KVD_SOCKET.err) = 2"), 0);
+	ck_assert_int_eq(run_shell(&h, "kvctl status 2>/dev/null"), 3);
+	/* kvd comes while it waits, and the engines to it a moment later. */
+	snprintf(command, sizeof(command),
+		 "(kvrun --raw --max-tokens 3 --engine one --deadline %u hello >$KVD_SOCKET.out; "
+		 "echo $? >$KVD_SOCKET.code) & sleep 0.3", 30000 * test_slow());
+	ck_assert_int_eq(run_shell(&h, command), 0);
+	host_kvd_start(&h, POOL, NULL);
+	ck_assert_int_eq(run_shell(&h, "for i in $(seq 300); do test -s $KVD_SOCKET.code && break; sleep 0.1; "
+				       "done; test \"$(cat $KVD_SOCKET.code)\" = 0 && test -s $KVD_SOCKET.out"), 0);
+	/* kvd is there and nobody serves the model: that is the deadline's end, not kvd's. */
+	ck_assert_int_eq(run_shell(&h, "kvrun --raw --engine nobody --wait 60 --deadline 300 hello 2>/dev/null"), 5);
+	host_settle(&h);
+	host_stop(&h);
+}
+END_TEST
+
+/* An engine that nobody takes ends on SIGTERM as fast as any other. */
+START_TEST(engine_without_kvd_ends_on_sigterm)
+{
+	struct host h;
+	start(&h);
+	host_kill(&h.kvd, SIGKILL);
+	usleep(200000);
+	host_kill(&h.engines[0], SIGTERM);     /* fails the test unless it ends with status 0 */
+	host_kvd_start(&h, POOL, NULL);
+	host_engine_wait(&h, "two");
+	host_settle(&h);
+	host_stop(&h);
+}
+END_TEST
+
+int main(void)
+{
+	const struct scenario_test tests[] = {
+		SCENARIO(streams_go_on_at_the_next_kvd),
+		SCENARIO(killed_again_and_again),
+		SCENARIO(nothing_grows),
+		SCENARIO(clients_wait_for_kvd),
+		SCENARIO(engine_without_kvd_ends_on_sigterm),
+	};
+	return scenario_run("restart", tests, 5, 300);
+}
