@@ -73,6 +73,7 @@ struct kvd_row_status {
 	uint32_t pad_pressure;
 	/* spill tier: pages on disk alone now; bad reads, pages written and read, ever; records in use */
 	uint64_t spilled_pages, lost_pages, spill_writes, spill_reads, spill_slots_used, spill_bytes;
+	uint64_t compactions, moved_pages; /* extents emptied by compaction; pages that it moved */
 };
 struct kvd_row_engine {
 	char name[KVD_NAME_MAX], model[KVD_NAME_MAX], numerics[KVD_NAME_MAX];

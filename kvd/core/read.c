@@ -29,6 +29,8 @@ void core_read_status(const struct core *c, uint64_t now_usec, struct kvd_row_st
 	ret->merges = c->merges;
 	ret->merge_mismatches = c->merge_mismatches;
 	ret->promotions = c->promotions;
+	ret->compactions = c->compactions;
+	ret->moved_pages = c->moved_pages;
 	ret->single_flight_waits = c->single_flight_waits;
 	ret->preemptions = c->preemptions;
 	ret->evicted_pages = c->evicted_pages;
