@@ -43,7 +43,8 @@ static uint32_t fill_status(struct daemon *daemon, const struct peer *peer,
 	}
 	row->uptime_usec = clock_now_usec() - daemon->ready_usec;
 	row->kvd_pid = daemon->pid;
-	row->healthy = daemon->mover.source.slot != 0; /* without it nothing comes free */
+	/* Without the mover nothing comes free. */
+	row->healthy = daemon->mover.source.slot != 0 && !daemon->watchdog.broken;
 	strcpy(row->device, daemon->config->device);
 	strcpy(row->version, KVD_VERSION);
 	return 1;

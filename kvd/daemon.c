@@ -161,6 +161,7 @@ int daemon_run(struct daemon *daemon)
 		peers_reap(daemon);
 		daemon_deadline(daemon, mover_link_pump(&daemon->mover, clock_now_usec()));
 		ring_doorbells(daemon);
+		daemon_deadline(daemon, watchdog_run(daemon, clock_now_usec()));
 		/* What the last steps have left over: another round at once. */
 		busy |= daemon->stamp_wanted || daemon->engines_changed || daemon->peers.doomed;
 		busy |= !fall_asleep(daemon);
@@ -344,6 +345,7 @@ int daemon_open(const struct config *config, const struct daemon_options *option
 	/* The first tick lets the core ask for its first extents. */
 	daemon_event(daemon, &(struct core_event){ .type = CORE_EV_TICK, .engine = CORE_NONE });
 	reload_tenants(daemon);
+	watchdog_open(daemon);
 	daemon->ready_usec = clock_now_usec();
 	log_info("ready version=%s device=%s loop=%s pool_bytes=%" PRIu64 " extent_bytes=%" PRIu64
 		 " extents=%u "

@@ -17,6 +17,7 @@
 #include "kvd/tenant_of.h"
 #include "kvd/tenant_use.h"
 #include "kvd/version.h"
+#include "kvd/watchdog.h"
 #include "kvd/weights_share.h"
 
 struct vmm;
@@ -58,6 +59,7 @@ struct daemon {
 	struct tenant_users users;
 	struct tenant_counters *tenant_counters;  /* (LIMIT_TENANTS) */
 	struct loop_source signals;
+	struct watchdog watchdog;
 
 	bool stop;
 	bool stamp_wanted;         /* frames wait for a stamp */

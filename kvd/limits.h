@@ -94,6 +94,10 @@
 /* Admin: bytes of rows written per round, so that a list of a million pages never stops the
  * loop. */
 #define LIMIT_ROWS_BYTES_PER_ROUND 65536u
+/* The watchdog's sample: a second apart; 4,096 records are an eighth of a millisecond, a pool of a million frames
+ * is swept in four minutes. */
+#define LIMIT_SAMPLE_USEC 1000000u
+#define LIMIT_SAMPLE_RECORDS 4096u
 #define LIMIT_ASK_USEC 100000u           /* of a user without rights: ten questions a second ... */
 #define LIMIT_ASK_BURST 20u              /* ... after twenty at once; a dashboard asks five */
 

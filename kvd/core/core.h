@@ -289,4 +289,13 @@ uint32_t core_read_smaps(const struct core *core, uint32_t tenant, uint32_t *cur
 uint32_t core_fsck(const struct core *core, void (*report)(void *arg, const char *problem), void *arg,
 		   uint64_t *ret_pages);
 
+/* The same invariants, a slice of them: whole extents and nodes from where the last call stopped, about `budget`
+ * records, and the sums that take no walk.  Bounded, so that a serving daemon can afford it every second; what
+ * only the whole shows (counts over all records, lists of the pool) is core_fsck()'s.
+ * cursor   zero at first
+ * Returns  the number of problems; *ret_records = records looked at. */
+struct core_sample { uint32_t extent, node, swept, passed_over; /* whole sweeps done; nodes too large for a slice */ };
+uint32_t core_fsck_sample(const struct core *core, struct core_sample *cursor, uint32_t budget,
+			  void (*report)(void *arg, const char *problem), void *arg, uint32_t *ret_records);
+
 #endif

@@ -334,6 +334,18 @@ static void check_groups(struct check *k, const struct sums *sums)
 	fsck_check(k, busy == c->busy_extents, "the number of busy extents is wrong", busy);
 }
 
+uint32_t fsck_extent(struct check *k, uint32_t x)
+{
+	struct sums sums[GROUPS_MAX] = { 0 };
+	uint64_t frames[KVD_FRAME_STATES] = { 0 }, bytes[KVD_FRAME_STATES] = { 0 };
+	const struct extent *e = extent_at(k->c, x);
+	fsck_check(k, e->state < KVD_EXTENT_STATES, "an extent is in no known state", x);
+	if (e->state != KVD_EXTENT_ASSIGNED)
+		return 1;
+	check_assigned(k, x, sums, frames, bytes);
+	return e->n_frames;
+}
+
 uint32_t core_fsck(const struct core *core, void (*report)(void *arg, const char *problem),
 		   void *arg, uint64_t *ret_pages)
 {

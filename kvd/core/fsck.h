@@ -18,6 +18,10 @@ void fsck_check(struct check *k, bool ok, const char *sentence, uint64_t number)
 /* Walk a list: links agree in both directions, count is right.  False: do not walk it. */
 bool fsck_list(struct check *k, enum list_kind kind, const struct list *l, uint64_t bound,
 	       const char *name);
+/* One extent: its frames, their pages, its counts and its free list.  Returns the frames looked at. */
+uint32_t fsck_extent(struct check *k, uint32_t x);
+/* One node of the index with its copies and claims. */
+void fsck_node(struct check *k, uint32_t number);
 void fsck_index(struct check *k);     /* nodes, claims, charges */
 void fsck_spill(struct check *k);     /* the spill tier */
 void fsck_steer(struct check *k);     /* pins and publications */

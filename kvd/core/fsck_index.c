@@ -113,6 +113,11 @@ static void check_node(struct check *k, uint32_t number)
 		   "a node's job is not its own", number);
 }
 
+void fsck_node(struct check *k, uint32_t number)
+{
+	check_node(k, number);
+}
+
 void fsck_index(struct check *k)
 {
 	const struct core *c = k->c;
