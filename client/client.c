@@ -34,6 +34,7 @@ void kvd_close(struct kvd_connection *c)
 		return;
 	kvd_stream_orphan_all(c);
 	kvd_connection_down(c, -ENOTCONN);
+	free(c->events);
 	free(c);
 }
 

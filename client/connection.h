@@ -46,6 +46,7 @@ struct kvd_connection {
 	uint32_t last_seq;         /* number of the last request on this socket */
 	struct kvd_waiter *waiters;
 	struct kvd_waiter greeting;
+	struct kvd_event_queue *events; /* admin.c's, NULL: nobody watches */
 	struct kvd_stream *streams;/* they tell us when they go, we tell them (stream.h) */
 	/* Takes a message that answers no request; may take descriptors from packet. Nonzero closes
 	 * the connection with that -errno.  NULL: such messages are ignored. */

@@ -6,6 +6,7 @@
 
 #include <assert.h>
 
+#include "kvd/event.h"
 #include "kvd/ring.h"
 #include "kvd/vmm.h"
 
@@ -23,6 +24,8 @@ static void act_complete(struct attached *engine, const struct kvd_cqe *cqe)
 {
 	if (cqe->verb == KVD_EV_DRAIN)
 		engine->draining = true;
+	if (cqe->verb == KVD_EV_PREEMPT)
+		event_note(engine->daemon, KVD_EVENT_PREEMPT, engine->name, NULL, cqe->slot, 0, 0, "%s", "");
 	if (ring_publish(&engine->ring, cqe) < 0)
 		peer_violation(engine->peer, "completion ring full or broken");
 }
@@ -83,11 +86,12 @@ void act_perform(struct daemon *daemon, const struct core_action *action)
 		return;
 	case CORE_ACT_STAMP: daemon->stamp_wanted = true; return;
 	case CORE_ACT_PRESSURE:
-		log_info("core.pressure trigger=%u", action->pressure.trigger);
+		admin_steer_pressure(daemon, action);
 		return;
 	case CORE_ACT_ALARM:
 		log_error("core.alarm text=\"%.*s\"", (int)sizeof(action->alarm.text),
 			  action->alarm.text);
+		event_note(daemon, KVD_EVENT_ALARM, NULL, NULL, CORE_NONE, 0, 0, "%.127s", action->alarm.text);
 		return;
 	case CORE_ACT_STEERED: daemon->steered = *action; return;
 	}

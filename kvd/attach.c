@@ -16,6 +16,7 @@
 
 #include "kvd/clock.h"
 #include "kvd/daemon.h"
+#include "kvd/event.h"
 #include "kvd/introduce.h"
 #include "kvd/mover_link.h"
 #include "kvd/peer.h"
@@ -214,6 +215,8 @@ void attach_answer(struct daemon *daemon, const struct core_action *action)
 	memcpy(engine->fingerprint, m->fingerprint, sizeof(engine->fingerprint));
 	ring_open(&engine->ring, &engine->segment);
 	peer->engine = engine;
+	event_note(daemon, KVD_EVENT_ATTACH, engine->name, NULL, CORE_NONE, 0, 0, "pid %u model %s", engine->pid,
+		   engine->model);
 	reply = (struct kvd_msg_attached){
 		.m = { .type = KVD_M_ATTACHED, .size = sizeof(reply), .seq = m->m.seq },
 		.engine = engine->number,
@@ -246,6 +249,7 @@ void attach_hangup(struct attached *engine)
 {
 	struct daemon *daemon = engine->daemon;
 	struct core_event event = { .type = CORE_EV_HANGUP, .engine = engine->number };
+	struct kvd_row_status status;
 
 	assert(engine->state == ATTACHED_LIVE);
 	engine->state = ATTACHED_DYING;
@@ -259,6 +263,9 @@ void attach_hangup(struct attached *engine)
 	segment_close(&engine->segment);
 	daemon->engines_changed = true;
 	daemon_event(daemon, &event);
+	core_read_status(daemon->core, clock_now_usec(), &status);
+	event_note(daemon, KVD_EVENT_HANGUP, engine->name, NULL, CORE_NONE, status.frames[KVD_FRAME_QUARANTINED], 0,
+		   "pid %u", engine->pid);
 	if (engine->gone)
 		mover_link_flush(&daemon->mover, engine->number);
 }
@@ -274,6 +281,7 @@ void attach_flushed(struct daemon *daemon, uint32_t number)
 	close(engine->process.fd);
 	engine->state = ATTACHED_FREE;
 	daemon_event(daemon, &event);
+	event_note(daemon, KVD_EVENT_QUIET, engine->name, NULL, CORE_NONE, 0, 0, "pid %u", engine->pid);
 }
 
 uint64_t attach_deadlines(struct daemon *daemon, uint64_t now_usec)

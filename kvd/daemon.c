@@ -160,6 +160,7 @@ int daemon_run(struct daemon *daemon)
 		/* run_clock() may have doomed some; hanging up needs the core. */
 		peers_reap(daemon);
 		daemon_deadline(daemon, mover_link_pump(&daemon->mover, clock_now_usec()));
+		daemon_deadline(daemon, event_pump(daemon, clock_now_usec()));
 		ring_doorbells(daemon);
 		daemon_deadline(daemon, watchdog_run(daemon, clock_now_usec()));
 		/* What the last steps have left over: another round at once. */
@@ -288,6 +289,9 @@ static int daemon_init(struct daemon *daemon, const struct daemon_options *optio
 	r = open_memory(daemon);
 	if (r < 0)
 		return failed("buffers", r);
+	r = event_open(daemon);
+	if (r < 0)
+		return failed("events", r);
 	r = open_book(daemon);
 	if (r < 0)
 		return failed("book (do --pool, --extent and --page-bytes-min fit together?)", r);
@@ -370,6 +374,7 @@ void daemon_close(struct daemon *daemon)
 		loop_remove(daemon->loop, &daemon->signals);
 	}
 	introduce_deinit(daemon);
+	event_close(daemon);
 	vmm_close(daemon->vmm);
 	if (daemon->book)
 		munmap(daemon->book, daemon->book_bytes);

@@ -6,9 +6,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "kvd/admin_steer.h"
 #include "kvd/attach.h"
 #include "kvd/config.h"
 #include "kvd/core/core.h"
+#include "kvd/event.h"
 #include "kvd/introduce.h"
 #include "kvd/limits.h"
 #include "kvd/loop.h"
@@ -65,6 +67,8 @@ struct daemon {
 	bool stamp_wanted;         /* frames wait for a stamp */
 	bool engines_changed;      /* one came or went: streams that wait may be served */
 	bool queries_active;
+	struct events events;
+	struct steer_trigger triggers[CORE_TRIGGERS_MAX];
 	struct core_action steered;/* what came of the last PIN ... EVICT (admin_steer.c) */
 	struct tenant_use *uses;   /* (LIMIT_TENANTS) what each has at the control socket */
 	struct connect_pace *connects;

@@ -2,6 +2,7 @@
 #include "kvd/dispatch.h"
 
 #include "kvd/admin_query.h"
+#include "kvd/admin_steer.h"
 #include "kvd/attach.h"
 #include "kvd/greet.h"
 #include "kvd/introduce.h"
@@ -33,6 +34,7 @@ void dispatch_message(struct peer *peer, const struct kvd_msg *m, int fd)
 	case KVD_M_STREAM_OPEN: introduce_open(peer, body); return;
 	case KVD_M_STREAM_AGAIN: introduce_again(peer, body); return;
 	case KVD_M_QUERY: admin_query(peer, body); return;
+	case KVD_M_STEER: admin_steer(peer, body); return;
 	}
 	peer_violation(peer, "not a message that kvd takes"); /* wire.c and this list disagree */
 }

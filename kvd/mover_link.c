@@ -374,6 +374,8 @@ uint64_t mover_link_pump(struct mover_link *link, uint64_t now_usec)
 			link->restarts++;
 			log_info("mover.started pid=%d restarts=%" PRIu64, link->pid,
 				 link->restarts);
+			event_note(link->daemon, KVD_EVENT_MOVER, NULL, NULL, CORE_NONE, link->restarts, 0, "pid %d",
+				   link->pid);
 		}
 	}
 	if (!link->source.slot)

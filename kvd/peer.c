@@ -13,6 +13,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "kvd/admin_steer.h"
 #include "kvd/attach.h"
 #include "kvd/clock.h"
 #include "kvd/daemon.h"
@@ -51,6 +52,8 @@ void peer_violation(struct peer *peer, const char *why)
 	if (peer->state == PEER_DOOMED || peer->state == PEER_FREE)
 		return;
 	peer->daemon->peers.n_closed++;
+	event_note(peer->daemon, KVD_EVENT_VIOLATION, peer->engine ? peer->engine->name : NULL, peer->tenant_name,
+		   CORE_NONE, peer->uid, peer->pid, "%s: %s", peer->program, why);
 	if (peer_log_allow(peer, &suppressed))
 		log_warn("peer.violation why=\"%s\" uid=%u pid=%u program=\"%s\" lines_dropped=%u",
 			 why, peer->uid, peer->pid, peer->program, suppressed);
@@ -76,6 +79,7 @@ void peers_reap(struct daemon *daemon)
 			close(peer->query.fd);
 		introduce_forget(daemon, peer);
 		tenant_use_leave(peer);
+		admin_steer_forget(peer);
 		peer->state = PEER_FREE;
 		peer->next = peers->free;
 		peers->free = peer;

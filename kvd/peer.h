@@ -14,6 +14,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "kvd/event.h"
 #include "kvd/limits.h"
 #include "kvd/log.h"
 #include "kvd/loop.h"
@@ -48,6 +49,7 @@ struct peer {
 	char tenant_name[KVD_NAME_MAX], domain[KVD_NAME_MAX], program[KVD_NAME_MAX];
 	struct attached *engine;   /* NULL: not attached */
 	struct peer_query query;
+	struct event_watch watch;
 	uint32_t n_waits;          /* STREAM_OPENs that wait for an engine */
 	uint64_t quiet_until_usec; /* over its tenant's rate: not read until then; 0: read */
 	uint64_t deadline_usec;    /* HELLO until then, or room in the socket until then */

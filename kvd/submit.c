@@ -56,6 +56,8 @@ static void submit_one(struct attached *engine, const struct kvd_sqe *sqe)
 		n = 0;
 	event.submit.tokens = n ? daemon->tokens : NULL;
 	event.submit.n_tokens = (uint32_t)n;
+	if (sqe->verb == KVD_SEQ_SEAL)
+		daemon->events.sealed += sqe->count;
 	daemon_event(daemon, &event);
 }
 

@@ -108,6 +108,15 @@ KVD_API const char *kvd_stream_error(const struct kvd_stream *s);
  *           send longer rows: step by *ret_row_bytes.  Free with kvd_rows_free(). */
 KVD_API int kvd_query(struct kvd_connection *c, enum kvd_query what, const char *argument,
 		      const void **ret_rows, uint64_t *ret_n_rows, uint32_t *ret_row_bytes);
+/* Do something to kvd (admin.def).
+ * argument  as the verb's line says, or NULL;  number  eight of them, or NULL = all 0
+ * fd        a descriptor that goes along (RECORD), else -1; stays the caller's
+ * ret       what came of it; may be NULL */
+KVD_API int kvd_steer(struct kvd_connection *c, enum kvd_steer what, const char *argument, const uint64_t number[8],
+		      int fd, struct kvd_msg_steered *ret);
+/* After kvd_steer(WATCH) or (TRIGGER): the next event.  timeout_ms as in kvd_next(); -EAGAIN when none came
+ * in time, -ENOTCONN when kvd is gone. */
+KVD_API int kvd_event(struct kvd_connection *c, int timeout_ms, struct kvd_msg_event *ret);
 KVD_API void kvd_rows_free(const void *rows, uint64_t n_rows, uint32_t row_bytes);
 
 #ifdef __cplusplus

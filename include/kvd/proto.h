@@ -176,6 +176,41 @@ struct kvd_msg_rows {              /* reply, + fd (read-only memfd): n_rows rows
 	uint64_t n_rows;
 };
 
+enum kvd_steer {
+#define KVD_STEER(name, number, who, argument, numbers, text) KVD_STEER_##name = number,
+#include "kvd/admin.def"
+#undef KVD_STEER
+};
+enum kvd_event_kind {
+#define KVD_EVENT(name, number, word, a, b, text) KVD_EVENT_##name = number,
+#include "kvd/event.def"
+#undef KVD_EVENT
+};
+struct kvd_msg_steer {             /* STEER */
+	struct kvd_msg m;
+	uint32_t what;             /* enum kvd_steer */
+	uint32_t pad;
+	uint64_t number[8];        /* as admin.def says; the others are 0 */
+	char argument[KVD_NAME_MAX];
+};
+struct kvd_msg_steered {           /* reply */
+	struct kvd_msg m;
+	uint32_t what;
+	uint32_t more;             /* EVICT: 1: stopped for breath, ask again */
+	uint64_t pages, bytes;     /* of the prefix (PIN ... UNPUBLISH), that came free (EVICT) */
+};
+struct kvd_msg_event {             /* after WATCH or TRIGGER; m.seq is 0: it answers nothing */
+	struct kvd_msg m;
+	uint32_t kind;             /* enum kvd_event_kind */
+	uint32_t lost;             /* events before this one that its reader was too slow for */
+	uint64_t number;           /* counts from 1 in each kvd */
+	uint64_t realtime_usec;    /* since 1970 */
+	uint64_t a, b;             /* as event.def says */
+	uint32_t slot, pad;        /* 0xffffffff: none */
+	char tenant[KVD_NAME_MAX], engine[KVD_NAME_MAX]; /* "": none */
+	char text[128];
+};
+
 /* ---- weights: one laid-out copy per host, passed between engines of one file by kvd ---- */
 struct kvd_msg_weights {           /* engine -> kvd: OFFER (+ sealed memfd) or ASK; kvd -> engine: reply */
 	struct kvd_msg m;          /* ASK's reply has the fd, or status NO_MODEL: lay them out yourself */
