@@ -6,22 +6,21 @@
 
 #include <string.h>
 
-/* Exit code of a failed library call. */
-static int fail(struct kvd_connection *c, int result)
+int kvctl_fail(struct kvd_connection *c, int result)
 {
 	fprintf(stderr, "kvctl: %s\n", kvd_error(c));
 	return result > 0 ? kvd_status_exit_code(result) : 3;
 }
 
-static int ask(struct kvd_connection *c, enum kvd_query what, struct kvctl_rows *ret)
+int kvctl_ask(struct kvd_connection *c, enum kvd_query what, const char *argument, struct kvctl_rows *ret)
 {
-	int r = kvd_query(c, what, NULL, &ret->rows, &ret->n, &ret->row_bytes);
+	int r = kvd_query(c, what, argument, &ret->rows, &ret->n, &ret->row_bytes);
 	if (r != 0)
 		*ret = (struct kvctl_rows){ 0 };
-	return r == 0 ? 0 : fail(c, r);
+	return r == 0 ? 0 : kvctl_fail(c, r);
 }
 
-static void release(struct kvctl_rows *rows)
+void kvctl_release(struct kvctl_rows *rows)
 {
 	kvd_rows_free(rows->rows, rows->n, rows->row_bytes);
 	*rows = (struct kvctl_rows){ 0 };
@@ -30,23 +29,23 @@ static void release(struct kvctl_rows *rows)
 static int run_status(const struct kvctl_view *v, struct kvd_connection *c)
 {
 	struct kvctl_rows status;
-	int r = ask(c, KVD_Q_STATUS, &status);
+	int r = kvctl_ask(c, KVD_Q_STATUS, NULL, &status);
 	if (r == 0)
 		r = kvctl_show_status(v, kvd_welcome(c), &status);
-	release(&status);
+	kvctl_release(&status);
 	return r;
 }
 
 static int run_engines(const struct kvctl_view *v, struct kvd_connection *c)
 {
 	struct kvctl_rows engines, status = { 0 };
-	int r = ask(c, KVD_Q_ENGINES, &engines);
+	int r = kvctl_ask(c, KVD_Q_ENGINES, NULL, &engines);
 	if (r == 0)
-		r = ask(c, KVD_Q_STATUS, &status);
+		r = kvctl_ask(c, KVD_Q_STATUS, NULL, &status);
 	if (r == 0)
 		r = kvctl_show_engines(v, &engines, &status);
-	release(&status);
-	release(&engines);
+	kvctl_release(&status);
+	kvctl_release(&engines);
 	return r;
 }
 
@@ -55,10 +54,10 @@ static int run_rows(const struct kvctl_view *v, struct kvd_connection *c, enum k
 		    int (*show)(const struct kvctl_view *v, const struct kvctl_rows *rows))
 {
 	struct kvctl_rows rows;
-	int r = ask(c, what, &rows);
+	int r = kvctl_ask(c, what, NULL, &rows);
 	if (r == 0)
 		r = show(v, &rows);
-	release(&rows);
+	kvctl_release(&rows);
 	return r;
 }
 
@@ -82,17 +81,32 @@ static int run_fsck(const struct kvctl_view *v, struct kvd_connection *c)
 	return run_rows(v, c, KVD_Q_FSCK, kvctl_show_fsck);
 }
 
+static int run_prefixes(const struct kvctl_view *v, struct kvd_connection *c)
+{
+	return run_rows(v, c, KVD_Q_PREFIXES, kvctl_show_prefixes);
+}
+
+static int run_smaps(const struct kvctl_view *v, struct kvd_connection *c)
+{
+	struct kvctl_rows rows;
+	int r = kvctl_ask(c, KVD_Q_SMAPS, NULL, &rows);
+	if (r == 0)
+		r = kvctl_show_smaps(v, kvd_welcome(c)->admin != 0, &rows);
+	kvctl_release(&rows);
+	return r;
+}
+
 static int run_pages(const struct kvctl_view *v, struct kvd_connection *c)
 {
 	struct kvctl_rows pages, engines = { 0 };
-	int r = ask(c, KVD_Q_PAGES, &pages);
+	int r = kvctl_ask(c, KVD_Q_PAGES, NULL, &pages);
 	/* Only an administrator's pages have colours, and only he may list all engines. */
 	if (r == 0 && kvd_welcome(c)->admin)
-		r = ask(c, KVD_Q_ENGINES, &engines);
+		r = kvctl_ask(c, KVD_Q_ENGINES, NULL, &engines);
 	if (r == 0)
 		r = kvctl_show_pages(v, &pages, &engines);
-	release(&engines);
-	release(&pages);
+	kvctl_release(&engines);
+	kvctl_release(&pages);
 	return r;
 }
 
@@ -106,16 +120,16 @@ static int run_map(const struct kvctl_view *v, struct kvd_connection *c)
 				"ask to join group kvadm\n");
 		return 4;
 	}
-	r = ask(c, KVD_Q_EXTENTS, &map.extents);
+	r = kvctl_ask(c, KVD_Q_EXTENTS, NULL, &map.extents);
 	if (r == 0)
-		r = ask(c, KVD_Q_PAGES, &map.pages);
+		r = kvctl_ask(c, KVD_Q_PAGES, NULL, &map.pages);
 	if (r == 0)
-		r = ask(c, KVD_Q_SEQUENCES, &map.sequences);
+		r = kvctl_ask(c, KVD_Q_SEQUENCES, NULL, &map.sequences);
 	if (r == 0)
 		r = kvctl_show_map(v, &map);
-	release(&map.sequences);
-	release(&map.pages);
-	release(&map.extents);
+	kvctl_release(&map.sequences);
+	kvctl_release(&map.pages);
+	kvctl_release(&map.extents);
 	return r;
 }
 
@@ -125,15 +139,10 @@ static int run_whoami(const struct kvctl_view *v, struct kvd_connection *c)
 }
 
 const struct kvctl_command kvctl_commands[] = {
-	{ "status", "the pool, by state; what sharing saves; is kvd well", run_status },
-	{ "engines", "who computes, on which model, how fast", run_engines },
-	{ "tenants", "who pays: bytes and tokens of each tenant", run_tenants },
-	{ "sequences", "every sequence: its engine, tenant, state and pages", run_sequences },
-	{ "pages", "every page: state, holders, who made it, where it lies", run_pages },
-	{ "extents", "every extent: whose it is and what its frames hold", run_extents },
-	{ "map", "the pool drawn, the shared prefixes, and who holds them", run_map },
-	{ "fsck", "check every invariant of the accounts; exit 1 if one is broken", run_fsck },
-	{ "whoami", "who the kernel says we are, and for which tenant we act", run_whoami },
+#define KVCTL_COMMAND(word, operands, least, most, who, run, text) \
+	{ word, operands, least, most, KVCTL_##who, text, run },
+#include "client/kvctl/commands.def"
+#undef KVCTL_COMMAND
 };
 const unsigned kvctl_n_commands = sizeof(kvctl_commands) / sizeof(kvctl_commands[0]);
 

@@ -26,6 +26,18 @@ static inline const void *kvctl_row(const struct kvctl_rows *rows, uint64_t i)
 
 enum kvctl_by { KVCTL_BY_STATE = 0, KVCTL_BY_ENGINE, KVCTL_BY_TENANT };
 
+#define KVCTL_WORDS_MAX 16u
+
+/* What the command line says beyond the command; zero = not given. */
+struct kvctl_arguments {
+	const char *word[KVCTL_WORDS_MAX]; /* behind the command */
+	unsigned n_words;
+	const char *tenant;
+	uint64_t prefix, bytes;
+	bool dry_run, wait, follow;
+	double timeout_seconds;
+};
+
 struct kvctl_view {
 	FILE *out;
 	bool json;
@@ -35,6 +47,7 @@ struct kvctl_view {
 	bool all;                  /* pages: free frames too */
 	enum kvctl_by by;          /* map: what a cell shows */
 	unsigned width;            /* columns of the terminal */
+	struct kvctl_arguments arguments;
 };
 
 /* ---- the showers; each returns the exit code ---- */
@@ -94,9 +107,38 @@ bool kvctl_page_is_shared(const struct kvd_row_page *page);
 /* Find the runs, longest first.  Returns their number, at most max; UINT32_MAX: no memory. */
 uint32_t kvctl_map_runs(const struct kvctl_rows *pages, struct kvctl_run *ret, uint32_t max);
 
+/* ---- steer.c: what changes kvd; each returns the exit code ---- */
+int kvctl_pin(const struct kvctl_view *v, struct kvd_connection *c);
+int kvctl_unpin(const struct kvctl_view *v, struct kvd_connection *c);
+int kvctl_publish(const struct kvctl_view *v, struct kvd_connection *c);
+int kvctl_unpublish(const struct kvctl_view *v, struct kvd_connection *c);
+int kvctl_evict(const struct kvctl_view *v, struct kvd_connection *c);
+int kvctl_quota(const struct kvctl_view *v, struct kvd_connection *c);
+int kvctl_drain(const struct kvctl_view *v, struct kvd_connection *c);
+int kvctl_events(const struct kvctl_view *v, struct kvd_connection *c);
+int kvctl_show_event(const struct kvctl_view *v, const struct kvd_msg_event *event);
+int kvctl_show_smaps(const struct kvctl_view *v, bool admin, const struct kvctl_rows *rows);
+int kvctl_show_prefixes(const struct kvctl_view *v, const struct kvctl_rows *rows);
+int kvctl_show_quota(const struct kvctl_view *v, const struct kvctl_rows *tenants);
+/* A prefix as people write it, "7f3a9c01-1b". */
+struct kvctl_text kvctl_prefix(uint64_t id);
+bool kvctl_prefix_parse(const char *text, uint64_t *ret_id);
+bool kvctl_size_parse(const char *text, uint64_t *ret_bytes); /* "512M"; at most 2^60 */
+/* One line on stderr: "kvctl: ..."; returns exit_code. */
+int kvctl_complain(int exit_code, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
 /* ---- ask.c ---- */
+/* Exit code of a failed library call, after its sentence. */
+int kvctl_fail(struct kvd_connection *c, int result);
+/* Ask; on failure the sentence is printed, the exit code returned and *ret empty. */
+int kvctl_ask(struct kvd_connection *c, enum kvd_query what, const char *argument, struct kvctl_rows *ret);
+void kvctl_release(struct kvctl_rows *rows);
+enum kvctl_who { KVCTL_ANY, KVCTL_ADMIN };
 struct kvctl_command {
-	const char *name, *help;
+	const char *name, *operands;
+	unsigned least, most;      /* words behind the command */
+	enum kvctl_who who;
+	const char *help;
 	int (*run)(const struct kvctl_view *v, struct kvd_connection *c);
 };
 extern const struct kvctl_command kvctl_commands[];

@@ -13,29 +13,31 @@
 
 static void print_help(void)
 {
-	printf("usage: kvctl COMMAND [OPTION...]\n\n"
+	printf("usage: kvctl COMMAND [WORD...] [OPTION...]\n\n"
 	       "  kvctl status                 is there room, and what does sharing save\n"
 	       "  kvctl map                    see which pages are shared\n"
 	       "  kvctl tenants --json         the same numbers for a program\n"
-	       "  kvctl status --watch 1       again every second, until Ctrl-C\n\ncommands\n");
-	for (unsigned i = 0; i < kvctl_n_commands; i++)
-		printf("  %-12s %s\n", kvctl_commands[i].name, kvctl_commands[i].help);
-	printf("\noptions\n"
-	       "  --json             one JSON object or array; sizes in bytes\n"
-	       "  --no-headers       tables without titles\n"
-	       "  --watch SECONDS    ask again and again; with --json one line each time\n"
-	       "  --all              pages: list free frames too\n"
-	       "  --by WHAT          map: cells show state (default), engine or tenant\n"
-	       "  --socket PATH      kvd's socket; else $KVD_SOCKET, /run/kvd/kvd.sock, "
-	       "$XDG_RUNTIME_DIR/kvd/kvd.sock\n"
-	       "  -h, --help         this text\n"
-	       "  --version          the version\n\n"
-	       "exit status: 0 ok, 1 failed or not clean, 2 wrong usage, 3 cannot reach kvd, 4 "
-	       "refused\n");
+	       "  kvctl status --watch 1       again every second, until Ctrl-C\n"
+	       "  kvctl pin 7f3a9c01-1b        keep that prefix; `kvctl prefixes` shows the names\n\n"
+	       "commands (* for administrators: root, the user of kvd, group kvadm)\n");
+	for (unsigned i = 0; i < kvctl_n_commands; i++) {
+		const struct kvctl_command *c = &kvctl_commands[i];
+		char words[64];
+		snprintf(words, sizeof(words), "%s%s%s", c->name, *c->operands ? " " : "", c->operands);
+		printf("  %-24s%c %s\n", words, c->who == KVCTL_ADMIN ? '*' : ' ', c->help);
+	}
+	printf("\noptions\n");
+#define KVCTL_OPTION(name, word, argument, text) \
+	printf("  --%-18s %s\n", *(argument) ? word " " argument : word, text);
+#include "client/kvctl/options.def"
+#undef KVCTL_OPTION
+	printf("\nexit status: 0 ok, 1 failed or not clean, 2 wrong usage, 3 cannot reach kvd, 4 refused, 5 deadline "
+	       "passed\n");
 }
 
 struct arguments {
 	const char *socket, *command;
+	char **argv;
 	double watch_seconds;      /* 0: once */
 	struct kvctl_view view;
 };
@@ -78,62 +80,80 @@ static int take_by(struct kvctl_view *v, const char *word)
 	return 0;
 }
 
-static int take_seconds(double *ret, const char *word)
+static int take_seconds(const char *option, double *ret, const char *word)
 {
 	char *end;
 	*ret = strtod(word, &end);
 	if (*end || end == word || !(*ret >= 0.1 && *ret <= 86400))
-		return usage("--watch %s is not a number of seconds from 0.1 to 86400", word);
+		return kvctl_complain(2, "--%s %s is not a number of seconds from 0.1 to 86400; see `kvctl --help`",
+				      option, word);
 	return 0;
+}
+
+enum {
+	OPTIONS_FROM = 255,
+#define KVCTL_OPTION(name, word, argument, text) OPT_##name,
+#include "client/kvctl/options.def"
+#undef KVCTL_OPTION
+};
+
+/* One option; 0: go on; -1: done, exit 0; else an exit code. */
+static int take_option(struct arguments *a, int option)
+{
+	struct kvctl_arguments *more = &a->view.arguments;
+	switch (option) {
+	case OPT_JSON: a->view.json = true; return 0;
+	case OPT_NO_HEADERS: a->view.headers = false; return 0;
+	case OPT_WATCH: return take_seconds("watch", &a->watch_seconds, optarg);
+	case 'w':
+	case OPT_FOLLOW: more->follow = true; return 0;
+	case OPT_ALL: a->view.all = true; return 0;
+	case OPT_BY: return take_by(&a->view, optarg);
+	case OPT_TENANT: more->tenant = optarg; return 0;
+	case OPT_PREFIX:
+		return kvctl_prefix_parse(optarg, &more->prefix)
+			       ? 0 : usage("--prefix %s is no name of a prefix, as kvctl prefixes shows them", optarg);
+	case OPT_BYTES:
+		return kvctl_size_parse(optarg, &more->bytes) && more->bytes
+			       ? 0 : usage("--bytes %s is no size; write for example 512M", optarg);
+	case OPT_WAIT: more->wait = true; return 0;
+	case OPT_TIMEOUT: return take_seconds("timeout", &more->timeout_seconds, optarg);
+	case OPT_SOCKET: a->socket = optarg; return 0;
+	case OPT_VERSION: printf("kvctl %s\n", KVD_VERSION); return -1;
+	case 'h':
+	case OPT_HELP: print_help(); return -1;
+	case ':': return usage("%s needs a value", a->argv[optind - 1]);
+	default: return usage("unknown option %s", a->argv[optind - 1]);
+	}
 }
 
 /* Returns 0: go on; -1: done, exit 0; else an exit code. */
 static int take_arguments(struct arguments *a, int argc, char **argv)
 {
-	enum {
-		OPT_JSON = 256,
-		OPT_NO_HEADERS,
-		OPT_WATCH,
-		OPT_ALL,
-		OPT_BY,
-		OPT_SOCKET,
-		OPT_VERSION
-	};
 	static const struct option options[] = {
-		{ "json", no_argument, NULL, OPT_JSON },
-		{ "no-headers", no_argument, NULL, OPT_NO_HEADERS },
-		{ "watch", required_argument, NULL, OPT_WATCH },
-		{ "all", no_argument, NULL, OPT_ALL },
-		{ "by", required_argument, NULL, OPT_BY },
-		{ "socket", required_argument, NULL, OPT_SOCKET },
-		{ "version", no_argument, NULL, OPT_VERSION },
-		{ "help", no_argument, NULL, 'h' },
+#define KVCTL_OPTION(name, word, argument, text) \
+	{ word, sizeof(argument) > 1 ? required_argument : no_argument, NULL, OPT_##name },
+#include "client/kvctl/options.def"
+#undef KVCTL_OPTION
 		{ 0 },
 	};
+	struct kvctl_arguments *more = &a->view.arguments;
 	int option, r = 0;
 
 	opterr = 0;
-	while (r == 0 && (option = getopt_long(argc, argv, ":h", options, NULL)) != -1) {
-		switch (option) {
-		case OPT_JSON: a->view.json = true; break;
-		case OPT_NO_HEADERS: a->view.headers = false; break;
-		case OPT_WATCH: r = take_seconds(&a->watch_seconds, optarg); break;
-		case OPT_ALL: a->view.all = true; break;
-		case OPT_BY: r = take_by(&a->view, optarg); break;
-		case OPT_SOCKET: a->socket = optarg; break;
-		case OPT_VERSION: printf("kvctl %s\n", KVD_VERSION); return -1;
-		case 'h': print_help(); return -1;
-		case ':': return usage("%s needs a value", argv[optind - 1]);
-		default: return usage("unknown option %s", argv[optind - 1]);
-		}
-	}
+	a->argv = argv;
+	while (r == 0 && (option = getopt_long(argc, argv, ":hw", options, NULL)) != -1)
+		r = take_option(a, option);
 	if (r != 0)
 		return r;
 	if (optind == argc)
 		return usage("no command%s", "");
-	if (optind + 1 < argc)
-		return usage("%s is one word too many", argv[optind + 1]);
-	a->command = argv[optind];
+	a->command = argv[optind++];
+	for (; optind < argc; optind++) {
+		if (more->n_words == KVCTL_WORDS_MAX)
+			return usage("%s is one word too many", argv[optind]);
+		more->word[more->n_words++] = argv[optind];
+	}
 	return 0;
 }
 
@@ -185,5 +205,9 @@ int main(int argc, char **argv)
 		fprintf(stderr, near ? "did you mean %s?\n" : "see `kvctl --help`\n", near);
 		return 2;
 	}
+	if (a.view.arguments.n_words > command->most)
+		return usage("%s is one word too many", a.view.arguments.word[command->most]);
+	if (a.view.arguments.n_words < command->least)
+		return kvctl_complain(2, "%s needs %s; see `kvctl --help`", command->name, command->operands);
 	return run(&a, command);
 }

@@ -114,3 +114,59 @@ int kvctl_json(const struct kvctl_view *v, json_t *value)
 	fputc('\n', v->out);
 	return r == 0 ? 0 : 1;
 }
+
+struct kvctl_text kvctl_prefix(uint64_t id)
+{
+	struct kvctl_text text;
+	snprintf(text.s, sizeof(text.s), "%08x-%x", (unsigned)(id >> 32), (unsigned)id);
+	return text;
+}
+
+/* Hexadecimal digits, one to eight of them; NULL: none there. */
+static const char *take_hex(const char *text, uint32_t *ret)
+{
+	unsigned n = 0;
+	*ret = 0;
+	for (; n < 8; n++, text++) {
+		char c = *text;
+		unsigned digit = c >= '0' && c <= '9' ? (unsigned)(c - '0')
+			       : c >= 'a' && c <= 'f' ? (unsigned)(c - 'a') + 10 : 16;
+		if (digit == 16)
+			break;
+		*ret = *ret << 4 | digit;
+	}
+	return n ? text : NULL;
+}
+
+bool kvctl_prefix_parse(const char *text, uint64_t *ret_id)
+{
+	uint32_t hash, node;
+	text = take_hex(text, &hash);
+	if (!text || *text++ != '-')
+		return false;
+	text = take_hex(text, &node);
+	*ret_id = (uint64_t)hash << 32 | node;
+	return text && !*text && node;
+}
+
+bool kvctl_size_parse(const char *text, uint64_t *ret_bytes)
+{
+	static const char units[] = "KMGT";
+	uint64_t value = 0;
+	unsigned shift = 0;
+	if (*text < '0' || *text > '9')
+		return false;
+	for (; *text >= '0' && *text <= '9'; text++) {
+		if (value > 1ull << 56)
+			return false;
+		value = value * 10 + (unsigned)(*text - '0');
+	}
+	for (unsigned i = 0; units[i]; i++)
+		if (*text == units[i] || *text == units[i] + ('a' - 'A'))
+			shift = 10 * (i + 1);
+	text += shift != 0;
+	if (*text || value > 1ull << (60 - shift))
+		return false;
+	*ret_bytes = value << shift;
+	return true;
+}
