@@ -165,6 +165,8 @@ uint64_t event_pump(struct daemon *daemon, uint64_t now_usec)
 	for (uint32_t i = 0; (events->pumped != events->n || events->behind) && i < daemon->peers.n_high; i++) {
 		struct peer *peer = &daemon->peers.table[i];
 
+		if (peer->watch.active && !peer->admin)
+			event_unwatch(peer); /* a reload took that right away */
 		if (peer->state == PEER_READY && peer->watch.active && !pump_peer(peer))
 			next_usec = now_usec + EVENT_RETRY_USEC;
 	}

@@ -13,6 +13,7 @@
 
 #include "kvd/clock.h"
 #include "kvd/daemon.h"
+#include "kvd/event.h"
 #include "kvd/greet.h"
 #include "kvd/tenant_use.h"
 
@@ -113,5 +114,6 @@ void reload(struct daemon *daemon)
 		 "usec=%" PRIu64,
 		 next->n_tenants, next->n_domains, next->n_delegates, next->n_engine_uids,
 		 n_waiting, clock_now_usec() - began_usec);
+	event_note(daemon, KVD_EVENT_RELOAD, NULL, NULL, CORE_NONE, 0, 0, "%u keys wait for a restart", n_waiting);
 	(void)sd_notifyf(0, "READY=1\nSTATUS=configuration read again, %u keys wait for a restart", n_waiting);
 }

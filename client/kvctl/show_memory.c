@@ -96,8 +96,8 @@ static json_t *prefix_json(const struct kvd_row_prefix *p)
 int kvctl_show_prefixes(const struct kvctl_view *v, const struct kvctl_rows *rows)
 {
 	static const char *const titles[] = {
-		"ID", ">TOKENS", ">PAGES", ">HOLDERS", ">CLAIMS", ">HITS", ">IDLE", ">BYTES", ">OWN", "PINNED", "PUBLISHED",
-		"TENANT", "MODEL",
+		"ID", ">TOKENS", ">PAGES", ">HOLDERS", ">CLAIMS", ">HITS", ">IDLE", ">BYTES", ">OWN", "PINNED",
+		"PUBLISHED", "TENANT", "MODEL",
 	};
 	struct kvctl_table *t = v->json ? NULL : kvctl_table_new(titles, N(titles));
 	json_t *all = v->json ? json_array() : NULL;

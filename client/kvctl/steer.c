@@ -112,9 +112,9 @@ static int take_quota(const char *word, uint64_t number[8])
 		size_t n = strlen(quota_keys[i].word);
 		if ((size_t)(equals - word) != n || memcmp(word, quota_keys[i].word, n))
 			continue;
-		if (quota_keys[i].size ? !kvctl_size_parse(equals + 1, &number[i]) : !take_number(equals + 1, &number[i]))
-			return kvctl_complain(2, "%s is no %s", word, quota_keys[i].size ? "size; write for example 512M"
-											 : "number");
+		bool size = quota_keys[i].size;
+		if (!(size ? kvctl_size_parse : take_number)(equals + 1, &number[i]))
+			return kvctl_complain(2, "%s is no %s", word, size ? "size; write for example 512M" : "number");
 		number[7] |= 1u << i;
 		return 0;
 	}
@@ -238,7 +238,8 @@ int kvctl_show_event(const struct kvctl_view *v, const struct kvd_msg_event *eve
 	}
 	if (event->lost)
 		fprintf(v->out, "-- %u events lost: they came faster than they were read --\n", event->lost);
-	fprintf(v->out, "%s.%03u %-10s", clock, (unsigned)(event->realtime_usec / 1000 % 1000), event_word(event->kind));
+	fprintf(v->out, "%s.%03u %-10s", clock, (unsigned)(event->realtime_usec / 1000 % 1000),
+		event_word(event->kind));
 	if (event->tenant[0])
 		fprintf(v->out, " %s", kvctl_name(event->tenant).s);
 	if (event->engine[0])
