@@ -52,7 +52,8 @@ int kvd_steer(struct kvd_connection *c, enum kvd_steer what, const char *argumen
 		memcpy(steer.argument, argument, strlen(argument));
 	if (number)
 		memcpy(steer.number, number, sizeof(steer.number));
-	int r = kvd_connection_ready(c);
+	uint64_t deadline_usec = kvd_clock_usec() + KVD_CALL_USEC;
+	int r = kvd_connection_ready(c, deadline_usec);
 	if (r != 0)
 		return r;
 	if (c->welcome.version < 2)
@@ -65,7 +66,8 @@ int kvd_steer(struct kvd_connection *c, enum kvd_steer what, const char *argumen
 		c->unsolicited = take_event;
 		c->unsolicited_arg = c->events;
 	}
-	r = kvd_connection_call(c, &steer.m, &fd, fd >= 0, &waiter, kvd_clock_usec() + KVD_CALL_USEC);
+	/* Sent once: what came of it may have come of it though kvd died before it could say so. */
+	r = kvd_connection_call(c, &steer.m, &fd, fd >= 0, &waiter, deadline_usec);
 	if (r == 0 && ret)
 		memcpy(ret, waiter.reply, sizeof(*ret));
 	return r;
