@@ -38,6 +38,7 @@ enum kvd_reclaim_reason {
 	KVD_RECLAIM_CLAIMS,        /* the index was full */
 	KVD_RECLAIM_PROGRESS,      /* kept by its owner's min, but the oldest sequence could not go on without */
 	KVD_RECLAIM_ADMIN,         /* an administrator said so */
+	KVD_RECLAIM_SPILL,         /* it was on disk, and is no longer: the tier was full, or lost it */
 	KVD_RECLAIM_REASONS
 };
 /* Order of taking: the lower class first, then the smaller value. */

@@ -90,7 +90,7 @@ bool admit_reserve(const struct core *c, uint32_t seq, uint32_t pages)
 {
 	const struct seq *s = seq_at(c, seq);
 	const struct tenant *t = tenant_at(c, s->tenant);
-	if (t->max_bytes)
+	if (t->quota.max_bytes)
 		reclaim_tenant(c, s->tenant,
 			       pages * page_bytes_of_space(c, c->engines[s->engine].space));
 	seq_reserve(c, seq, pages);
@@ -115,9 +115,9 @@ static enum admission tenant_check(const struct core *c, uint32_t seq, uint32_t 
 	const struct seq *s = seq_at(c, seq);
 	const struct tenant *t = tenant_at(c, s->tenant);
 	uint64_t bytes = pages * page_bytes_of_space(c, c->engines[s->engine].space);
-	if (!t->max_bytes)
+	if (!t->quota.max_bytes)
 		return ADMIT_LEFT;
-	if (t->held_bytes + t->reserved_bytes + bytes > t->max_bytes)
+	if (t->held_bytes + t->reserved_bytes + bytes > t->quota.max_bytes)
 		return s->pending == KVD_SEQ_OPEN ? ADMIT_BLOCKED : ADMIT_PASSED_BY;
 	reclaim_tenant(c, s->tenant, bytes);
 	return ADMIT_LEFT;
@@ -131,7 +131,7 @@ static void refuse_tenant_max(const struct core *c, uint32_t seq, uint32_t pages
 	uint64_t used = t->held_bytes + t->reserved_bytes;
 	struct kvd_cqe cqe = { .verb = s->pending, .status = KVD_S_TENANT_MAX, .slot = s->slot,
 		.user_data = s->pending_data, .need_pages = pages,
-		.have_pages = (uint32_t)(used < t->max_bytes ? (t->max_bytes - used) / bytes : 0) };
+		.have_pages = (uint32_t)(used < t->quota.max_bytes ? (t->quota.max_bytes - used) / bytes : 0) };
 	SET(s->pending, 0);
 	uint32_t engine = s->engine;
 	seq_end(c, seq);
@@ -271,12 +271,22 @@ static uint32_t idle_find(const struct core *c, uint32_t self, bool *ret_empty)
 	return best;
 }
 
+/* Whom frames are for, and why: the first waiter, its tenant's min if that covers it. */
+static void blame_waiter(const struct core *c, const struct group *g)
+{
+	uint32_t tenant = seq_at(c, list_first(&g->pending))->tenant;
+	const struct tenant *t = tenant_at(c, tenant);
+	bool floor = t->held_bytes + t->reserved_bytes <= t->quota.min_bytes;
+	blame(c, tenant, floor ? KVD_RECLAIM_FLOOR : KVD_RECLAIM_DIRECT);
+}
+
 /* Bring frames under way for a group's waiters.  In order: a free extent; one that is coming; what
  * is older, the group's own cached pages or another group's idle extent. */
 static void group_supply(const struct core *c, uint32_t number)
 {
 	const struct group *g = &c->groups[number];
 	uint64_t n_frames = c->spaces[g->space].geometry.n_frames, missing = group_missing(c, g);
+	blame_waiter(c, g);
 	for (;;) {
 		uint64_t coming = g->retiring + g->spilling + g->n_unacked * n_frames;
 		if (coming >= missing || !act_room(c))

@@ -54,6 +54,15 @@ bool book_layout(const struct core_config *g, struct layout *ret)
 		 claims = (uint64_t)c.frames_max + c.spills_max + 2ull * g->holds_max;
 	c.nodes_max = nodes > 1u << 31 ? 1u << 31 : (uint32_t)nodes;
 	c.claims_max = claims > 1u << 31 ? 1u << 31 : (uint32_t)claims;
+	/* A shelf has a claim and is one tenant's in one group, or is that of what its min keeps. */
+	uint64_t shelves = (uint64_t)(GROUPS_MAX + 1) * g->tenants_max;
+	c.shelves_max = shelves > c.claims_max ? c.claims_max : (uint32_t)shelves;
+	/* Evicted pages that are remembered: half as many as there are pages, a few MiB at most. */
+	c.ghosts_max = power_of_two_at_least(c.frames_max / 2);
+	if (c.ghosts_max < 64)
+		c.ghosts_max = 64;
+	if (c.ghosts_max > 1u << 17)
+		c.ghosts_max = 1u << 17;
 	c.buckets_max = power_of_two_at_least(c.nodes_max);
 	/* Actions of one event: its handler's own (worst: a submission that preempts every
 	 * sequence, three items each; an attach that maps every extent), then background units of
@@ -75,6 +84,9 @@ bool book_layout(const struct core_config *g, struct layout *ret)
 	PART(at_domains, struct domain, c.domains_max);
 	PART(at_node_hash, uint32_t, c.buckets_max);
 	PART(at_claim_hash, uint32_t, c.buckets_max);
+	PART(at_shelves, struct shelf, (uint64_t)c.shelves_max + 1);
+	PART(at_heaps, uint32_t, (uint64_t)GROUPS_MAX * g->tenants_max);
+	PART(at_ghosts, struct ghost, c.ghosts_max);
 	PART(at_items, struct item, c.items_max);
 	PART(at_regions, struct region, n_regions);
 	PART(at_spills, struct spill, (uint64_t)c.spills_max + 1);
@@ -118,6 +130,7 @@ struct core *core_init(void *book, const struct core_config *config)
 	SET(c->nodes.max, layout.nodes_max);
 	SET(c->claims.max, layout.claims_max);
 	SET(c->jobs.max, (uint32_t)JOBS_MAX);
+	SET(c->shelves.max, layout.shelves_max);
 	SET(c->next_age, 1);
 	SET(c->more, 1);                 /* populate at once */
 	SET(c->extents_in[KVD_EXTENT_BARE], layout.n_extents);
@@ -144,7 +157,8 @@ const struct link *list_link(const struct core *c, enum list_kind kind, uint32_t
 	case LIST_SWITCHES: return &node_at(c, r)->switch_link;
 	case LIST_NODE_CLAIMS: return &claim_at(c, r)->of_node;
 	case LIST_LRU: return &claim_at(c, r)->lru;
-	case LIST_TENANT_CLAIMS: return &claim_at(c, r)->of_tenant;
+	case LIST_SHELVES: return &shelf_at(c, r)->of_tenant;
+	case LIST_DIRTY: return &tenant_at(c, r)->dirty_link;
 	case LIST_PROMISES: return &claim_at(c, r)->promised;
 	case LIST_WAITERS: return &seq_at(c, r)->link;
 	case LIST_RUNNING: return &seq_at(c, r)->run;
@@ -238,6 +252,10 @@ static const struct pool *pool_of(const struct core *c, enum pool_kind kind, uin
 		*ret_record = claim_at(c, record);
 		*ret_size = sizeof(struct claim);
 		return &c->claims;
+	case POOL_SHELVES:
+		*ret_record = shelf_at(c, record);
+		*ret_size = sizeof(struct shelf);
+		return &c->shelves;
 	case POOL_JOBS:
 		*ret_record = &c->job[record];
 		*ret_size = sizeof(struct job);

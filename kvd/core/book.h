@@ -22,7 +22,7 @@ struct core {
 	uint64_t now_usec, next_age;
 	uint32_t n_extents, slot_bits;
 	struct layout layout;
-	struct pool pages, nodes, claims, jobs;
+	struct pool pages, nodes, claims, jobs, shelves;
 	uint32_t n_tenants, n_domains, n_spaces;
 	uint32_t populate_next, populating;
 	uint32_t extents_in[KVD_EXTENT_STATES];
@@ -47,7 +47,7 @@ struct core {
 	struct list fetch_waiters;     /* sequences that wait until a read may begin */
 	uint32_t job_serial, stamp_out, more, memory_changed, n_batches, waiting;
 	uint64_t fresh_groups[GROUPS_MAX / 64], stamping_groups[GROUPS_MAX / 64],
-		pending_groups[GROUPS_MAX / 64];
+		pending_groups[GROUPS_MAX / 64], shelf_groups[GROUPS_MAX / 64];
 	struct list unassigned, leaving; /* extents */
 	struct list scrub;             /* frames to be zeroed */
 	struct list scrub_extents;     /* extents to be zeroed */
@@ -56,6 +56,13 @@ struct core {
 	struct list running;           /* sequences, oldest first */
 	struct list promisers;         /* sequences with promises, least recent progress first */
 	struct list tenants_running;
+	struct list dirty_tenants;     /* to be looked at before the event ends */
+	uint64_t guarded_bytes, floor_bytes; /* sums over tenants */
+	uint64_t refault_tokens, reclaimed_pages[KVD_RECLAIM_REASONS], n_evicted;
+	uint32_t taker;                /* tenant that took a frame last */
+	uint32_t blame_by, blame_reason; /* of what goes now (ledger.c) */
+	struct ledger_row ledger[LEDGER_ROWS];
+	struct evicted_row evicted[EVICTED_ROWS];
 	uint32_t n_pins, n_publics;    /* pinned, published nodes: the ends */
 	uint32_t pinned_extents, pinned_frames; /* that hold, that are copies of pinned pages */
 	uint32_t items_head, items_tail, item_at; /* at: entries already expanded of a row item */
@@ -106,6 +113,14 @@ static inline const struct tenant *tenant_at(const struct core *c, uint32_t n)
 static inline const struct domain *domain_at(const struct core *c, uint32_t n)
 {
 	return BOOK_AT(c, at_domains, domain, n);
+}
+static inline const struct shelf *shelf_at(const struct core *c, uint32_t n)
+{
+	return BOOK_AT(c, at_shelves, shelf, n);
+}
+static inline const struct ghost *ghost_at(const struct core *c, uint32_t n)
+{
+	return BOOK_AT(c, at_ghosts, ghost, n);
 }
 static inline const struct item *item_at(const struct core *c, uint32_t n)
 {
@@ -166,7 +181,7 @@ enum list_kind {
 	LIST_HOLDERS,
 	LIST_COPIES,
 	LIST_COOL,
-	LIST_CHILDREN, LIST_MERGES, LIST_SWITCHES, LIST_NODE_CLAIMS, LIST_LRU, LIST_TENANT_CLAIMS,
+	LIST_CHILDREN, LIST_MERGES, LIST_SWITCHES, LIST_NODE_CLAIMS, LIST_LRU, LIST_SHELVES, LIST_DIRTY,
 	LIST_PROMISES,
 	LIST_WAITERS,
 	LIST_RUNNING,
@@ -203,7 +218,7 @@ void list_splice(const struct core *c, enum list_kind kind, const struct list *t
 		 const struct list *from);
 
 /* ---- pools: a record number >= 1, zeroed; 0 = the pool is full ---- */
-enum pool_kind { POOL_PAGES, POOL_NODES, POOL_CLAIMS, POOL_JOBS };
+enum pool_kind { POOL_PAGES, POOL_NODES, POOL_CLAIMS, POOL_JOBS, POOL_SHELVES };
 uint32_t pool_take(const struct core *c, enum pool_kind kind);
 void pool_return(const struct core *c, enum pool_kind kind, uint32_t record);
 

@@ -159,6 +159,7 @@ static void evacuate_on(const struct core *c, uint32_t x)
 
 void compact_pump(const struct core *c)
 {
+	blame(c, CORE_NONE, KVD_RECLAIM_EXTENT);
 	if (c->evacuating) {
 		uint32_t x = c->evacuating - 1;
 		const struct extent *e = extent_at(c, x);

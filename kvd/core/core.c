@@ -300,12 +300,14 @@ void core_step(struct core *core, const struct core_event *event, uint64_t now_u
 	if (now_usec > c->now_usec)
 		SET(c->now_usec, now_usec);
 	SET(c->more, 0);
+	blame(c, CORE_NONE, KVD_RECLAIM_SPILL);
 	core_dispatch(c, event);
 	promise_tick(c);
 	spill_tick(c);
 	/* Memory that comes free lets a sequence in, whose lookups ask for copies, whose end ...:
 	 * two rounds settle what one event can settle, and `more` asks for another event. */
 	for (uint32_t round = 0; round < 2; round++) {
+		tenants_pump(c);
 		extent_pump(c);
 		while (c->awake.count && act_room(c)) {
 			uint32_t seq = list_first(&c->awake);
@@ -320,6 +322,7 @@ void core_step(struct core *core, const struct core_event *event, uint64_t now_u
 			break;
 		SET(c->more, 1);
 	}
+	tenants_pump(c);
 	retire_pump(c);
 	peak_update(c);
 	journal_commit(c);

@@ -25,6 +25,8 @@
 
 #define CORE_ENGINES_MAX 63u       /* one bit each of a 64-bit mask; bit 63 unused */
 #define CORE_NONE 0xffffffffu
+#define CORE_WEIGHT 100u           /* of a tenant that says nothing */
+#define CORE_WEIGHT_MAX 10000u
 #define CORE_PLAN_ROWS 256u        /* candidates that a plan ranks at once */
 #define CORE_TRIGGERS_MAX 64u      /* pressure triggers at once */
 

@@ -121,6 +121,7 @@ static void number_make_room(const struct core *c)
 	if (oldest == CORE_NONE)
 		return;
 	const struct group *g = &c->groups[oldest];
+	blame(c, CORE_NONE, KVD_RECLAIM_EXTENT);
 	while (g->cool.count)
 		reclaim_page(c, list_first(&g->cool));
 }

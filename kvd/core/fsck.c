@@ -85,12 +85,14 @@ static void check_frame(struct check *k, uint32_t f, const struct group *g)
 		fsck_check(k, !p->node, "an open frame is in the index", f);
 		fsck_check(k, g->engine != CORE_NONE, "an open frame lies in the shared colour", f);
 	}
-	bool pinned = p->node && p->node <= c->nodes.high && node_at(c, p->node)->pins;
-	fsck_check(k, state != KVD_FRAME_SEALED || p->holders.count || pinned,
+	const struct node *n = p->node && p->node <= c->nodes.high ? node_at(c, p->node) : NULL;
+	bool kept = n && (n->pins || n->n_guarded);
+	fsck_check(k, state != KVD_FRAME_SEALED || p->holders.count || kept,
 		   "a sealed frame has no holder and is not cool", f);
 	if (state == KVD_FRAME_COOL) {
 		fsck_check(k, !p->holders.count, "a cool frame has a holder", f);
-		fsck_check(k, !pinned, "a cool frame's page is pinned", f);
+		fsck_check(k, !n || !n->pins, "a cool frame's page is pinned", f);
+		fsck_check(k, !n || !n->n_guarded, "a cool frame's page is kept by a floor", f);
 		fsck_check(k, p->node && node_at(c, p->node)->n_complete,
 			   "a cool frame is claimed by nobody", f);
 		fsck_check(k, p->cool_listed != p->leaving, "a cool frame is in no reclaim list", f);
@@ -360,6 +362,7 @@ uint32_t core_fsck(const struct core *core, void (*report)(void *arg, const char
 	fsck_index(&k);
 	fsck_spill(&k);
 	fsck_sequences(&k);
+	fsck_tenants(&k);
 	fsck_steer(&k);
 	if (ret_pages)
 		*ret_pages = k.pages;

@@ -25,6 +25,8 @@ void fsck_node(struct check *k, uint32_t number);
 void fsck_index(struct check *k);     /* nodes, claims, charges */
 void fsck_spill(struct check *k);     /* the spill tier */
 void fsck_steer(struct check *k);     /* pins and publications */
+void fsck_claim(struct check *k, uint32_t claim, const struct node *n); /* shelf and floor of one */
+void fsck_tenants(struct check *k);   /* shelves, floors, classes, ledger; after the others */
 void fsck_sequences(struct check *k); /* rows, holds, waits, promises, reservations */
 
 #endif

@@ -12,7 +12,7 @@ static uint32_t claim_holds_counted(const struct core *c, const struct node *n, 
 }
 
 static uint32_t claim_children_counted(const struct core *c, const struct node *n, uint32_t domain,
-				       uint32_t *ret_near)
+				       uint32_t *ret_near, uint32_t *ret_guarded)
 {
 	uint32_t children = 0;
 	*ret_near = 0;
@@ -23,6 +23,7 @@ static uint32_t claim_children_counted(const struct core *c, const struct node *
 			continue;
 		children++;
 		*ret_near += node_at(c, child)->present;
+		*ret_guarded += claim_at(c, claim)->guarded;
 	}
 	return children;
 }
@@ -44,7 +45,7 @@ static void check_claim(struct check *k, uint32_t number, const struct node *n)
 	fsck_check(k, claim->complete || claim->promiser,
 		   "a claim is nobody's, though others may wait for it", number);
 	if (!claim->complete) {
-		fsck_check(k, !claim->holds && !claim->children && !claim->group,
+		fsck_check(k, !claim->holds && !claim->children && !claim->shelf && !claim->guarded,
 			   "a mere promise is used as a claim", number);
 		return;
 	}
@@ -56,13 +57,13 @@ static void check_claim(struct check *k, uint32_t number, const struct node *n)
 		   "a claim's chain does not reach its root", number);
 	fsck_check(k, claim->holds == claim_holds_counted(c, n, number),
 		   "a claim's holds are not its table slots", number);
-	uint32_t near, children = claim_children_counted(c, n, claim->domain, &near);
+	uint32_t near, guarded = 0, children = claim_children_counted(c, n, claim->domain, &near, &guarded);
 	fsck_check(k, claim->children == children, "a claim's count of children is wrong", number);
 	fsck_check(k, claim->near == near, "a claim's count of children in memory is wrong", number);
+	fsck_check(k, claim->guarded_children == guarded,
+		   "a claim's count of children that floors keep is wrong", number);
 	fsck_check(k, n->copies.count || !claim->holds, "a page on disk alone is held", number);
-	bool evictable = !claim->holds && !claim->near && n->present && !n->pins;
-	fsck_check(k, evictable == !!claim->group,
-		   "a claim is a reclaim candidate and not listed so, or the reverse", number);
+	fsck_claim(k, number, n);
 	uint64_t bytes = page_bytes_of_space(c, n->space);
 	if (n->copies.count)
 		charge(c, claim->tenant, bytes, claim->holds ? bytes : 0);
@@ -121,10 +122,11 @@ void fsck_node(struct check *k, uint32_t number)
 void fsck_index(struct check *k)
 {
 	const struct core *c = k->c;
-	uint32_t nodes = 0, claims = 0, in_lru = 0, listed = 0;
+	uint32_t nodes = 0, claims = 0;
 	for (uint32_t t = 0; t < c->n_tenants; t++) {
 		struct tenant *tenant = (struct tenant *)(uintptr_t)tenant_at(c, t);
-		tenant->check_rss = tenant->check_held = tenant->check_reserved = tenant->check_spilled = 0;
+		tenant->check_rss = tenant->check_held = tenant->check_reserved = 0;
+		tenant->check_spilled = tenant->check_guarded = 0;
 	}
 	for (uint32_t i = 1; i <= c->nodes.high; i++) {
 		if (node_at(c, i)->next_free || !node_at(c, i)->live)
@@ -142,15 +144,6 @@ void fsck_index(struct check *k)
 		uint64_t bytes = page_bytes_of_space(c, group_of_frame(c, p->frame)->space);
 		charge(c, p->tenant, bytes, bytes);
 	}
-	for (uint32_t i = 0; i < GROUPS_MAX; i++)
-		if (fsck_list(k, LIST_LRU, &c->groups[i].lru, c->claims.high + 1,
-			      "a reclaim list is broken"))
-			for (uint32_t q = list_first(&c->groups[i].lru); q != CORE_NONE;
-			     q = list_next(c, LIST_LRU, q)) {
-				in_lru++;
-				fsck_check(k, claim_at(c, q)->group == i + 1,
-					   "a claim is in another group's reclaim list", q);
-			}
 	for (uint32_t t = 0; t < c->n_tenants; t++) {
 		const struct tenant *tenant = tenant_at(c, t);
 		fsck_check(k, tenant->rss_bytes == tenant->check_rss,
@@ -159,12 +152,7 @@ void fsck_index(struct check *k)
 			   "a tenant's spilled bytes are not its claims' on disk", t);
 		fsck_check(k, tenant->held_bytes == tenant->check_held,
 			   "a tenant's held bytes are not what its sequences hold", t);
-		if (fsck_list(k, LIST_TENANT_CLAIMS, &tenant->claims, c->claims.high + 1,
-			      "a tenant's reclaim list is broken"))
-			listed += tenant->claims.count;
 	}
-	fsck_check(k, in_lru == listed, "a reclaim candidate is missing in its tenant's list",
-		   listed);
 }
 
 /* One table row: holds point at pages that list them, sealed in front, open behind. */

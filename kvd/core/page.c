@@ -6,7 +6,8 @@
  * claim by which its domain may use it, and the node that the prompt has at this place.
  *
  * Invariants: OPEN <=> the page has exactly one holder and no node.  SEALED <=> at least one
- * holder, or its node is pinned (steer.c). COOL <=> no holder, a node, a complete claim on it, no pin. */
+ * holder, or its node is pinned (steer.c) or kept by a floor (guard.c). COOL <=> no holder, a node, a complete
+ * claim on it, and neither of these. */
 #include "kvd/core/spill.h"
 
 static uint32_t page_group(const struct core *c, uint32_t p)
@@ -146,13 +147,28 @@ bool page_redundant(const struct core *c, uint32_t number)
 	return false;
 }
 
+/* A page of the index without a holder: SEALED while a pin or a floor keeps it, else COOL. */
+static void page_temper(const struct core *c, uint32_t number)
+{
+	const struct page *p = page_at(c, number);
+	const struct node *n = node_at(c, p->node);
+	bool kept = n->pins || n->n_guarded;
+	if (p->leaving)
+		return;
+	enum kvd_frame_state state = frame_state(c, p->frame);
+	if (state == KVD_FRAME_SEALED && !kept)
+		frame_move(c, p->frame, KVD_FRAME_COOL, 0);
+	else if (state == KVD_FRAME_COOL && kept)
+		frame_move(c, p->frame, KVD_FRAME_SEALED, 0);
+	page_cool_list(c, number, !kept);
+}
+
 /* A sealed page without a holder: keep it as cache if its node is claimed, else let it go. */
 void page_tidy(const struct core *c, uint32_t number)
 {
 	const struct page *p = page_at(c, number);
 	if (p->holders.count)
 		return;
-	enum kvd_frame_state state = frame_state(c, p->frame);
 	bool keep = p->node && node_at(c, p->node)->n_complete && !page_redundant(c, number);
 	if (p->leaving)
 		return;
@@ -160,13 +176,17 @@ void page_tidy(const struct core *c, uint32_t number)
 		page_drop(c, number, true);
 		return;
 	}
-	bool pinned = node_at(c, p->node)->pins != 0;
-	if (state == KVD_FRAME_SEALED && !pinned)
-		frame_move(c, p->frame, KVD_FRAME_COOL, 0);
-	else if (state == KVD_FRAME_COOL && pinned)
-		frame_move(c, p->frame, KVD_FRAME_SEALED, 0);
 	SET(p->used_usec, c->now_usec);
-	page_cool_list(c, number, !pinned);
+	page_temper(c, number);
+}
+
+/* The node's pins, or the floors that keep it, have changed: its copies follow. */
+void copies_temper(const struct core *c, uint32_t node)
+{
+	const struct node *n = node_at(c, node);
+	for (uint32_t p = list_first(&n->copies); p != CORE_NONE; p = list_next(c, LIST_COPIES, p))
+		if (!page_at(c, p)->holders.count)
+			page_temper(c, p);
 }
 
 static void holder_add(const struct core *c, uint32_t hold, uint32_t page)
@@ -190,13 +210,14 @@ void hold_claim(const struct core *c, uint32_t seq, uint32_t index, uint32_t cla
 	uint64_t bytes = bytes_of(c, h->page);
 	assert(k->complete && !h->claim);
 	SET(h->claim, claim);
+	claim_hit(c, claim);
 	SET(k->home, page_group(c, h->page));
-	SET(k->used_usec, c->now_usec);
 	ADD(k->holds, 1);
 	if (k->holds > 1)
 		return;
 	SET(c->logical_bytes, c->logical_bytes - bytes);
 	tenant_charge(c, k->tenant, 0, (int64_t)bytes);
+	guard_release(c, claim);
 	claim_relist(c, claim);
 }
 
@@ -232,6 +253,7 @@ void hold_drop(const struct core *c, uint32_t seq, uint32_t index)
 		if (!k->holds) {
 			SET(c->logical_bytes, c->logical_bytes + bytes);
 			tenant_charge(c, k->tenant, 0, -(int64_t)bytes);
+			guard_cold(c, claim);
 			claim_relist(c, claim);
 		}
 	}

@@ -34,6 +34,36 @@ void tenant_define(const struct core *c, const struct core_event *event);
 void domain_use(const struct core *c, uint32_t domain);
 void domain_leave(const struct core *c, uint32_t domain);
 void tenant_charge(const struct core *c, uint32_t tenant, int64_t rss_bytes, int64_t held_bytes);
+void tenant_reserve(const struct core *c, uint32_t tenant, int64_t bytes);
+uint64_t tenant_usage(const struct tenant *t);
+void tenant_quota(const struct core *c, uint32_t tenant, const struct core_quota *wanted);
+enum tenant_dirty { DIRTY_GUARD = 1, DIRTY_HIGH = 2 };
+void tenant_mark(const struct core *c, uint32_t tenant, uint32_t dirty);
+void tenants_pump(const struct core *c);
+
+/* guard.c: what a tenant's min keeps */
+void guard_cold(const struct core *c, uint32_t claim);
+void guard_release(const struct core *c, uint32_t claim);
+bool guard_settle(const struct core *c, uint32_t tenant);  /* false: there is more to do */
+
+/* shelf.c: the order of reclaim candidates */
+#define HALF_LIFE_USEC 300000000ull            /* of a hit: long against a dialogue, short against a day's turn */
+uint32_t hits_now(uint32_t hits_256, uint64_t used_usec, uint64_t now_usec);
+uint32_t space_tokens_per_mib(const struct core *c, uint32_t space);
+uint64_t claim_worth_usec(const struct core *c, const struct claim *k);
+uint64_t claim_value(const struct core *c, uint32_t claim);
+void claim_relist(const struct core *c, uint32_t claim);
+void claim_unlist(const struct core *c, uint32_t claim);
+void claim_hit(const struct core *c, uint32_t claim);
+void shelf_begin(const struct shelf *s, uint32_t cursor[SHELF_LEVELS]);
+uint32_t shelf_peek(const struct core *c, const uint32_t cursor[SHELF_LEVELS], uint32_t *ret_level);
+uint32_t shelf_first(const struct core *c, uint32_t shelf);
+uint32_t shelf_of_heap(const struct core *c, uint32_t group, uint32_t at); /* 0: none there */
+uint64_t class_key(uint32_t class, uint64_t value);
+uint32_t key_class(uint64_t key);
+void shelf_class_changed(const struct core *c, uint32_t tenant);
+uint32_t tenant_first(const struct core *c, uint32_t tenant);
+uint32_t tenant_last(const struct core *c, uint32_t tenant);
 
 /* engine.c */
 void engine_attach(const struct core *c, const struct core_event *event);
@@ -93,6 +123,7 @@ void page_index(const struct core *c, uint32_t page,
 void page_drop(const struct core *c, uint32_t page, bool seen);  /* its frame retires */
 void page_cool_list(const struct core *c, uint32_t page, bool on);
 void page_tidy(const struct core *c, uint32_t page);             /* nobody holds it: cool or drop */
+void copies_temper(const struct core *c, uint32_t node);         /* pins or floors have changed */
 void hold_take(const struct core *c, uint32_t seq, uint32_t index, uint32_t page, uint32_t claim);
 void hold_claim(const struct core *c, uint32_t seq, uint32_t index, uint32_t claim);
 void hold_drop(const struct core *c, uint32_t seq, uint32_t index);
@@ -114,7 +145,6 @@ void node_maybe_free(const struct core *c, uint32_t node);
 uint32_t claim_find(const struct core *c, uint32_t node, uint32_t domain);
 uint32_t claim_find_or_make(const struct core *c, uint32_t node, uint32_t domain, uint32_t tenant);
 void claim_complete(const struct core *c, uint32_t claim, uint32_t tenant, uint32_t home);
-void claim_relist(const struct core *c, uint32_t claim);
 void claim_maybe_free(const struct core *c, uint32_t claim);
 /* forget it and what the domain has below it; frees what nobody else wants */
 void claim_drop(const struct core *c, uint32_t claim);
@@ -193,15 +223,28 @@ void admit_preempt(const struct core *c, uint32_t seq);
 void admit_pump(const struct core *c);
 void admit_serve(const struct core *c); /* groups whose sequences wait for frames */
 
-/* reclaim.c */
-struct reclaim_candidate { uint32_t claim, node; uint64_t used_usec; uint64_t frees_bytes; };
-uint32_t reclaim_plan(const struct core *c, uint32_t group, struct reclaim_candidate *ret,
+/* plan.c: the one ranked plan */
+struct reclaim_candidate {
+	uint32_t claim, node, tenant, class;
+	uint64_t used_usec, frees_bytes, charge_bytes;
+};
+struct reclaim_scope { uint32_t group, tenant; };  /* CORE_NONE: all groups; all tenants */
+uint32_t reclaim_plan(const struct core *c, struct reclaim_scope scope, struct reclaim_candidate *ret,
 		      uint32_t max);
+
+/* reclaim.c */
 uint32_t reclaim_run(const struct core *c, uint32_t group, uint32_t n_frames);
 bool reclaim_claim(const struct core *c); /* false: every claim is in use */
 void reclaim_out(const struct core *c, uint32_t claim); /* to disk, or forgotten */
 void reclaim_page(const struct core *c, uint32_t page);
 uint64_t reclaim_oldest_usec(const struct core *c, uint32_t group);
-void reclaim_tenant(const struct core *c, uint32_t tenant, uint64_t bytes);
+bool reclaim_tenant(const struct core *c, uint32_t tenant, uint64_t bytes);
+
+/* ledger.c */
+void blame(const struct core *c, uint32_t by, enum kvd_reclaim_reason reason); /* of what goes from now on */
+void ledger_evicted(const struct core *c, uint32_t claim);
+void ghost_add(const struct core *c, uint32_t claim);
+void ghost_computed(const struct core *c, uint32_t claim);
+const struct ledger_row *ledger_row_at(const struct core *c, uint32_t at);
 
 #endif

@@ -17,18 +17,19 @@ static const uint32_t *bucket_at(const struct core *c, uint64_t base, uint32_t h
 	return (const uint32_t *)((const char *)c + base) + (hash & (c->layout.buckets_max - 1));
 }
 
-static uint32_t node_hash(const struct core *c, uint32_t space, uint32_t parent,
-			  const int32_t *tokens)
+/* Of all tokens from the start on: by way of the parent's. */
+static uint64_t node_identity(const struct core *c, uint32_t space, uint32_t parent, const int32_t *tokens)
 {
 	uint64_t words[1 + KVD_PAGE_TOKENS / 2];
-	words[0] = (uint64_t)space << 32 | parent;
+	words[0] = parent ? node_at(c, parent)->identity : space;
 	memcpy(words + 1, tokens, KVD_PAGE_TOKENS * sizeof(*tokens));
-	return (uint32_t)siphash_words(c->config.hash_key, words, 1 + KVD_PAGE_TOKENS / 2);
+	return siphash_words(c->config.hash_key, words, 1 + KVD_PAGE_TOKENS / 2);
 }
 
 static uint32_t node_find_hashed(const struct core *c, uint32_t space, uint32_t parent,
-				 const int32_t *tokens, uint32_t hash)
+				 const int32_t *tokens, uint64_t identity)
 {
+	uint32_t hash = (uint32_t)identity;
 	for (uint32_t i = *bucket_at(c, c->layout.at_node_hash, hash); i;
 	     i = node_at(c, i)->hash_next) {
 		const struct node *n = node_at(c, i);
@@ -41,15 +42,15 @@ static uint32_t node_find_hashed(const struct core *c, uint32_t space, uint32_t 
 
 uint32_t node_find(const struct core *c, uint32_t space, uint32_t parent, const int32_t *tokens)
 {
-	return node_find_hashed(c, space, parent, tokens, node_hash(c, space, parent, tokens));
+	return node_find_hashed(c, space, parent, tokens, node_identity(c, space, parent, tokens));
 }
 
 /* 0: the pool of nodes is full. */
 uint32_t node_find_or_make(const struct core *c, uint32_t space, uint32_t parent,
 			   const int32_t *tokens)
 {
-	uint32_t hash = node_hash(c, space, parent, tokens),
-		 number = node_find_hashed(c, space, parent, tokens, hash);
+	uint64_t identity = node_identity(c, space, parent, tokens);
+	uint32_t hash = (uint32_t)identity, number = node_find_hashed(c, space, parent, tokens, identity);
 	if (number)
 		return number;
 	const uint32_t *bucket = bucket_at(c, c->layout.at_node_hash, hash);
@@ -60,6 +61,7 @@ uint32_t node_find_or_make(const struct core *c, uint32_t space, uint32_t parent
 	SET(n->space, space);
 	SET(n->parent, parent);
 	SET(n->depth, parent ? node_at(c, parent)->depth + 1 : 0);
+	SET(n->identity, identity);
 	SET(n->hash, hash);
 	SET_BYTES(n->tokens, tokens, sizeof(n->tokens));
 	SET(n->live, 1);
@@ -171,7 +173,8 @@ static void claim_pay(const struct core *c, const struct claim *k, bool away, in
 	SET(c->logical_bytes, c->logical_bytes + bytes);
 }
 
-/* The page is sealed: the domain may skip it from now on, and the tenant pays for it. */
+/* The page is sealed: the domain may skip it from now on, and the tenant pays for it.  The caller puts it into a
+ * table next (hold_claim). */
 void claim_complete(const struct core *c, uint32_t number, uint32_t tenant, uint32_t home)
 {
 	const struct claim *k = claim_at(c, number);
@@ -180,6 +183,7 @@ void claim_complete(const struct core *c, uint32_t number, uint32_t tenant, uint
 	SET(k->tenant, tenant);
 	SET(k->home, home);
 	SET(k->used_usec, c->now_usec);
+	SET(k->hits_256, 0);
 	SET(k->complete, 1);
 	ADD(node_at(c, k->node)->n_complete, 1);
 	assert(node_at(c, k->node)->copies.count);
@@ -190,41 +194,6 @@ void claim_complete(const struct core *c, uint32_t number, uint32_t tenant, uint
 		claim_relist(c, parent);
 	}
 	promise_kept(c, number);
-	claim_relist(c, number);
-}
-
-/* By last use.  Most claims go to the tail (just used); a parent whose last child went is about as
- * old as that child was and finds its place near the head, after at most 32 steps. */
-static void list_insert_by_use(const struct core *c, enum list_kind kind, const struct list *l,
-			       uint32_t number)
-{
-	uint64_t used = claim_at(c, number)->used_usec;
-	uint32_t where = CORE_NONE;
-	if (l->count && claim_at(c, list_last(l))->used_usec > used) {
-		where = list_first(l);
-		for (uint32_t i = 0; i < 32 && claim_at(c, where)->used_usec <= used; i++)
-			where = list_next(c, kind, where);
-	}
-	list_insert(c, kind, l, number, where);
-}
-
-/* Keep the claim among the reclaim candidates iff its page is in memory to stay, nobody of its domain holds
- * it or has a child of it there, and no pin does. */
-void claim_relist(const struct core *c, uint32_t number)
-{
-	const struct claim *k = claim_at(c, number);
-	const struct node *n = node_at(c, k->node);
-	bool want = k->complete && !k->holds && !k->near && n->present && !n->pins;
-	if (k->group && (!want || k->group != k->home + 1)) {
-		list_remove(c, LIST_LRU, &c->groups[k->group - 1].lru, number);
-		list_remove(c, LIST_TENANT_CLAIMS, &tenant_at(c, k->tenant)->claims, number);
-		SET(k->group, 0);
-	}
-	if (want && !k->group) {
-		list_insert_by_use(c, LIST_LRU, &c->groups[k->home].lru, number);
-		list_insert_by_use(c, LIST_TENANT_CLAIMS, &tenant_at(c, k->tenant)->claims, number);
-		SET(k->group, k->home + 1);
-	}
 }
 
 void claim_maybe_free(const struct core *c, uint32_t number)
@@ -232,7 +201,7 @@ void claim_maybe_free(const struct core *c, uint32_t number)
 	const struct claim *k = claim_at(c, number);
 	if (k->complete || k->promiser || k->waiters.count)
 		return;
-	assert(!k->holds && !k->children && !k->group);
+	assert(!k->holds && !k->children && !k->shelf);
 	uint32_t node = k->node;
 	hash_unlink(c, bucket_at(c, c->layout.at_claim_hash, claim_hash(c, node, k->domain)),
 		    number, false);
@@ -270,6 +239,10 @@ static void claim_forget(const struct core *c, uint32_t number)
 	uint32_t parent = claim_parent(c, k), node = k->node, domain = k->domain;
 	const struct node *n = node_at(c, node);
 	uint32_t was_present = n->present;
+	guard_release(c, number);
+	ghost_add(c, number);
+	if (n->copies.count)
+		ledger_evicted(c, number);
 	SET(k->complete, 0);
 	claim_relist(c, number);
 	ADD(n->n_complete, -1);

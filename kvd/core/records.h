@@ -26,6 +26,11 @@ enum {
 	FETCH_AHEAD_PAGES = 16,        /* pages of a chain read ahead of the one waited for */
 	SPILL_PATIENCE_USEC = 50000,   /* a write that takes longer is no longer waited for, and ... */
 	SPILL_PAUSE_USEC = 1000000,    /* ... for this long pages are forgotten instead of written */
+	SHELF_LEVELS = 6,              /* by log2(hits): from 32 on they are all alike */
+	PLAN_STEP = 32,                /* candidates planned and then dropped in one go */
+	LEDGER_ROWS = 1024,            /* (victim, by, reason); the least recent go to row 0, "others" */
+	EVICTED_ROWS = 1024,           /* last evictions, one by one */
+	GHOST_WAYS = 4,
 	BUCKETS = 14, /* by log2(free frames): an extent holds at most 1 GiB / 8 KiB */
 };
 
@@ -88,7 +93,8 @@ struct node {                          /* content identity: (space, parent, 16 t
 	uint32_t next_free;            /* book.c's, 0 while the record is live */
 	uint32_t live, space, parent, depth;
 	uint32_t refs;                 /* hold slots that name it as their prompt, and jobs */
-	uint32_t hash, hash_next;
+	uint64_t identity;             /* keyed hash of all tokens up to here; outlives the record */
+	uint32_t hash, hash_next;      /* hash: its lower half */
 	int32_t tokens[KVD_PAGE_TOKENS];
 	uint32_t shared;               /* its copy in the shared colour, 0: none */
 	uint32_t job;                  /* mover job that works on it */
@@ -97,7 +103,7 @@ struct node {                          /* content identity: (space, parent, 16 t
 	uint8_t failures;              /* mover failures in a row */
 	uint8_t present;               /* it has a copy, and that is not on its way to disk */
 	uint32_t switch_extent;        /* where it waits, + 1; 0: in the core's list */
-	uint32_t n_complete;           /* complete claims */
+	uint32_t n_complete, n_guarded; /* complete claims; of these: kept by their tenant's min */
 	uint32_t spill;                /* its record in the spill tier, 0: none */
 	struct list copies, claims, children, waiters;
 	struct link sibling, queue, switch_link;
@@ -114,11 +120,38 @@ struct claim { /* "this domain may skip computing this page", or a promise of it
 	uint32_t near;                 /* ... of these: on nodes with a copy in memory */
 	uint32_t complete;             /* 0: only promised or waited for */
 	uint32_t promiser;             /* sequence that computes it now, 0: none */
-	uint32_t group;                /* whose reclaim list it is in, + 1; 0: none */
+	uint32_t shelf;                /* it is a candidate there (shelf.c), 0: of none */
 	uint32_t home;                 /* group where it was last used */
+	uint32_t guarded_children;     /* of its children: kept by its tenant's min */
+	uint16_t hits_256;             /* uses x 256 at used_usec, halved every half-life */
+	uint8_t level;                 /* of its shelf */
+	uint8_t guarded;               /* cold, and kept by its tenant's min (guard.c) */
 	uint64_t used_usec;
 	struct list waiters;           /* sequences */
-	struct link of_node, lru, of_tenant, promised;
+	struct link of_node, lru, promised;
+};
+
+/* The reclaim candidates of one tenant in one group, or those that its min keeps for it. */
+struct shelf {
+	uint32_t next_free;            /* book.c's, 0 while the record is live */
+	uint32_t tenant, group;        /* group CORE_NONE: kept by the tenant's min, for nobody else */
+	uint32_t heap;                 /* place in its group's heap + 1; 0: kept */
+	uint32_t count;
+	uint64_t key;                  /* shelf_key(): class of its tenant, value of its first claim */
+	struct list level[SHELF_LEVELS]; /* claims by log2 of hits, each least recently used first */
+	struct link of_tenant;
+};
+
+/* A page that was evicted, in case it is computed again. */
+struct ghost { uint64_t key, usec; uint32_t victim, by, reason, pad; };
+
+struct ledger_row { uint32_t victim, by, reason, live; uint64_t bytes, pages, refault_tokens, last_usec; };
+
+struct evicted_row {
+	uint64_t usec, prefix, idle_usec, bytes;
+	uint32_t victim, by, depth;
+	uint16_t hits_256;
+	uint8_t reason, class;
 };
 
 struct hold { uint32_t page, claim, node, seq; struct link link; }; /* one table slot */
@@ -161,14 +194,20 @@ struct seq {
 struct tenant {
 	char name[KVD_NAME_MAX];
 	uint32_t domain, sharing;
-	uint64_t max_bytes, rss_bytes, held_bytes, reserved_bytes;
+	struct core_quota quota;       /* completed: min <= low, high < max, weight > 0 */
+	uint64_t rss_bytes, held_bytes, reserved_bytes;
 	uint64_t spilled_bytes, check_spilled; /* claims whose page is on disk alone; fsck's sum */
-	uint64_t evicted;
-	uint32_t n_seqs;
-	uint64_t check_rss, check_held, check_reserved; /* fsck's sums, no part of the state */
-	struct list claims;            /* evictable ones, oldest first */
+	uint64_t guarded_bytes;        /* cold claims that its min keeps */
+	uint64_t floor_bytes;          /* the part of its charge that its min covers */
+	uint64_t evicted, refault_tokens, throttled;
+	uint32_t n_seqs, class;        /* enum kvd_reclaim_class of its candidates */
+	uint32_t shelf;                /* claims that its min keeps, 0: none */
+	uint32_t dirty;                /* enum tenant_dirty: to be looked at in this event */
+	uint64_t check_rss, check_held, check_reserved, check_guarded; /* fsck's sums, no part of the state */
+	struct list shelves;           /* with reclaim candidates, one for each group */
 	struct list running;           /* sequences, oldest first */
 	struct link link;              /* tenants with running sequences */
+	struct link dirty_link;
 };
 
 struct domain { char name[KVD_NAME_MAX]; uint32_t refs, own; };
@@ -199,7 +238,8 @@ struct group {                         /* one (space, colour): who may use which
 	uint64_t reserved;             /* frames promised to sequences and not yet taken */
 	uint64_t wanted;               /* extents those may need beyond its busy ones */
 	struct list extents, idle, partial[BUCKETS];
-	struct list lru, cool;         /* claims, pages: reclaim candidates, oldest first */
+	uint32_t n_shelves;            /* in its heap: whose first claim goes first is on top */
+	struct list cool;              /* pages nobody holds, by when that began */
 	struct list pending;           /* sequences that wait for frames */
 	struct list fresh, stamping, quarantined; /* frames */
 };
@@ -255,11 +295,10 @@ struct pool { uint32_t high, free, count, max; }; /* records below high; free li
 struct layout {
 	uint64_t book_bytes;
 	uint64_t at_extents, at_frames, at_pages, at_nodes, at_claims, at_holds, at_seqs,
-		at_tenants, at_domains, at_node_hash, at_claim_hash, at_items, at_shell, at_journal,
-		at_regions, at_spills,
-		journal_max;
-	uint32_t n_extents, slot_bits, frames_max, nodes_max, claims_max, buckets_max, domains_max,
-		items_max, n_regions, spills_max;
+		at_tenants, at_domains, at_node_hash, at_claim_hash, at_shelves, at_heaps, at_ghosts, at_items,
+		at_shell, at_journal, at_regions, at_spills, journal_max;
+	uint32_t n_extents, slot_bits, frames_max, nodes_max, claims_max, buckets_max, domains_max, shelves_max,
+		ghosts_max, items_max, n_regions, spills_max;
 };
 
 #endif

@@ -94,8 +94,7 @@ void seq_reserve(const struct core *c, uint32_t seq, int64_t pages)
 	SET(s->reserved, (uint32_t)(s->reserved + pages));
 	group_reserve(c, s->engine, pages);
 	uint64_t bytes = page_bytes_of_space(c, c->engines[s->engine].space);
-	const struct tenant *t = tenant_at(c, s->tenant);
-	SET(t->reserved_bytes, t->reserved_bytes + (uint64_t)pages * bytes);
+	tenant_reserve(c, s->tenant, pages * (int64_t)bytes);
 }
 
 /* Drop the table entries from n_pages on, last first: what is cached then ages leaf before parent.

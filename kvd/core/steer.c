@@ -261,18 +261,23 @@ static void evict(const struct core *c, const struct core_event *event, uint32_t
 	uint64_t bytes = c->physical_bytes, pages = c->evicted_pages;
 	uint32_t dropped = 0;
 	bool more = false;
+	blame(c, CORE_NONE, KVD_RECLAIM_ADMIN);
 	if (node) {
 		more = evict_prefix(c, node, &dropped);
 	} else if (event->steer.tenant != CORE_NONE) {
-		const struct list *own = &tenant_at(c, event->steer.tenant)->claims;
-		while (own->count && (!event->steer.bytes || bytes - c->physical_bytes < event->steer.bytes) && !more) {
-			claim_drop(c, list_first(own));
+		uint32_t claim;
+		while ((!event->steer.bytes || bytes - c->physical_bytes < event->steer.bytes) && !more &&
+		       (claim = tenant_first(c, event->steer.tenant))) {
+			claim_drop(c, claim);
 			more = ++dropped == EVICTS_MAX;
 		}
 	} else {
+		struct reclaim_candidate first;
 		while ((!event->steer.bytes || bytes - c->physical_bytes < event->steer.bytes) && !more &&
-		       reclaim_claim(c))
+		       reclaim_plan(c, (struct reclaim_scope){ CORE_NONE, CORE_NONE }, &first, 1)) {
+			claim_drop(c, first.claim);
 			more = ++dropped == EVICTS_MAX;
+		}
 	}
 	SET(c->memory_changed, 1);
 	act_steered(c, KVD_S_OK, c->evicted_pages - pages, bytes - c->physical_bytes, 0, 0, more);

@@ -5,7 +5,12 @@
  * own (own = its number + 1), which no declared domain can be confused with, whatever its name.
  *
  * Charge (RSS, as if nothing were shared): a tenant pays for every claim that it made and for every
- * page it made that is not in the index.  held_bytes is the part that sequences hold now. */
+ * page it made that is not in the index.  held_bytes is the part that sequences hold now.  What the limits are
+ * about is the charge and what is reserved for it (tenant_usage).
+ *
+ * A change of either has consequences that are not drawn at once but when the event's own work is done
+ * (tenants_pump): the tenant is marked dirty, for what its min keeps (guard.c) and for its own cache to go while it
+ * is above its high.  A new quota is a change like any other: what was charged stays charged. */
 #include "kvd/core/parts.h"
 
 bool name_equal(const char a[KVD_NAME_MAX], const char b[KVD_NAME_MAX])
@@ -109,8 +114,53 @@ void tenant_define(const struct core *c, const struct core_event *event)
 	SET(t->domain, domain);
 	SET(t->sharing,
 	    event->tenant.sharing > CORE_REUSE ? CORE_PRIVATE : (uint32_t)event->tenant.sharing);
-	SET(t->max_bytes, event->tenant.quota.max_bytes);
-	SET(c->memory_changed, 1);           /* a larger max may let somebody in */
+	tenant_quota(c, number, &event->tenant.quota);
+}
+
+uint64_t tenant_usage(const struct tenant *t)
+{
+	return t->rss_bytes + t->reserved_bytes;
+}
+
+/* Have another look at the tenant before the event ends. */
+void tenant_mark(const struct core *c, uint32_t tenant, uint32_t dirty)
+{
+	const struct tenant *t = tenant_at(c, tenant);
+	if (!t->dirty)
+		list_push(c, LIST_DIRTY, &c->dirty_tenants, tenant);
+	if (dirty & ~t->dirty)
+		SET(t->dirty, t->dirty | dirty);
+}
+
+static uint32_t class_of(const struct tenant *t)
+{
+	uint64_t usage = tenant_usage(t);
+	if (t->quota.high_bytes && usage > t->quota.high_bytes)
+		return KVD_CLASS_OVER_HIGH;
+	return usage <= t->quota.low_bytes ? KVD_CLASS_LOW : KVD_CLASS_NORMAL;
+}
+
+/* Its charge, its reservations or its quota have changed. */
+static void tenant_changed(const struct core *c, uint32_t tenant)
+{
+	const struct tenant *t = tenant_at(c, tenant);
+	const struct core_quota *q = &t->quota;
+	uint64_t usage = tenant_usage(t), floor = usage < q->min_bytes ? usage : q->min_bytes;
+	uint32_t class = class_of(t);
+	if (floor != t->floor_bytes) {
+		SET(c->floor_bytes, c->floor_bytes - t->floor_bytes + floor);
+		SET(t->floor_bytes, floor);
+	}
+	if (q->min_bytes || t->guarded_bytes)
+		tenant_mark(c, tenant, DIRTY_GUARD);
+	if (class == KVD_CLASS_OVER_HIGH)
+		tenant_mark(c, tenant, DIRTY_HIGH);
+	if (class == t->class)
+		return;
+	if (t->class == KVD_CLASS_OVER_HIGH)
+		SET(c->memory_changed, 1);           /* who waits for its own high may go on */
+	SET(t->class, class);
+	shelf_class_changed(c, tenant);
 }
 
 void tenant_charge(const struct core *c, uint32_t tenant, int64_t rss_bytes, int64_t held_bytes)
@@ -119,4 +169,77 @@ void tenant_charge(const struct core *c, uint32_t tenant, int64_t rss_bytes, int
 	SET(t->rss_bytes, t->rss_bytes + (uint64_t)rss_bytes);
 	SET(t->held_bytes, t->held_bytes + (uint64_t)held_bytes);
 	assert((int64_t)t->rss_bytes >= 0 && (int64_t)t->held_bytes >= 0);
+	tenant_changed(c, tenant);
+}
+
+void tenant_reserve(const struct core *c, uint32_t tenant, int64_t bytes)
+{
+	const struct tenant *t = tenant_at(c, tenant);
+	SET(t->reserved_bytes, t->reserved_bytes + (uint64_t)bytes);
+	assert((int64_t)t->reserved_bytes >= 0);
+	tenant_changed(c, tenant);
+}
+
+/* Whatever it says is made sense of: low at least min, high strictly below max at any size, so that a tenant's
+ * own cache goes before anything is refused (not the other way round). */
+void tenant_quota(const struct core *c, uint32_t tenant, const struct core_quota *wanted)
+{
+	const struct tenant *t = tenant_at(c, tenant);
+	struct core_quota q = *wanted;
+	if (q.max_bytes && q.min_bytes > q.max_bytes)
+		q.min_bytes = q.max_bytes;
+	if (q.low_bytes < q.min_bytes)
+		q.low_bytes = q.min_bytes;
+	if (q.max_bytes && (!q.high_bytes || q.high_bytes >= q.max_bytes))
+		q.high_bytes = q.max_bytes > 16 ? q.max_bytes - q.max_bytes / 16 : q.max_bytes - 1;
+	if (!q.weight)
+		q.weight = CORE_WEIGHT;
+	if (q.weight > CORE_WEIGHT_MAX)
+		q.weight = CORE_WEIGHT_MAX;
+	SET(t->quota, q);
+	tenant_changed(c, tenant);
+	tenant_mark(c, tenant, DIRTY_GUARD | DIRTY_HIGH);
+	SET(c->memory_changed, 1);                   /* a larger max may let somebody in */
+}
+
+/* Above its high the tenant's own cache goes, down to strictly below it.  True: done, or nothing is left to do
+ * before something else happens to it. */
+static bool tenant_shrink(const struct core *c, uint32_t tenant)
+{
+	const struct tenant *t = tenant_at(c, tenant);
+	uint64_t going = 0;                          /* to disk: they count until they are written */
+	if (c->spills_in[SPILL_SPILLING])
+		return true;                         /* the end of a write changes a charge */
+	blame(c, tenant, KVD_RECLAIM_HIGH);
+	for (uint32_t n = 0; t->quota.high_bytes && tenant_usage(t) - going >= t->quota.high_bytes; n++) {
+		uint32_t claim = tenant_first(c, tenant);
+		if (!claim)
+			return true;
+		if (n == PLAN_STEP)
+			return false;
+		uint64_t usage = tenant_usage(t), bytes = page_bytes_of_space(c, node_at(c, claim_at(c, claim)->node)->space);
+		reclaim_out(c, claim);
+		going += tenant_usage(t) == usage ? bytes : 0;
+	}
+	return true;
+}
+
+/* What the changes of this event mean for the tenants that they are about: a slice for each, sixteen tenants;
+ * what is left is the next event's. */
+void tenants_pump(const struct core *c)
+{
+	for (uint32_t n = c->dirty_tenants.count < 16 ? c->dirty_tenants.count : 16; n; n--) {
+		uint32_t tenant = list_first(&c->dirty_tenants), left = 0;
+		const struct tenant *t = tenant_at(c, tenant);
+		if ((t->dirty & DIRTY_HIGH) && t->class == KVD_CLASS_OVER_HIGH && !tenant_shrink(c, tenant))
+			left |= DIRTY_HIGH;
+		if ((t->dirty & DIRTY_GUARD) && !guard_settle(c, tenant))
+			left |= DIRTY_GUARD;
+		list_remove(c, LIST_DIRTY, &c->dirty_tenants, tenant);
+		SET(t->dirty, 0);
+		if (left)
+			tenant_mark(c, tenant, left);
+	}
+	if (c->dirty_tenants.count)
+		SET(c->more, 1);
 }

@@ -77,7 +77,7 @@ static bool open_refused(const struct core *c, const struct core_event *ev, uint
 		answer_numbers(c, ev, KVD_S_TOO_LARGE, need, pool_pages(c, ev->engine));
 		return true;
 	}
-	uint64_t max = tenant_at(c, tenant)->max_bytes, bytes = page_bytes_of_space(c, e->space);
+	uint64_t max = tenant_at(c, tenant)->quota.max_bytes, bytes = page_bytes_of_space(c, e->space);
 	if (max && need * bytes > max) {
 		answer_numbers(c, ev, KVD_S_TENANT_MAX, need, max / bytes);
 		return true;
@@ -270,14 +270,17 @@ static void seal_one(const struct core *c, uint32_t seq, uint32_t index, const i
 		return;
 	node_ref(c, node);
 	uint32_t claim = claim_find_or_make(c, node, s->domain, s->tenant);
+	blame(c, s->tenant, KVD_RECLAIM_CLAIMS);
 	if (!claim && reclaim_claim(c))
 		claim = claim_find_or_make(c, node, s->domain, s->tenant);
 	if (claim) {
 		int64_t bytes = (int64_t)page_bytes_of_space(c, space);
 		tenant_charge(c, page->tenant, -bytes, -bytes);
 		page_index(c, h->page, node);
-		if (!claim_at(c, claim)->complete)
+		if (!claim_at(c, claim)->complete) {
 			claim_complete(c, claim, s->tenant, s->engine);
+			ghost_computed(c, claim);
+		}
 		hold_claim(c, seq, index, claim);
 		share_consider(c, node);
 	}

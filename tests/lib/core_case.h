@@ -28,6 +28,25 @@ static inline struct kvd_row_status status_of(struct world *w)
 	return st;
 }
 
+/* Define or change a tenant that shares under `merge`; returns its number. */
+static inline uint32_t tenant_with(struct world *w, const char *name, struct core_quota quota)
+{
+	struct core_event ev = { .type = CORE_EV_TENANT };
+	strncpy(ev.tenant.name, name, sizeof(ev.tenant.name) - 1);
+	ev.tenant.sharing = CORE_MERGE;
+	ev.tenant.quota = quota;
+	world_step(w, &ev);
+	return core_tenant_find(w->core, name);
+}
+
+static inline struct kvd_row_tenant tenant_row(struct world *w, uint32_t tenant)
+{
+	struct kvd_row_tenant row = { 0 };
+	uint32_t cursor = 0;
+	ck_assert_uint_eq(core_read_tenants(w->core, tenant, &cursor, &row, 1), 1);
+	return row;
+}
+
 static inline uint32_t attach(struct world *w, const char *name)
 {
 	uint32_t e = world_attach(w, name, 1, PLANES, BLOCK, WORLD_SLOTS, WORLD_PAGES);

@@ -240,12 +240,12 @@ START_TEST(index_and_charges)
 	MUTATE(k->node, 3u + !(k->node - 3u), "a claim does not name its node");
 	MUTATE(k->complete, 0u, "used as a claim");
 	MUTATE(k->promiser, 1u, "still promised");
-	MUTATE(claim_at(c, cold)->group, 0u, "reclaim candidate");
+	MUTATE(claim_at(c, cold)->shelf, 0u, "reclaim candidate");
 	MUTATE(claim_at(c, promise)->promiser, 0u, "a claim is nobody's");
 	MUTATE(tenant_at(c, 0)->rss_bytes, (uint64_t)1, "charge is not what it has");
 	MUTATE(tenant_at(c, 1)->held_bytes, (uint64_t)1, "held bytes");
 	MUTATE(tenant_at(c, 1)->reserved_bytes, (uint64_t)1, "a tenant's reservations");
-	MUTATE(tenant_at(c, 1)->claims.count, 0u, "reclaim list is broken");
+	MUTATE(tenant_at(c, 1)->shelves.count, 0u, "list of shelves is broken");
 	MUTATE(c->logical_bytes, c->logical_bytes + 1, "logical bytes");
 	world_free(w);
 }
