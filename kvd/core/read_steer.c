@@ -149,7 +149,9 @@ static void engines_pages(const struct core *c, struct kvd_row_smaps *rows)
 		if (p->next_free || p->state != PAGE_RESIDENT || !p->holders.count)
 			continue;
 		uint64_t mask = page_engines(c, p), bytes = page_bytes_of_space(c, group_of_frame(c, p->frame)->space);
-		uint32_t n = (uint32_t)__builtin_popcountll(mask);
+		uint32_t n = 0;
+		for (uint64_t rest = mask; rest; rest &= rest - 1) /* no call of the compiler's library */
+			n++;
 		uint64_t rest = bytes % n;           /* the first one's, so that the shares add up exactly */
 		for (; mask; mask &= mask - 1, rest = 0) {
 			struct kvd_row_smaps *row = &rows[__builtin_ctzll(mask)];
