@@ -55,6 +55,7 @@ uint64_t claim_value(const struct core *c, uint32_t claim);
 void claim_relist(const struct core *c, uint32_t claim);
 void claim_unlist(const struct core *c, uint32_t claim);
 void claim_hit(const struct core *c, uint32_t claim);
+void claim_touch(const struct core *c, uint32_t claim);
 void shelf_begin(const struct shelf *s, uint32_t cursor[SHELF_LEVELS]);
 uint32_t shelf_peek(const struct core *c, const uint32_t cursor[SHELF_LEVELS], uint32_t *ret_level);
 uint32_t shelf_first(const struct core *c, uint32_t shelf);

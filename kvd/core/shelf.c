@@ -312,6 +312,15 @@ void claim_hit(const struct core *c, uint32_t number)
 	SET(k->used_usec, c->now_usec);
 }
 
+/* As if used now, though it was not. */
+void claim_touch(const struct core *c, uint32_t number)
+{
+	if (claim_at(c, number)->shelf)
+		claim_unlist(c, number);
+	SET(claim_at(c, number)->used_usec, c->now_usec);
+	claim_relist(c, number);
+}
+
 /* The tenant's candidate that goes first, of all groups; 0: none.  Its min keeps nothing from itself: where
  * nothing else is left, what it keeps goes. */
 uint32_t tenant_first(const struct core *c, uint32_t tenant)

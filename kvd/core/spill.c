@@ -350,7 +350,7 @@ static enum begin fetch_begin(const struct core *c, uint32_t seq, uint32_t index
 	/* As if used now: what is read for somebody must not be the next to go. */
 	uint32_t claim = claim_find(c, node, s->domain);
 	if (claim)                           /* none yet: the page is public */
-		SET(claim_at(c, claim)->used_usec, c->now_usec);
+		claim_touch(c, claim);
 	spill_move(c, number, SPILL_FETCHING);
 	job_start(c, job);
 	return BEGIN_DONE;

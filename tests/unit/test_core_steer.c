@@ -74,6 +74,7 @@ START_TEST(a_pin_survives_pressure)
 	ck_assert_uint_eq(prefix_of(w, 6).pinned, 1);
 	ck_assert_uint_eq(steer(w, CORE_EV_UNPIN, id, CORE_NONE, 0), KVD_S_OK);
 	ck_assert_uint_eq(steer(w, CORE_EV_UNPIN, id, CORE_NONE, 0), KVD_S_STALE);
+	world_tick(w, 3600ull * 1000000);            /* it was used often: that wears off */
 	press(w, e, 1, 200);
 	ck_assert_uint_eq(cached(w, e, 0, 1, 100), 0);
 	ck_assert_uint_eq(steer(w, CORE_EV_PIN, id, CORE_NONE, 0), KVD_S_STALE); /* that one is gone */
