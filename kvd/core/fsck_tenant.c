@@ -18,7 +18,8 @@ void fsck_claim(struct check *k, uint32_t number, const struct node *n)
 	}
 	if (claim->guarded) {
 		uint32_t parent = n->parent ? claim_find(c, n->parent, claim->domain) : 0;
-		fsck_check(k, !claim->holds && n->present, "a claim in use or on disk is kept by a floor as well", number);
+		fsck_check(k, !claim->holds && n->present, "a claim in use or on disk is kept by a floor as well",
+			   number);
 		fsck_check(k, !parent || claim_at(c, parent)->guarded || claim_at(c, parent)->holds,
 			   "a floor keeps a page and not the one before it", number);
 		((struct tenant *)(uintptr_t)tenant_at(c, claim->tenant))->check_guarded +=

@@ -5,8 +5,9 @@
  * stays SEALED instead of COOL.  So to the arithmetic of the pool (core_fits) a floor is what a sequence's hold
  * is, and no reservation ever counts on a page that a floor keeps.
  *
- * Kept are chains from their root on: a kept claim's parent is kept or held, and its page is in memory to stay.  Where there is a choice the most
- * valuable chains are kept (shelf.c); the shelf of the kept has those with nothing kept below them, and gives
+ * Kept are chains from their root on: a kept claim's parent is kept or held, and its page is in memory to stay.
+ * Where there is a choice the most valuable chains are kept (shelf.c); the shelf of the kept has those with nothing
+ * kept below them, and gives
  * way from there when the tenant holds more again.
  *
  * Invariant between events, up to the few moves that one event makes: held + reserved + guarded >= min, or

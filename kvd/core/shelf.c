@@ -1,7 +1,8 @@
 /* shelf.c - the order in which cached pages go, kept so that the first one is at hand.
  *
  * A candidate is a claim that nobody of its domain holds and below which nothing is claimed (leaf before
- * parent; what is on disk alone does not count).  Its value is the time of its last use plus what its hits and its cost add:
+ * parent; what is on disk alone does not count).  Its value is the time of its last use plus what its hits and
+ * its cost add:
  *
  *   value = used + HALF_LIFE x (log2 hits + log2 recompute tokens per MiB)
  *
