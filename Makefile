@@ -168,10 +168,20 @@ fuzz-run: $(FUZZERS)
 		build/fuzz/$$n tests/fuzz/corpus/$$n >build/fuzz/$$n.log 2>&1 || { tail -20 build/fuzz/$$n.log; exit 1; }; done
 
 # ---- installation: DESTDIR and PREFIX as everywhere ----
+# With PREFIX=/usr units, users and directories go where the distribution keeps them (pkg-config), else below PREFIX:
+# systemd looks into /usr/local/lib, too.  kvd.conf goes to SYSCONFDIR, which is /etc for both, and is never overwritten.
 PREFIX ?= /usr/local
 VERSION := $(shell sed -n 's/^.define KVD_VERSION "\(.*\)"/\1/p' include/kvd/version.h 2>/dev/null)
+SYSCONFDIR ?= $(if $(filter /usr /usr/local,$(PREFIX)),/etc,$(PREFIX)/etc)
+unit_dir = $(or $(if $(filter /usr,$(PREFIX)),$(shell pkg-config --variable=$(1) systemd 2>/dev/null)),$(PREFIX)/lib/$(2))
+UNITDIR ?= $(call unit_dir,systemdsystemunitdir,systemd/system)
+SYSUSERSDIR ?= $(call unit_dir,sysusersdir,sysusers.d)
+TMPFILESDIR ?= $(call unit_dir,tmpfilesdir,tmpfiles.d)
+MANDIR ?= $(PREFIX)/share/man
+UNITS_IN := kvd.service kvd-engine@.service
+UNITS_AS_IS := kvd.socket kvd.slice
 .PHONY: install uninstall
-install: all ## install binaries, library, headers (DESTDIR=, PREFIX=)
+install: all ## install programs, library, headers, units, manual (DESTDIR=, PREFIX=)
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/include/kvd $(DESTDIR)$(PREFIX)/lib/pkgconfig
 	install -m 0755 $(BINS) $(DESTDIR)$(PREFIX)/bin
 	install -m 0644 include/kvd/*.h include/kvd/*.def $(DESTDIR)$(PREFIX)/include/kvd
@@ -179,9 +189,25 @@ install: all ## install binaries, library, headers (DESTDIR=, PREFIX=)
 	ln -sf libkvd.so.0 $(DESTDIR)$(PREFIX)/lib/libkvd.so
 	sed -e 's,@PREFIX@,$(PREFIX),; s,@LIBDIR@,$(PREFIX)/lib,; s,@VERSION@,$(VERSION),' client/libkvd.pc.in \
 		>$(DESTDIR)$(PREFIX)/lib/pkgconfig/libkvd.pc
-uninstall: ## remove what install put there
+	install -d $(DESTDIR)$(UNITDIR) $(DESTDIR)$(SYSUSERSDIR) $(DESTDIR)$(TMPFILESDIR) $(DESTDIR)$(SYSCONFDIR)/kvd/kvd.conf.d \
+		$(DESTDIR)$(MANDIR)/man1 $(DESTDIR)$(MANDIR)/man5 $(DESTDIR)$(MANDIR)/man8
+	for unit in $(UNITS_IN); do sed 's,@BINDIR@,$(PREFIX)/bin,' systemd/$$unit.in >$(DESTDIR)$(UNITDIR)/$$unit && \
+		chmod 0644 $(DESTDIR)$(UNITDIR)/$$unit || exit 1; done
+	install -m 0644 $(addprefix systemd/,$(UNITS_AS_IS)) $(DESTDIR)$(UNITDIR)
+	install -m 0644 systemd/kvd.sysusers $(DESTDIR)$(SYSUSERSDIR)/kvd.conf
+	install -m 0644 systemd/kvd.tmpfiles $(DESTDIR)$(TMPFILESDIR)/kvd.conf
+	test -e $(DESTDIR)$(SYSCONFDIR)/kvd/kvd.conf || install -m 0644 systemd/kvd.conf $(DESTDIR)$(SYSCONFDIR)/kvd/kvd.conf
+	install -m 0644 man/*.1 $(DESTDIR)$(MANDIR)/man1
+	install -m 0644 man/*.5 $(DESTDIR)$(MANDIR)/man5
+	install -m 0644 man/*.8 $(DESTDIR)$(MANDIR)/man8
+uninstall: ## remove what install put there; a kvd.conf that was changed stays
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,$(notdir $(BINS)))
 	rm -rf $(DESTDIR)$(PREFIX)/include/kvd
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/lib/,libkvd.so libkvd.so.0 pkgconfig/libkvd.pc)
+	rm -f $(addprefix $(DESTDIR)$(UNITDIR)/,$(UNITS_IN) $(UNITS_AS_IS)) $(DESTDIR)$(SYSUSERSDIR)/kvd.conf \
+		$(DESTDIR)$(TMPFILESDIR)/kvd.conf
+	! cmp -s systemd/kvd.conf $(DESTDIR)$(SYSCONFDIR)/kvd/kvd.conf || rm -f $(DESTDIR)$(SYSCONFDIR)/kvd/kvd.conf
+	rmdir $(DESTDIR)$(SYSCONFDIR)/kvd/kvd.conf.d $(DESTDIR)$(SYSCONFDIR)/kvd 2>/dev/null || true
+	rm -f $(foreach s,1 5 8,$(addprefix $(DESTDIR)$(MANDIR)/man$(s)/,$(notdir $(wildcard man/*.$(s)))))
 
 -include $(shell find $(O)/obj -name '*.d' 2>/dev/null)

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#define SD_JOURNAL_SUPPRESS_LOCATION /* the event names its place better than a line number */
 #include <systemd/sd-journal.h>
 #include <unistd.h>
 
@@ -48,9 +49,57 @@ int log_level_parse(const char *text, enum log_level *ret)
 	return -EINVAL;
 }
 
+/* Append "KVD_NAME=value" and its iovec; false: no room. */
+static bool add_field(struct log_fields *ret, const char *prefix, const char *name, size_t name_bytes,
+		      const char *value, size_t value_bytes)
+{
+	size_t prefix_bytes = strlen(prefix), need = prefix_bytes + name_bytes + 1 + value_bytes;
+	char *at = ret->bytes + ret->used;
+
+	if (ret->n == LOG_FIELDS_MAX || need > sizeof(ret->bytes) - ret->used)
+		return false;
+	ret->fields[ret->n++] = (struct iovec){ at, need };
+	memcpy(at, prefix, prefix_bytes);
+	at += prefix_bytes;
+	for (size_t i = 0; i < name_bytes; i++)
+		*at++ = name[i] >= 'a' && name[i] <= 'z' ? (char)(name[i] - 'a' + 'A') : name[i];
+	*at++ = '=';
+	memcpy(at, value, value_bytes);
+	ret->used += need;
+	return true;
+}
+
+void log_fields(enum log_level level, const char *line, struct log_fields *ret)
+{
+	static const char *const priorities[] = { "3", "4", "6", "7" };
+	const char *at = line + strcspn(line, " ");
+
+	ret->n = 0;
+	ret->used = 0;
+	add_field(ret, "", "MESSAGE", 7, line, strlen(line));
+	add_field(ret, "", "PRIORITY", 8, priorities[level], 1);
+	add_field(ret, "", "SYSLOG_IDENTIFIER", 17, "kvd", 3);
+	add_field(ret, "KVD_", "EVENT", 5, line, (size_t)(at - line));
+	for (;;) {
+		const char *name = at += strspn(at, " "), *value;
+		size_t name_bytes = strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789_"), value_bytes;
+		bool quoted = name_bytes && name[name_bytes] == '=' && name[name_bytes + 1] == '"';
+
+		if (!*name)
+			return;
+		if (!name_bytes || name[name_bytes] != '=') {
+			at += strcspn(at, " "); /* a word without a value is in MESSAGE only */
+			continue;
+		}
+		value = name + name_bytes + 1 + quoted;
+		value_bytes = strcspn(value, quoted ? "\"" : " ");
+		at = value + value_bytes + (quoted && value[value_bytes]);
+		add_field(ret, "KVD_", name, name_bytes, value, value_bytes);
+	}
+}
+
 void log_write(enum log_level level, const char *format, ...)
 {
-	static const int priorities[] = { 3, 4, 6, 7 };
 	char line[LOG_LINE_BYTES];
 	int head, n;
 	va_list args;
@@ -67,8 +116,11 @@ void log_write(enum log_level level, const char *format, ...)
 	if (n > LOG_LINE_BYTES - 2)
 		n = LOG_LINE_BYTES - 2;
 	if (log_to_journal) {
+		struct log_fields fields;
+
 		line[n] = '\0';
-		(void)sd_journal_print(priorities[level], "%s", line);
+		log_fields(level, line, &fields);
+		(void)sd_journal_sendv(fields.fields, (int)fields.n);
 		return;
 	}
 	line[n++] = '\n';

@@ -3,7 +3,7 @@
 #   .c <= 600 lines (tests 700), .h <= 420 (public contracts, kernel bodies), lines <= 120 columns (tabs are 8)
 #   kvd/ never includes client/ or engine/; kvd/core/ includes nothing of kvd/; client/ neither kvd/*.c's nor engine/
 #   no FIXME, TODO, XXX; no banned calls; every .c begins with a comment that says what it is
-#   docs/protocol.md is current
+#   docs/protocol.md, the manual and the default kvd.conf are current
 set -u
 cd "$(dirname "$0")/.."
 checks=0 failed=0
@@ -38,6 +38,8 @@ bad=$(grep -nE '\b(strcat|sprintf|gets|alloca|tmpnam|system)\(' $(printf '%s\n' 
 [ -z "$bad" ] || { echo "banned calls: $bad"; failed=$((failed + 1)); }
 check
 tests/gen_protocol_doc.sh --check || failed=$((failed + 1))
+check
+tests/gen_man.sh --check || failed=$((failed + 1))
 [ "$failed" -gt "$checks" ] && failed=$checks
 echo "$((100 * (checks - failed) / checks))%: Checks: $checks, Failures: $failed, Errors: 0"
 [ "$failed" -eq 0 ]
