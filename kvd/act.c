@@ -22,12 +22,16 @@ static struct attached *engine_of(struct daemon *daemon, const struct core_actio
 
 static void act_complete(struct attached *engine, const struct kvd_cqe *cqe)
 {
-	if (cqe->verb == KVD_EV_DRAIN)
+	if (cqe->verb == KVD_EV_DRAIN) {
 		engine->draining = true;
+		KEPT_SET(engine->daemon, engine->kept->draining, 1u);
+	}
 	if (cqe->verb == KVD_EV_PREEMPT)
 		event_note(engine->daemon, KVD_EVENT_PREEMPT, engine->name, NULL, cqe->slot, 0, 0, "%s", "");
 	if (ring_publish(&engine->ring, cqe) < 0)
 		peer_violation(engine->peer, "completion ring full or broken");
+	else
+		KEPT_SET(engine->daemon, engine->kept->cq_tail, engine->ring.cq_tail);
 }
 
 static void act_map(struct attached *engine, uint32_t extent, bool writable)
@@ -40,7 +44,7 @@ static void act_map(struct attached *engine, uint32_t extent, bool writable)
 	int fd = vmm_extent_fd(engine->daemon->vmm, extent, writable);
 
 	assert(fd >= 0); /* the core maps populated extents only */
-	peer_send(engine->peer, &m.m, &fd, 1, false);
+	attach_send(engine, &m.m, (struct kept_out){ KVD_M_EXTENT_MAP, extent, writable }, &fd, false);
 }
 
 static void act_unmap(struct attached *engine, uint32_t extent)
@@ -50,7 +54,7 @@ static void act_unmap(struct attached *engine, uint32_t extent)
 		.extent = extent,
 	};
 
-	peer_send(engine->peer, &m.m, NULL, 0, false);
+	attach_send(engine, &m.m, (struct kept_out){ KVD_M_EXTENT_UNMAP, extent, 0 }, NULL, false);
 }
 
 void act_perform(struct daemon *daemon, const struct core_action *action)

@@ -43,6 +43,7 @@ static uint32_t fill_status(struct daemon *daemon, const struct peer *peer,
 	}
 	row->uptime_usec = clock_now_usec() - daemon->ready_usec;
 	row->kvd_pid = daemon->pid;
+	row->adopted = daemon->adopted;
 	/* Without the mover nothing comes free. */
 	row->healthy = daemon->mover.source.slot != 0 && !daemon->watchdog.broken;
 	strcpy(row->device, daemon->config->device);
@@ -96,7 +97,7 @@ static uint32_t fill_tenants(struct daemon *daemon, uint32_t tenant, uint32_t *c
 
 		if (number >= LIMIT_TENANTS)
 			continue;
-		counters = &daemon->tenant_counters[number];
+		counters = &daemon->kept->counters[number];
 		rows[i].prompt_tokens = counters->prompt_tokens;
 		rows[i].cached_tokens = counters->cached_tokens;
 		rows[i].completion_tokens = counters->completion_tokens;

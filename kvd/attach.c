@@ -8,10 +8,8 @@
 #include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
-#include <poll.h>
+#include <stdio.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "kvd/clock.h"
@@ -20,34 +18,9 @@
 #include "kvd/introduce.h"
 #include "kvd/mover_link.h"
 #include "kvd/peer.h"
+#include "kvd/process.h"
 #include "kvd/weights_share.h"
 #include "kvd/wire.h"
-
-#ifndef SO_PEERPIDFD
-#define SO_PEERPIDFD 77 /* Linux 6.5 */
-#endif
-
-/* A descriptor of the peer's process.  Before 6.5 the pid is all we have: it may have been reused
- * before pidfd_open(), unless the socket is still open afterwards. */
-static int process_of(const struct peer *peer)
-{
-	int fd = -1;
-	socklen_t size = sizeof(fd);
-	struct pollfd still = { .fd = peer->source.fd, .events = POLLRDHUP };
-
-	if (getsockopt(peer->source.fd, SOL_SOCKET, SO_PEERPIDFD, &fd, &size) == 0)
-		return fd;
-	if (!peer->pid)
-		return -ESRCH; /* of a pid namespace that we cannot see */
-	fd = (int)syscall(SYS_pidfd_open, (pid_t)peer->pid, 0);
-	if (fd < 0)
-		return -errno;
-	if (poll(&still, 1, 0) != 0) {
-		close(fd);
-		return -ESRCH;
-	}
-	return fd;
-}
 
 /* Ranges of an ATTACH; answers the peer when one is wrong. */
 static bool request_valid(struct peer *peer, const struct kvd_msg_attach *m,
@@ -107,7 +80,7 @@ void attach_request(struct peer *peer, const struct kvd_msg_attach *m)
 
 	if (!request_valid(peer, m, &shape))
 		return;
-	pidfd = process_of(peer);
+	pidfd = process_of_socket(peer->source.fd);
 	if (pidfd < 0) {
 		peer_error(peer, m->m.seq, KVD_S_REFUSED, 0, 0,
 			   "kvd cannot watch this process (%s); run engine and kvd "
@@ -165,6 +138,86 @@ static void answer_refused(struct peer *peer, const struct kvd_msg_attach *m,
 			   text);
 }
 
+/* ---- numbered messages ---- */
+
+void attach_send(struct attached *engine, struct kvd_msg *m, struct kept_out out, const int *fd, bool owned)
+{
+	struct daemon *daemon = engine->daemon;
+	uint32_t seq = engine->kept->out_seq + 1;
+
+	KEPT_SET(daemon, daemon->kept->out[engine->number][seq % KEPT_OUT], out);
+	KEPT_SET(daemon, engine->kept->out_seq, seq);
+	/* A client's stream is no action of the core that the next kvd would perform again under the same
+	 * number: what is in the book must be there before the engine can see it. */
+	if (m->type == KVD_M_CLIENT_NEW)
+		core_commit(daemon->core);
+	m->seq = seq;
+	peer_send(engine->peer, m, fd, fd ? 1 : 0, owned);
+}
+
+void attach_sent(struct attached *engine, const struct kvd_msg *m)
+{
+	if (m->type == KVD_M_EXTENT_MAP || m->type == KVD_M_EXTENT_UNMAP || m->type == KVD_M_CLIENT_NEW)
+		KEPT_SET(engine->daemon, engine->kept->sent_seq, m->seq);
+}
+
+/* ---- keeping ---- */
+
+static void keep(struct attached *engine, int control_fd)
+{
+	struct bundle_item items[4] = { { .fd = control_fd },
+					{ .fd = engine->segment.sub_fd },
+					{ .fd = engine->process.fd },
+					{ .fd = engine->segment.comp_fd } };
+
+	bundle_name(items[0].name, "c", engine->number);
+	bundle_name(items[1].name, "s", engine->number);
+	bundle_name(items[2].name, "p", engine->number);
+	snprintf(items[3].name, sizeof(items[3].name), "t%u.%u", engine->number, engine->kept->generation);
+	bundle_keep_all(engine->daemon->bundle, items, 4);
+}
+
+void attach_forget(struct attached *engine, bool process_too)
+{
+	struct bundle *bundle = engine->daemon->bundle;
+	char name[BUNDLE_NAME_MAX];
+
+	bundle_forget(bundle, bundle_name(name, "c", engine->number));
+	bundle_forget(bundle, bundle_name(name, "s", engine->number));
+	snprintf(name, sizeof(name), "t%u.%u", engine->number, engine->kept->generation);
+	bundle_forget(bundle, name);
+	if (process_too)
+		bundle_forget(bundle, bundle_name(name, "p", engine->number));
+}
+
+/* What the next kvd must know of it, in the transaction in which the core takes it. */
+static void remember(struct attached *engine, const struct core_action *action)
+{
+	const struct peer *peer = engine->peer;
+	struct kept_engine kept = {
+		.state = ATTACHED_LIVE,
+		.version = peer->version,
+		.uid = peer->uid,
+		.gid = peer->gid,
+		.pid = peer->pid,
+		.shape = engine->segment.shape,
+		.plane_bytes = action->attached.plane_bytes,
+		.n_frames = action->attached.n_frames,
+		.control_inode = kept_inode(peer->source.fd),
+		.sub_inode = kept_inode(engine->segment.sub_fd),
+		.comp_inode = kept_inode(engine->segment.comp_fd),
+		.attached_usec = engine->attached_usec,
+	};
+
+	strcpy(kept.name, engine->name);
+	strcpy(kept.model, engine->model);
+	strcpy(kept.program, peer->program);
+	strcpy(kept.tenant, peer->tenant_name);
+	strcpy(kept.domain, peer->domain);
+	memcpy(kept.fingerprint, engine->fingerprint, sizeof(kept.fingerprint));
+	KEPT_SET(engine->daemon, *engine->kept, kept);
+}
+
 static void process_ready(struct loop_source *source, uint32_t events)
 {
 	struct attached *engine = (struct attached *)((char *)source -
@@ -178,6 +231,12 @@ static void process_ready(struct loop_source *source, uint32_t events)
 		loop_again(engine->daemon->loop, &engine->peer->source);  /* peer_ready() reads what is left */
 }
 
+int attach_watch(struct attached *engine)
+{
+	engine->process.ready = process_ready;
+	return loop_add(engine->daemon->loop, &engine->process, POLLIN);
+}
+
 void attach_answer(struct daemon *daemon, const struct core_action *action)
 {
 	struct attach_pending *pending = &daemon->attaching;
@@ -188,7 +247,10 @@ void attach_answer(struct daemon *daemon, const struct core_action *action)
 	struct kvd_msg_attached reply;
 	int fds[2];
 
-	assert(peer);
+	/* A killed kvd's answer, not given: who asked has no segments and no extents, and adopt.c lets the
+	 * core forget it. */
+	if (!peer)
+		return;
 	pending->peer = NULL;
 	if (action->attached.status != KVD_S_OK) {
 		segment_close(&pending->segment);
@@ -202,12 +264,13 @@ void attach_answer(struct daemon *daemon, const struct core_action *action)
 	*engine = (struct attached){
 		.state = ATTACHED_LIVE,
 		.daemon = daemon,
+		.kept = &daemon->kept->engines[action->engine],
 		.peer = peer,
 		.number = action->engine,
 		.uid = peer->uid,
 		.pid = peer->pid,
 		.segment = pending->segment,
-		.process = { .ready = process_ready, .fd = pending->pidfd },
+		.process = { .fd = pending->pidfd },
 		.attached_usec = clock_now_usec(),
 	};
 	strcpy(engine->name, m->name);
@@ -215,6 +278,9 @@ void attach_answer(struct daemon *daemon, const struct core_action *action)
 	memcpy(engine->fingerprint, m->fingerprint, sizeof(engine->fingerprint));
 	ring_open(&engine->ring, &engine->segment);
 	peer->engine = engine;
+	/* Kept, then in the book, then told: an engine that knows of its rings can be taken over. */
+	remember(engine, action);
+	keep(engine, peer->source.fd);
 	event_note(daemon, KVD_EVENT_ATTACH, engine->name, NULL, CORE_NONE, 0, 0, "pid %u model %s", engine->pid,
 		   engine->model);
 	reply = (struct kvd_msg_attached){
@@ -235,7 +301,7 @@ void attach_answer(struct daemon *daemon, const struct core_action *action)
 	fds[1] = engine->segment.comp_fd;
 	engine->segment.sub_fd = engine->segment.comp_fd = -1;
 	peer_send(peer, &reply.m, fds, 2, true);
-	if (loop_add(daemon->loop, &engine->process, POLLIN) < 0)
+	if (attach_watch(engine) < 0)
 		peer_doom(peer, "cannot be watched"); /* the table has room for every engine */
 	daemon->engines_changed = true;
 	log_info("engine.attached engine=%u name=\"%s\" model=\"%s\" numerics=\"%s\" uid=%u pid=%u "
@@ -253,8 +319,12 @@ void attach_hangup(struct attached *engine)
 
 	assert(engine->state == ATTACHED_LIVE);
 	engine->state = ATTACHED_DYING;
+	engine->switching = false;
 	engine->peer = NULL;
 	engine->hung_up_usec = clock_now_usec();
+	/* This, its streams, and what the core makes of its end are one step. */
+	KEPT_SET(daemon, engine->kept->state, (uint32_t)ATTACHED_DYING);
+	KEPT_SET(daemon, engine->kept->hung_up_usec, engine->hung_up_usec);
 	daemon_deadline(daemon, engine->hung_up_usec + LIMIT_QUIET_ALARM_USEC);
 	log_info("engine.lost engine=%u name=\"%s\" pid=%u streams=%u process_ended=%d",
 		 engine->number, engine->name, engine->pid, engine->n_streams, engine->gone);
@@ -263,6 +333,7 @@ void attach_hangup(struct attached *engine)
 	segment_close(&engine->segment);
 	daemon->engines_changed = true;
 	daemon_event(daemon, &event);
+	attach_forget(engine, false);
 	core_read_status(daemon->core, clock_now_usec(), &status);
 	event_note(daemon, KVD_EVENT_HANGUP, engine->name, NULL, CORE_NONE, status.frames[KVD_FRAME_QUARANTINED], 0,
 		   "pid %u", engine->pid);
@@ -280,7 +351,9 @@ void attach_flushed(struct daemon *daemon, uint32_t number)
 		 clock_now_usec() - engine->hung_up_usec);
 	close(engine->process.fd);
 	engine->state = ATTACHED_FREE;
+	KEPT_SET(daemon, engine->kept->state, (uint32_t)ATTACHED_FREE);
 	daemon_event(daemon, &event);
+	attach_forget(engine, true);
 	event_note(daemon, KVD_EVENT_QUIET, engine->name, NULL, CORE_NONE, 0, 0, "pid %u", engine->pid);
 }
 
@@ -317,6 +390,7 @@ void attach_close_all(struct daemon *daemon)
 			continue;
 		loop_remove(daemon->loop, &engine->process);
 		close(engine->process.fd);
+		attach_forget(engine, true);
 		segment_close(&engine->segment);
 		engine->state = ATTACHED_FREE;
 	}

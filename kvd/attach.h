@@ -4,7 +4,10 @@
  *   LIVE  -> DYING  [attach_hangup]   its socket closed; the core has taken its leases back and
  *   holds
  *                                     its frames in quarantine
- *   DYING -> FREE   [attach_flushed]  its pidfd was readable and the mover has answered a flush */
+ *   DYING -> FREE   [attach_flushed]  its pidfd was readable and the mover has answered a flush
+ *
+ * Of a killed kvd's engines, the LIVE ones are taken over as LIVE and `switching` until they use the new
+ * tables, the DYING ones as DYING (adopt_engine.c). */
 #ifndef KVD_ATTACH_H
 #define KVD_ATTACH_H
 
@@ -12,6 +15,7 @@
 #include <stdint.h>
 
 #include "kvd/core/core.h"
+#include "kvd/kept.h"
 #include "kvd/loop.h"
 #include "kvd/ring.h"
 #include "kvd/segment.h"
@@ -24,6 +28,7 @@ enum attached_state { ATTACHED_FREE = 0, ATTACHED_LIVE, ATTACHED_DYING };
 struct attached {
 	enum attached_state state;
 	struct daemon *daemon;
+	const struct kept_engine *kept; /* what the book has of it */
 	struct peer *peer;         /* LIVE only */
 	uint32_t number;           /* in the core, and place in daemon->engines */
 	char name[KVD_NAME_MAX], model[KVD_NAME_MAX];
@@ -36,10 +41,22 @@ struct attached {
 	bool gone;                 /* the process has ended, the flush is under way */
 	bool draining;
 	bool alarmed;
+	bool switching;            /* taken over; it computes from the tables of the killed kvd yet */
 	uint32_t n_streams;        /* introduced and not reported gone */
 	uint64_t attached_usec, hung_up_usec;
+	uint64_t switch_usec;      /* switching: until then it must have switched */
 	struct kvd_msg_engine_stats stats;
 };
+
+/* Send a numbered message (proto.h, kvd_msg.seq), now or when there is room; the book knows of it until
+ * the socket has it.  fd: one to go with it, NULL: none; see peer_send(). */
+void attach_send(struct attached *engine, struct kvd_msg *m, struct kept_out out, const int *fd, bool owned);
+/* peer_out.c: the socket has taken this message. */
+void attach_sent(struct attached *engine, const struct kvd_msg *m);
+/* Its process: the pidfd is engine->process.fd.  Watch it. */
+int attach_watch(struct attached *engine);
+/* Names of the bundle of what kvd keeps of an engine. */
+void attach_forget(struct attached *engine, bool process_too);
 
 /* An ATTACH: check it, make the segments, ask the core.  Answers the peer. */
 void attach_request(struct peer *peer, const struct kvd_msg_attach *m);

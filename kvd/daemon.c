@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "kvd/admin_query.h"
+#include "kvd/adopt.h"
 #include "kvd/clock.h"
 #include "kvd/reload.h"
 #include "kvd/vmm.h"
@@ -61,15 +62,19 @@ static void look_at_steps(struct daemon *daemon, enum core_event_type type)
 		bool live = engine->state == ATTACHED_LIVE;
 
 		event.epoch.begun[i] = live ? ring_step_begun(&engine->ring) : 0;
-		event.epoch.done[i] = live ? ring_step_done(&engine->ring) : UINT64_MAX;
+		event.epoch.done[i] = !live ? UINT64_MAX : engine->switching ? 0 : ring_step_done(&engine->ring);
 	}
 	daemon_event(daemon, &event);
 }
 
 static void run_core(struct daemon *daemon)
 {
+	if (daemon->n_switching)
+		adopt_switches(daemon);
 	submit_all(daemon);
-	if (daemon->stamp_wanted) {
+	/* A stamp says that steps begun later see the tables as they are now: an engine that computes from
+	 * the tables of the kvd before us will not. */
+	if (daemon->stamp_wanted && !daemon->n_switching) {
 		daemon->stamp_wanted = false;
 		daemon->step_poll_usec = STEP_POLL_USEC_MIN;
 		look_at_steps(daemon, CORE_EV_STAMP);
@@ -134,7 +139,7 @@ static uint64_t next_deadline(struct daemon *daemon)
 
 	if (tick_usec < next_usec)
 		next_usec = tick_usec;
-	if (core_waits_for_steps(daemon->core)) {
+	if (daemon->n_switching || core_waits_for_steps(daemon->core)) {
 		/* Twice as long each time: an engine that is stopped must not keep us busy. */
 		uint64_t poll_usec = clock_now_usec() + daemon->step_poll_usec;
 
@@ -164,7 +169,8 @@ int daemon_run(struct daemon *daemon)
 		ring_doorbells(daemon);
 		daemon_deadline(daemon, watchdog_run(daemon, clock_now_usec()));
 		/* What the last steps have left over: another round at once. */
-		busy |= daemon->stamp_wanted || daemon->engines_changed || daemon->peers.doomed;
+		busy |= (daemon->stamp_wanted && !daemon->n_switching) || daemon->engines_changed;
+		busy |= daemon->peers.doomed != NULL;
 		busy |= !fall_asleep(daemon);
 		r = loop_wait(daemon->loop, busy ? 0 : next_deadline(daemon));
 		wake_up(daemon);
@@ -190,6 +196,7 @@ static void signals_ready(struct loop_source *source, uint32_t events)
 			again = true;
 			continue;
 		}
+		daemon->keep = info.ssi_signo == SIGUSR2 && daemon->bundle->kind != BUNDLE_NONE;
 		log_info("signal.stop signal=%u pid=%u", info.ssi_signo, info.ssi_pid);
 		daemon->stop = true;
 	}
@@ -205,6 +212,7 @@ static int open_signals(struct daemon *daemon)
 	sigaddset(&set, SIGTERM);
 	sigaddset(&set, SIGINT);
 	sigaddset(&set, SIGHUP);
+	sigaddset(&set, SIGUSR2);
 	if (sigprocmask(SIG_BLOCK, &set, NULL) < 0)
 		return -errno;
 	signal(SIGPIPE, SIG_IGN);
@@ -217,23 +225,14 @@ static int open_signals(struct daemon *daemon)
 	return loop_add(daemon->loop, &daemon->signals, POLLIN);
 }
 
-static int open_book(struct daemon *daemon)
+/* A cold start: an empty book and extents without memory, given to whoever keeps them; the book last, so
+ * that what is kept is never half of it. */
+static int open_cold(struct daemon *daemon, struct core_config *config)
 {
-	struct core_config config = {
-		.pool_bytes = daemon->pool_bytes,
-		.extent_bytes = daemon->extent_bytes,
-		.page_bytes_min = daemon->config->page_bytes_min,
-		.tenants_max = LIMIT_TENANTS,
-		.seqs_max = LIMIT_SEQUENCES,
-		.holds_max = LIMIT_HOLDS,
-		.promise_usec = LIMIT_PROMISE_USEC,
-	};
+	char name[BUNDLE_NAME_MAX];
+	int r = 0;
 
-	if (getrandom(config.hash_key, sizeof(config.hash_key), 0) != sizeof(config.hash_key))
-		return -EIO;
-	daemon->book_bytes = core_book_bytes(&config);
-	if (!daemon->book_bytes)
-		return -EINVAL;
+	bundle_clear(daemon->bundle);
 	daemon->book_fd = segment_memfd("kvd-book", daemon->book_bytes);
 	if (daemon->book_fd < 0)
 		return daemon->book_fd;
@@ -245,8 +244,59 @@ static int open_book(struct daemon *daemon)
 	}
 	if (madvise(daemon->book, daemon->book_bytes, MADV_DONTDUMP) < 0)
 		return -errno;
-	daemon->core = core_init(daemon->book, &config);
-	return daemon->core ? 0 : -EINVAL;
+	daemon->core = core_init(daemon->book, config);
+	if (!daemon->core)
+		return -EINVAL;
+	daemon->kept = core_shell(daemon->core);
+	/* All extents now: a lack of descriptors shows before ready, not in the middle of the night. */
+	for (uint32_t i = 0; r == 0 && i < daemon->n_extents; i++) {
+		r = vmm_extent_create(daemon->vmm, i);
+		if (r < 0)
+			return r;
+		bundle_keep(daemon->bundle, bundle_name(name, "x", i), vmm_extent_fd(daemon->vmm, i, true));
+		KEPT_SET(daemon, daemon->kept->extent_inodes[i], kept_inode(vmm_extent_fd(daemon->vmm, i, true)));
+	}
+	KEPT_SET(daemon, daemon->kept->ready_usec, clock_now_usec());
+	KEPT_SET(daemon, daemon->kept->version, kept_version());
+	core_commit(daemon->core);
+	bundle_keep(daemon->bundle, "book", daemon->book_fd);
+	return r;
+}
+
+static int open_book(struct daemon *daemon)
+{
+	char why[ADOPT_WHY_MAX];
+	struct core_config config = {
+		.pool_bytes = daemon->pool_bytes,
+		.extent_bytes = daemon->extent_bytes,
+		.page_bytes_min = daemon->config->page_bytes_min,
+		.tenants_max = LIMIT_TENANTS,
+		.seqs_max = LIMIT_SEQUENCES,
+		.holds_max = LIMIT_HOLDS,
+		.promise_usec = LIMIT_PROMISE_USEC,
+		.shell_bytes = kept_bytes(daemon->n_extents),
+	};
+	int r;
+
+	if (getrandom(config.hash_key, sizeof(config.hash_key), 0) != sizeof(config.hash_key))
+		return -EIO;
+	daemon->book_bytes = core_book_bytes(&config);
+	if (!daemon->book_bytes)
+		return -EINVAL;
+	r = vmm_open(daemon->extent_bytes, daemon->n_extents, &daemon->vmm);
+	if (r < 0)
+		return r;
+	if (adopt_book(daemon, &config, why)) {
+		daemon->taken_over = true;
+		return 0;
+	}
+	if (why[0])
+		log_warn("start.cold why=\"of the kvd before: %s\"", why);
+	/* Some extents may have been taken already. */
+	vmm_close(daemon->vmm);
+	daemon->vmm = NULL;
+	r = vmm_open(daemon->extent_bytes, daemon->n_extents, &daemon->vmm);
+	return r < 0 ? r : open_cold(daemon, &config);
 }
 
 static int open_memory(struct daemon *daemon)
@@ -260,13 +310,9 @@ static int open_memory(struct daemon *daemon)
 	daemon->packet = aligned_alloc(64, KVD_MSG_MAX);
 	daemon->rows = aligned_alloc(64, LIMIT_ROWS_BYTES_PER_ROUND);
 	daemon->tokens = calloc(LIMIT_MAX_PAGES, KVD_PAGE_TOKENS * sizeof(int32_t));
-	daemon->tenant_counters = calloc(LIMIT_TENANTS, sizeof(daemon->tenant_counters[0]));
 	daemon->uses = calloc(LIMIT_TENANTS, sizeof(daemon->uses[0]));
 	daemon->connects = calloc(1, sizeof(*daemon->connects));
-	return daemon->packet && daemon->rows && daemon->tokens && daemon->tenant_counters && daemon->uses &&
-			       daemon->connects
-		       ? 0
-		       : -ENOMEM;
+	return daemon->packet && daemon->rows && daemon->tokens && daemon->uses && daemon->connects ? 0 : -ENOMEM;
 }
 
 /* log what failed, so that the caller need not */
@@ -294,14 +340,9 @@ static int daemon_init(struct daemon *daemon, const struct daemon_options *optio
 		return failed("events", r);
 	r = open_book(daemon);
 	if (r < 0)
-		return failed("book (do --pool, --extent and --page-bytes-min fit together?)", r);
-	r = vmm_open(daemon->extent_bytes, daemon->n_extents, &daemon->vmm);
-	/* All of them now: a lack of descriptors shows before ready, not in the middle of the
-	 * night. */
-	for (uint32_t i = 0; r == 0 && i < daemon->n_extents; i++)
-		r = vmm_extent_create(daemon->vmm, i);
-	if (r < 0)
-		return failed("extents", r);
+		return failed("book or extents (do --pool, --extent and --page-bytes-min fit together?)", r);
+	if (options->listen_name)
+		bundle_keep(daemon->bundle, options->listen_name, options->listen_fd);
 	r = introduce_init(daemon);
 	if (r < 0)
 		return failed("streams", r);
@@ -311,6 +352,8 @@ static int daemon_init(struct daemon *daemon, const struct daemon_options *optio
 	r = peers_open(daemon, options->listen_fd);
 	if (r < 0)
 		return failed("listening socket", r);
+	if (daemon->taken_over)
+		adopt_engines(daemon);
 	return 0;
 }
 
@@ -331,6 +374,7 @@ int daemon_open(const struct config *config, const struct daemon_options *option
 	daemon->config = &daemon->configs[0];
 	daemon->load = options->load;
 	daemon->load_arg = options->load_arg;
+	daemon->bundle = options->bundle;
 	daemon->extent_bytes = config->extent_bytes;
 	daemon->n_extents = (uint32_t)(config->pool_bytes / config->extent_bytes);
 	daemon->pool_bytes = daemon->n_extents * daemon->extent_bytes;
@@ -350,7 +394,8 @@ int daemon_open(const struct config *config, const struct daemon_options *option
 	daemon_event(daemon, &(struct core_event){ .type = CORE_EV_TICK, .engine = CORE_NONE });
 	reload_tenants(daemon);
 	watchdog_open(daemon);
-	daemon->ready_usec = clock_now_usec();
+	daemon->ready_usec = daemon->kept->ready_usec;
+	daemon->bundle->started = true;
 	log_info("ready version=%s device=%s loop=%s pool_bytes=%" PRIu64 " extent_bytes=%" PRIu64
 		 " extents=%u "
 		 "slot_bits=%u book_bytes=%zu",
@@ -386,7 +431,6 @@ void daemon_close(struct daemon *daemon)
 	free(daemon->packet);
 	free(daemon->rows);
 	free(daemon->tokens);
-	free(daemon->tenant_counters);
 	free(daemon->uses);
 	free(daemon->connects);
 	free(daemon->configs);

@@ -8,10 +8,12 @@
 
 #include "kvd/admin_steer.h"
 #include "kvd/attach.h"
+#include "kvd/bundle.h"
 #include "kvd/config.h"
 #include "kvd/core/core.h"
 #include "kvd/event.h"
 #include "kvd/introduce.h"
+#include "kvd/kept.h"
 #include "kvd/limits.h"
 #include "kvd/loop.h"
 #include "kvd/mover_link.h"
@@ -23,8 +25,6 @@
 #include "kvd/weights_share.h"
 
 struct vmm;
-
-struct tenant_counters { uint64_t prompt_tokens, cached_tokens, completion_tokens; };
 
 /* An ATTACH between attach_request() and the core's answer, which comes before it returns. */
 struct attach_pending {
@@ -52,6 +52,8 @@ struct daemon {
 	void *book;
 	size_t book_bytes;
 	struct core *core;         /* in the book */
+	const struct kept *kept;   /* likewise: what the shell remembers (kept.h) */
+	struct bundle *bundle;     /* main's: who holds our descriptors in case that we are killed */
 	struct mover_link mover;
 	struct peers peers;
 	struct attached engines[CORE_ENGINES_MAX];
@@ -59,11 +61,15 @@ struct daemon {
 	struct weights_share weights;
 	struct attach_pending attaching;
 	struct tenant_users users;
-	struct tenant_counters *tenant_counters;  /* (LIMIT_TENANTS) */
 	struct loop_source signals;
 	struct watchdog watchdog;
 
 	bool stop;
+	bool keep;                 /* stop, but leave everything to the next kvd */
+	bool taken_over;           /* the book is one that a killed kvd left ... */
+	bool whole;                /* ... with every engine that it had */
+	bool adopted;              /* both, and each of them uses our tables */
+	uint32_t n_switching;      /* engines that do not use our tables yet */
 	bool stamp_wanted;         /* frames wait for a stamp */
 	bool engines_changed;      /* one came or went: streams that wait may be served */
 	bool queries_active;
@@ -82,7 +88,9 @@ struct daemon {
 
 struct daemon_options {
 	enum loop_kind loop;
-	int listen_fd;             /* bound and listening; taken over */
+	int listen_fd;             /* bound and listening; main's */
+	const char *listen_name;   /* its name of the bundle; NULL: systemd's own, it needs no keeping */
+	struct bundle *bundle;
 	/* Read the whole configuration again, for SIGHUP: 0, or not and a sentence. */
 	int (*load)(void *arg, struct config *ret, char *ret_error);
 	void *load_arg;

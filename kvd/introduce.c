@@ -19,15 +19,24 @@ int introduce_init(struct daemon *daemon)
 {
 	struct introduce *introduce = &daemon->introduce;
 
-	introduce->streams = calloc(LIMIT_STREAMS, sizeof(introduce->streams[0]));
 	introduce->waits = calloc(LIMIT_WAITS, sizeof(introduce->waits[0]));
 	introduce->n_of_tenant = calloc(LIMIT_TENANTS, sizeof(introduce->n_of_tenant[0]));
-	return introduce->streams && introduce->waits && introduce->n_of_tenant ? 0 : -ENOMEM;
+	return introduce->waits && introduce->n_of_tenant ? 0 : -ENOMEM;
+}
+
+void introduce_adopt(struct daemon *daemon)
+{
+	const struct kept *kept = daemon->kept;
+
+	for (uint32_t i = 0; i < kept->streams_high; i++)
+		if (kept->streams[i].engine) {
+			daemon->engines[kept->streams[i].engine - 1].n_streams++;
+			daemon->introduce.n_of_tenant[kept->streams[i].tenant]++;
+		}
 }
 
 void introduce_deinit(struct daemon *daemon)
 {
-	free(daemon->introduce.streams);
 	free(daemon->introduce.waits);
 	free(daemon->introduce.n_of_tenant);
 	daemon->introduce = (struct introduce){ 0 };
@@ -35,51 +44,60 @@ void introduce_deinit(struct daemon *daemon)
 
 /* ---- handles: generation << 16 | index ---- */
 
-static uint32_t stream_take(struct introduce *introduce, struct attached *engine, uint32_t tenant)
+static uint32_t stream_take(struct attached *engine, uint32_t tenant)
 {
-	struct introduce_stream *stream;
+	struct daemon *daemon = engine->daemon;
+	const struct kept *kept = daemon->kept;
+	struct kept_stream stream;
 	uint32_t index;
 
-	if (introduce->free) {
-		index = introduce->free - 1u;
-		introduce->free = introduce->streams[index].next;
-	} else if (introduce->n_high < LIMIT_STREAMS) {
-		index = introduce->n_high++;
+	if (kept->streams_free) {
+		index = kept->streams_free - 1u;
+		KEPT_SET(daemon, kept->streams_free, kept->streams[index].next);
+	} else if (kept->streams_high < LIMIT_STREAMS) {
+		index = kept->streams_high;
+		KEPT_SET(daemon, kept->streams_high, index + 1);
 	} else {
 		return 0;
 	}
-	stream = &introduce->streams[index];
-	if (++stream->generation == 0)
-		stream->generation = 1; /* so that no handle is 0 */
-	stream->engine = engine->number + 1;
-	stream->tenant = tenant;
-	introduce->n_of_tenant[tenant]++;
+	stream = kept->streams[index];
+	if (++stream.generation == 0)
+		stream.generation = 1; /* so that no handle is 0 */
+	stream.engine = engine->number + 1;
+	stream.tenant = tenant;
+	stream.next = 0;
+	KEPT_SET(daemon, kept->streams[index], stream);
+	daemon->introduce.n_of_tenant[tenant]++;
 	engine->n_streams++;
-	return (uint32_t)stream->generation << 16 | index;
+	return (uint32_t)stream.generation << 16 | index;
 }
 
-static void stream_return(struct introduce *introduce, struct attached *engine, uint32_t index)
+/* Does not commit: the caller's business. */
+static void stream_return(struct attached *engine, uint32_t index)
 {
-	struct introduce_stream *stream = &introduce->streams[index];
+	struct daemon *daemon = engine->daemon;
+	const struct kept *kept = daemon->kept;
+	struct kept_stream stream = kept->streams[index];
 
-	assert(stream->engine == engine->number + 1 && engine->n_streams > 0);
-	assert(introduce->n_of_tenant[stream->tenant] > 0);
-	introduce->n_of_tenant[stream->tenant]--;
-	stream->engine = 0;
-	stream->next = introduce->free;
-	introduce->free = (uint16_t)(index + 1);
+	assert(stream.engine == engine->number + 1 && engine->n_streams > 0);
+	assert(daemon->introduce.n_of_tenant[stream.tenant] > 0);
+	daemon->introduce.n_of_tenant[stream.tenant]--;
+	stream.engine = 0;
+	stream.next = kept->streams_free;
+	KEPT_SET(daemon, kept->streams[index], stream);
+	KEPT_SET(daemon, kept->streams_free, (uint16_t)(index + 1));
 	engine->n_streams--;
 }
 
-static struct introduce_stream *stream_find(const struct daemon *daemon,
-					    const struct attached *engine, uint32_t handle)
+static const struct kept_stream *stream_find(const struct daemon *daemon,
+					     const struct attached *engine, uint32_t handle)
 {
 	uint32_t index = handle & 0xffff;
-	struct introduce_stream *stream;
+	const struct kept_stream *stream;
 
-	if (index >= daemon->introduce.n_high)
+	if (index >= daemon->kept->streams_high)
 		return NULL;
-	stream = &daemon->introduce.streams[index];
+	stream = &daemon->kept->streams[index];
 	return stream->engine == engine->number + 1 && stream->generation == handle >> 16 ? stream
 											  : NULL;
 }
@@ -87,7 +105,7 @@ static struct introduce_stream *stream_find(const struct daemon *daemon,
 uint32_t introduce_tenant(const struct daemon *daemon, const struct attached *engine,
 			  uint32_t handle)
 {
-	const struct introduce_stream *stream = stream_find(daemon, engine, handle);
+	const struct kept_stream *stream = stream_find(daemon, engine, handle);
 
 	return stream ? stream->tenant : CORE_NONE;
 }
@@ -95,27 +113,48 @@ uint32_t introduce_tenant(const struct daemon *daemon, const struct attached *en
 void introduce_gone(struct peer *peer, const struct kvd_msg_client_gone *m)
 {
 	struct daemon *daemon = peer->daemon;
-	struct introduce_stream *stream = peer->engine
-						  ? stream_find(daemon, peer->engine, m->client)
-						  : NULL;
-	struct tenant_counters *counters;
+	const struct kept_stream *stream = peer->engine ? stream_find(daemon, peer->engine, m->client)
+							: NULL;
+	struct tenant_counters counters;
 
 	if (!stream) {
 		log_debug("stream.gone.unknown pid=%u handle=%u", peer->pid, m->client);
 		return;
 	}
-	counters = &daemon->tenant_counters[stream->tenant];
-	counters->prompt_tokens += m->prompt_tokens;
-	counters->cached_tokens += m->cached_tokens;
-	counters->completion_tokens += m->completion_tokens;
-	stream_return(&daemon->introduce, peer->engine, m->client & 0xffff);
+	counters = daemon->kept->counters[stream->tenant];
+	counters.prompt_tokens += m->prompt_tokens;
+	counters.cached_tokens += m->cached_tokens;
+	counters.completion_tokens += m->completion_tokens;
+	KEPT_SET(daemon, daemon->kept->counters[stream->tenant], counters);
+	stream_return(peer->engine, m->client & 0xffff);
+	/* Counted once, and the handle gone: peer.c takes the message off the socket only now. */
+	core_commit(daemon->core);
 }
 
 void introduce_engine_lost(struct daemon *daemon, struct attached *engine)
 {
-	for (uint32_t i = 0; i < daemon->introduce.n_high && engine->n_streams; i++)
-		if (daemon->introduce.streams[i].engine == engine->number + 1)
-			stream_return(&daemon->introduce, engine, i);
+	for (uint32_t i = 0; i < daemon->kept->streams_high && engine->n_streams; i++)
+		if (daemon->kept->streams[i].engine == engine->number + 1)
+			stream_return(engine, i);
+}
+
+void introduce_resend(struct attached *engine, uint32_t handle, uint32_t seq)
+{
+	struct kvd_msg_client_new m = {
+		.m = { .type = KVD_M_CLIENT_NEW, .size = sizeof(m), .seq = seq },
+		.client = handle,
+		.weight = 100,
+	};
+	int pair[2];
+
+	if (!stream_find(engine->daemon, engine, handle))
+		return;
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair) < 0) {
+		peer_doom(engine->peer, "no socket for a stream it must hear of");
+		return;
+	}
+	close(pair[1]);
+	peer_send(engine->peer, &m.m, &pair[0], 1, true);
 }
 
 /* ---- choosing ---- */
@@ -161,7 +200,7 @@ static uint32_t stream_admit(struct peer *peer, uint32_t request_seq, struct att
 	uint32_t handle = 0;
 
 	if (engine->n_streams < LIMIT_STREAMS_PER_ENGINE)
-		handle = stream_take(&peer->daemon->introduce, engine, peer->tenant);
+		handle = stream_take(engine, peer->tenant);
 	if (!handle)
 		peer_error(peer, request_seq, KVD_S_LIMIT, LIMIT_STREAMS_PER_ENGINE + 1,
 			   LIMIT_STREAMS_PER_ENGINE,
@@ -186,7 +225,8 @@ static void introduce_pair(struct peer *peer, const struct kvd_msg_stream_open *
 		return;
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair) < 0) {
 		log_error("stream.failed error=\"%s\"", strerror(errno));
-		stream_return(&peer->daemon->introduce, engine, handle & 0xffff);
+		stream_return(engine, handle & 0xffff);
+		core_commit(peer->daemon->core);
 		peer_error(peer, m->m.seq, KVD_S_INTERNAL, 0, 0, "kvd cannot make a stream: %s",
 			   strerror(errno));
 		return;
@@ -199,7 +239,7 @@ static void introduce_pair(struct peer *peer, const struct kvd_msg_stream_open *
 	strcpy(to_client.engine, engine->name);
 	log_debug("stream.open tenant=\"%s\" engine=\"%s\" handle=%u", peer->tenant_name,
 		  engine->name, handle);
-	peer_send(engine->peer, &to_engine.m, &pair[0], 1, true);
+	attach_send(engine, &to_engine.m, (struct kept_out){ KVD_M_CLIENT_NEW, handle, 0 }, &pair[0], true);
 	peer_send(peer, &to_client.m, &pair[1], 1, true);
 }
 

@@ -18,13 +18,6 @@ struct peer;
 #define LIMIT_WAITS 4096u          /* STREAM_OPENs that wait for an engine, all peers together */
 #define LIMIT_WAITS_PER_PEER 32u
 
-struct introduce_stream {
-	uint32_t engine;           /* number + 1; 0: free */
-	uint32_t tenant;
-	uint16_t generation;       /* makes handles of earlier users stale */
-	uint16_t next;             /* free list: index + 1 */
-};
-
 struct introduce_wait {
 	struct peer *peer;
 	uint64_t since_usec, deadline_usec;
@@ -32,15 +25,17 @@ struct introduce_wait {
 };
 
 struct introduce {
-	struct introduce_stream *streams;  /* (LIMIT_STREAMS) */
-	uint16_t free;
-	uint32_t n_high;
-	uint32_t *n_of_tenant;             /* (LIMIT_TENANTS) streams */
+	uint32_t *n_of_tenant;             /* (LIMIT_TENANTS) streams; the streams are in kept.h */
 	struct introduce_wait *waits;      /* (LIMIT_WAITS), n_waits in order of arrival */
 	uint32_t n_waits;
 };
 
 int introduce_init(struct daemon *daemon);
+/* Count the streams that a killed kvd had introduced. */
+void introduce_adopt(struct daemon *daemon);
+/* CLIENT_NEW of a killed kvd that its engine has not been sent: the client's end is closed, so the engine
+ * gets a stream that has ended, and lets go of the handle. */
+void introduce_resend(struct attached *engine, uint32_t handle, uint32_t seq);
 void introduce_deinit(struct daemon *daemon);
 
 void introduce_open(struct peer *peer, const struct kvd_msg_stream_open *m);

@@ -13,7 +13,6 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
-#include <systemd/sd-daemon.h>
 #include <unistd.h>
 
 #define LISTEN_BACKLOG 1024 /* the kernel cuts it to net.core.somaxconn */
@@ -103,7 +102,7 @@ static bool answers(const struct sockaddr_un *address)
 /* Two kvds that start at once must not take each other's socket for stale: the directory is locked from the
  * question to the answer.  No file is left, and who may not read the directory goes on without.  A second is
  * more than the other needs; a stranger that holds the lock of /tmp delays us by no more than that. */
-static int lock_directory(const char *path)
+int listen_lock_directory(const char *path)
 {
 	char directory[LISTEN_PATH_MAX];
 	char *slash;
@@ -117,24 +116,6 @@ static int lock_directory(const char *path)
 	for (unsigned i = 0; i < 100 && fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) < 0; i++)
 		(void)poll(NULL, 0, 10);
 	return fd;
-}
-
-static int from_systemd(struct listen_socket *ret, char error[LISTEN_ERROR_MAX])
-{
-	int n = sd_listen_fds(1);
-
-	if (n <= 0)
-		return n;
-	if (n > 1 || sd_is_socket_unix(SD_LISTEN_FDS_START, SOCK_SEQPACKET, 1, NULL, 0) <= 0)
-		return fail(error, -EINVAL,
-			    "systemd has passed something else than one SEQPACKET socket; use "
-			    "ListenSequentialPacket= in kvd.socket");
-	/* systemd gives it as NonBlocking= says; accept4() must never wait. */
-	if (fcntl(SD_LISTEN_FDS_START, F_SETFL, O_NONBLOCK) < 0)
-		return fail(error, -errno, "the socket that systemd has passed is broken: %s",
-			    strerror(errno));
-	ret->fd = SD_LISTEN_FDS_START;
-	return 1;
 }
 
 static int bind_path(const char *path, struct listen_socket *ret, char error[LISTEN_ERROR_MAX])
@@ -177,16 +158,37 @@ int listen_open(const char *path, struct listen_socket *ret, char error[LISTEN_E
 	int r, lock;
 
 	*ret = (struct listen_socket){ .fd = -1 };
-	r = from_systemd(ret, error);
-	if (r != 0)
-		return r < 0 ? r : 0;
 	if (strlen(path) >= sizeof(((struct sockaddr_un *)0)->sun_path))
 		return fail(error, -ENAMETOOLONG, "the socket's path is too long; give a shorter --socket");
-	lock = lock_directory(path);
+	lock = listen_lock_directory(path);
 	r = bind_path(path, ret, error);
 	if (lock >= 0)
 		close(lock);
 	return r;
+}
+
+void listen_name(const struct listen_socket *socket, char *ret, size_t bytes)
+{
+	snprintf(ret, bytes, "listen.%llx.%llx", (unsigned long long)socket->device,
+		 (unsigned long long)socket->inode);
+}
+
+int listen_adopt(const char *path, const char *name, int fd, struct listen_socket *ret)
+{
+	unsigned long long device, inode;
+	struct stat st;
+
+	*ret = (struct listen_socket){ .fd = -1 };
+	if (strlen(path) < sizeof(ret->path) && sscanf(name, "listen.%llx.%llx", &device, &inode) == 2 &&
+	    lstat(path, &st) == 0 && S_ISSOCK(st.st_mode) && st.st_dev == device && st.st_ino == inode &&
+	    /* Once more: who connects from now on is told our process, not the dead one's. */
+	    listen(fd, LISTEN_BACKLOG) == 0) {
+		*ret = (struct listen_socket){ .fd = fd, .ours = true, .device = st.st_dev, .inode = st.st_ino };
+		strcpy(ret->path, path);
+		return 0;
+	}
+	close(fd);
+	return -ESTALE;
 }
 
 void listen_close(struct listen_socket *socket)

@@ -21,9 +21,18 @@ struct listen_socket {
  * $XDG_RUNTIME_DIR/kvd/kvd.sock; the directory of a default is made.  -errno and a sentence. */
 int listen_path(const char *given, char ret[LISTEN_PATH_MAX], char error[LISTEN_ERROR_MAX]);
 
-/* Listen at path, or on the socket systemd has passed.  A file nobody answers on is replaced. */
+/* Listen at path.  A file nobody answers on is replaced. */
 int listen_open(const char *path, struct listen_socket *ret, char error[LISTEN_ERROR_MAX]);
+/* Go on with the listening socket of a killed kvd, whose name of the bundle says which file it is bound
+ * to.  -ESTALE: the file is not there any more, or is another's; fd is closed. */
+int listen_adopt(const char *path, const char *name, int fd, struct listen_socket *ret);
+/* Its name of the bundle (bundle.h). */
+void listen_name(const struct listen_socket *socket, char *ret, size_t bytes);
 /* Close, and remove the file if it is still ours. */
 void listen_close(struct listen_socket *socket);
+
+/* Lock the directory of a path, so that two who start at once do not take each other's socket for
+ * stale.  No file is left.  A descriptor to close, or -1: the directory cannot be read, go on without. */
+int listen_lock_directory(const char *path);
 
 #endif

@@ -12,6 +12,7 @@
 
 #include "kvd/config.h"
 #include "kvd/daemon.h"
+#include "kvd/keeper.h"
 #include "kvd/listen.h"
 #include "kvd/memory.h"
 #include "kvd/options.h"
@@ -126,26 +127,75 @@ static int raise_descriptors(const struct config *config)
 	return -1;
 }
 
-static int serve(const struct config *config, const char *given_socket, struct daemon_options *options)
+/* The listening socket: systemd's, that of the kvd before us, or a new one.
+ * name  what it is called in the bundle; "": systemd's */
+static int open_socket(struct bundle *bundle, const char *path, int systemd_fd, struct listen_socket *ret,
+		       char name[BUNDLE_NAME_MAX], char error[LISTEN_ERROR_MAX])
 {
-	char path[LISTEN_PATH_MAX], error[LISTEN_ERROR_MAX];
-	struct listen_socket socket;
-	struct daemon *daemon = NULL;
+	const char *before = bundle_find(bundle, "listen.");
+	int r = -ENOENT;
+
+	name[0] = '\0';
+	*ret = (struct listen_socket){ .fd = systemd_fd };
+	if (systemd_fd >= 0)
+		return 0;
+	if (before) {
+		snprintf(name, BUNDLE_NAME_MAX, "%s", before);
+		r = listen_adopt(path, name, bundle_take(bundle, name), ret);
+		if (r < 0)
+			bundle_forget(bundle, name);
+	}
+	if (r < 0)
+		r = listen_open(path, ret, error);
+	if (r == 0)
+		listen_name(ret, name, BUNDLE_NAME_MAX);
+	return r;
+}
+
+static int run(struct daemon *daemon, struct bundle *bundle, const char *path, const char *listen_name)
+{
+	uint32_t n_extents = daemon->n_extents;
 	int r;
 
+	(void)sd_notifyf(0, "READY=1\nSTATUS=pool %" PRIu64 " MiB at %s%s", daemon->pool_bytes >> 20, path,
+			 daemon->taken_over ? ", taken over" : "");
+	r = daemon_run(daemon);
+	(void)sd_notify(0, "STOPPING=1");
+	/* As if killed: nothing is closed in order, for closing would tell the engines. */
+	if (r == 0 && daemon->keep)
+		_exit(0);
+	daemon_close(daemon);
+	if (listen_name)
+		bundle_forget(bundle, listen_name);
+	bundle_release(bundle, n_extents);
+	return r;
+}
+
+static int serve(const struct config *config, const char *given_socket, struct daemon_options *options)
+{
+	char path[LISTEN_PATH_MAX], error[LISTEN_ERROR_MAX], name[BUNDLE_NAME_MAX];
+	struct listen_socket socket;
+	struct bundle bundle;
+	struct daemon *daemon = NULL;
+	int r, systemd_fd;
+
+	_Static_assert(LISTEN_ERROR_MAX >= BUNDLE_ERROR_MAX, "one sentence");
 	if (listen_path(given_socket ? given_socket : config->socket, path, error) < 0 ||
-	    listen_open(path, &socket, error) < 0)
+	    bundle_open(&bundle, config->keeper, path, &systemd_fd, error) < 0)
 		return complain(1, "%s", error);
+	/* The pool of a killed kvd is there already: it is not to be found free once more. */
+	if (!bundle_find(&bundle, "book") && (r = check_memory(config)) >= 0)
+		return r;
+	if (open_socket(&bundle, path, systemd_fd, &socket, name, error) < 0)
+		return complain(1, "%s", error);
+	options->bundle = &bundle;
 	options->listen_fd = socket.fd;
+	options->listen_name = name[0] ? name : NULL;
 	r = daemon_open(config, options, &daemon);
-	if (r == 0) {
-		(void)sd_notifyf(0, "READY=1\nSTATUS=pool %" PRIu64 " MiB at %s",
-				 daemon->pool_bytes >> 20, path);
-		r = daemon_run(daemon);
-		(void)sd_notify(0, "STOPPING=1");
-		daemon_close(daemon);
-	}
+	if (r == 0)
+		r = run(daemon, &bundle, path, options->listen_name);
 	listen_close(&socket);
+	bundle_close(&bundle);
 	return r < 0 ? 1 : 0;
 }
 
@@ -160,8 +210,12 @@ int main(int argc, char **argv)
 	struct config *config = calloc(1, sizeof(*config));
 	struct daemon_options how = { .loop = LOOP_AUTO, .load = load_again, .load_arg = &options };
 	char error[CONFIG_ERROR_MAX] = "";
-	int r = options_parse(argc, argv, &options);
+	int r;
 
+	/* Not a command: kvd itself starts its keeper so (keeper_link.c). */
+	if (argc == 3 && !strcmp(argv[1], "--keeper-serve"))
+		return keeper_main(argv[2]);
+	r = options_parse(argc, argv, &options);
 	if (r < 0 && !config)
 		r = complain(1, "out of memory");
 	if (r < 0 && options.loop) {
@@ -182,8 +236,6 @@ int main(int argc, char **argv)
 		puts("configuration ok");
 		r = 0;
 	}
-	if (r < 0)
-		r = check_memory(config);
 	if (r < 0)
 		r = raise_descriptors(config);
 	if (r < 0) {

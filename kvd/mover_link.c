@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -255,6 +256,25 @@ static void mover_lost(struct mover_link *link)
 	daemon_deadline(link->daemon, clock_now_usec());
 }
 
+/* The next kvd must end this mover before it gives a job to its own: it is in the bundle and in the book
+ * before it is sent the first extent, and until it has been reaped. */
+static void remember(struct mover_link *link)
+{
+	struct daemon *daemon = link->daemon;
+
+	if (link->pid) {
+		link->pidfd = (int)syscall(SYS_pidfd_open, link->pid, 0);
+		if (link->pidfd >= 0)
+			bundle_keep(daemon->bundle, "mover", link->pidfd);
+	} else if (link->pidfd >= 0) {
+		bundle_forget(daemon->bundle, "mover");
+		close(link->pidfd);
+		link->pidfd = -1;
+	}
+	KEPT_SET(daemon, daemon->kept->mover_pid, (uint32_t)link->pid);
+	core_commit(daemon->core);
+}
+
 /* Has the lost mover ended?  Then give its jobs back and choose when the next one starts. */
 static bool mover_reap(struct mover_link *link, uint64_t now_usec)
 {
@@ -264,6 +284,7 @@ static bool mover_reap(struct mover_link *link, uint64_t now_usec)
 		return false;
 	link->pid = 0;
 	link->ending = false;
+	remember(link);
 	link->backoff_usec = now_usec - link->started_usec > 1000000 ? 0
 			     : link->backoff_usec		     ? link->backoff_usec * 2
 								     : LIMIT_MOVER_RESTART_USEC;
@@ -332,6 +353,7 @@ static int mover_start(struct mover_link *link, uint64_t now_usec)
 		return pid;
 	}
 	link->pid = pid;
+	remember(link);
 	link->source = (struct loop_source){ .ready = mover_ready, .fd = pair[0] };
 	link->started_usec = now_usec;
 	link->restart_at_usec = CLOCK_NEVER;
@@ -427,7 +449,7 @@ int mover_link_open(struct daemon *daemon, uint32_t n_extents)
 	int r;
 
 	link->daemon = daemon;
-	link->source.fd = -1;
+	link->source.fd = link->pidfd = -1;
 	link->silent_at_usec = CLOCK_NEVER;
 	r = mover_find(link);
 	if (r < 0)
@@ -453,6 +475,8 @@ void mover_link_close(struct mover_link *link)
 		(void)kill(link->pid, SIGKILL);
 		while (waitpid(link->pid, NULL, 0) < 0 && errno == EINTR)
 			;
+		if (link->pidfd >= 0)
+			close(link->pidfd);
 	}
 	free(link->known);
 	free(link->small.entries);

@@ -36,6 +36,7 @@ struct mover_link {
 	struct daemon *daemon;
 	struct loop_source source; /* our end of the pair; slot 0: no mover */
 	pid_t pid;                 /* 0: none to reap */
+	int pidfd;                 /* of it; -1 */
 	char path[MOVER_PATH_MAX];
 	uint8_t *known;            /* (n_extents) this mover has been given the extent */
 	struct mover_queue small, big;

@@ -18,6 +18,7 @@
 #include "kvd/clock.h"
 #include "kvd/daemon.h"
 #include "kvd/dispatch.h"
+#include "kvd/greet.h"
 #include "kvd/introduce.h"
 #include "kvd/wire.h"
 
@@ -120,8 +121,8 @@ uint64_t peers_deadlines(struct daemon *daemon, uint64_t now_usec)
 	return next_usec;
 }
 
-/* Receive one packet.  Returns its size; 0: hung up; -errno.  Descriptors go to fds. */
-static ssize_t receive(int fd, uint8_t *buffer, int fds[PEER_FDS_MAX], uint32_t *ret_n_fds,
+/* Receive one packet, or only look at it.  Returns its size; 0: hung up; -errno.  Descriptors go to fds. */
+static ssize_t receive(int fd, int peek, uint8_t *buffer, int fds[PEER_FDS_MAX], uint32_t *ret_n_fds,
 		       int *ret_flags)
 {
 	union {
@@ -139,7 +140,7 @@ static ssize_t receive(int fd, uint8_t *buffer, int fds[PEER_FDS_MAX], uint32_t 
 
 	*ret_n_fds = 0;
 	do
-		n = recvmsg(fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+		n = recvmsg(fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC | peek);
 	while (n < 0 && errno == EINTR);
 	if (n < 0)
 		return -errno;
@@ -164,7 +165,10 @@ static bool read_one(struct peer *peer)
 	int fds[PEER_FDS_MAX], flags = 0;
 	uint32_t n_fds;
 	const char *why = NULL;
-	ssize_t n = receive(peer->source.fd, daemon->packet, fds, &n_fds, &flags);
+	/* An engine's message leaves its socket only when its effect is in the book: killed between, the next
+	 * kvd finds it there once more, and what has been applied is not applied again (introduce_gone). */
+	int peek = peer->engine ? MSG_PEEK : 0;
+	ssize_t n = receive(peer->source.fd, peek, daemon->packet, fds, &n_fds, &flags);
 
 	if (n == -EAGAIN)
 		return false;
@@ -172,11 +176,9 @@ static bool read_one(struct peer *peer)
 	 * that still counts (an engine's totals), and after it comes the end. */
 	if (n == -ECONNRESET)
 		return true;
-	if (n == 1 && daemon->packet[0] == 0 && !n_fds && peer->engine) {
+	if (n == 1 && daemon->packet[0] == 0 && !n_fds && peer->engine)
 		peer->engine->rung = true; /* a doorbell */
-		return true;
-	}
-	if (n <= 0 && !n_fds)
+	else if (n <= 0 && !n_fds)
 		peer_doom(peer, "hung up");
 	else if (flags & MSG_TRUNC)
 		peer_violation(peer, "packet larger than a message may be");
@@ -188,6 +190,8 @@ static bool read_one(struct peer *peer)
 		dispatch_message(peer, (const struct kvd_msg *)daemon->packet, n_fds ? fds[0] : -1);
 	for (uint32_t i = 0; i < n_fds; i++)
 		close(fds[i]);
+	if (peek && n > 0)
+		(void)recv(peer->source.fd, NULL, 0, MSG_DONTWAIT | MSG_TRUNC);
 	return peer->state != PEER_DOOMED;
 }
 
@@ -334,6 +338,39 @@ static void listener_ready(struct loop_source *source, uint32_t events)
 		return;
 	}
 	loop_again(daemon->loop, source);
+}
+
+struct peer *peer_adopt(struct daemon *daemon, struct attached *engine, int fd)
+{
+	const struct kept_engine *kept = engine->kept;
+	struct peer *peer = peer_take(&daemon->peers);
+
+	assert(peer); /* first comers */
+	*peer = (struct peer){
+		.source = { .ready = peer_ready, .fd = fd },
+		.daemon = daemon,
+		.state = PEER_READY,
+		.role = KVD_ROLE_ENGINE,
+		.version = kept->version,
+		.uid = kept->uid,
+		.gid = kept->gid,
+		.pid = kept->pid,
+		.tenant = core_tenant_find(daemon->core, kept->tenant),
+		.engine = engine,
+		.deadline_usec = CLOCK_NEVER,
+	};
+	strcpy(peer->program, kept->program);
+	strcpy(peer->tenant_name, kept->tenant);
+	strcpy(peer->domain, kept->domain);
+	greet_rights(peer);
+	peer->may_attach = true;
+	if (peer->tenant != CORE_NONE) {
+		daemon->uses[peer->tenant].connections++;
+		peer->counted = true;
+	}
+	if (loop_add(daemon->loop, &peer->source, POLLIN | POLLRDHUP) < 0)
+		peer_doom(peer, "cannot be watched");
+	return peer;
 }
 
 int peers_open(struct daemon *daemon, int listen_fd)

@@ -81,6 +81,8 @@ struct peers {
 
 int peers_open(struct daemon *daemon, int listen_fd);
 void peers_close(struct daemon *daemon);
+/* The connection of an engine that a killed kvd had; fd is the peer's from now on. */
+struct peer *peer_adopt(struct daemon *daemon, struct attached *engine, int fd);
 
 /* Doom whoever has run out of time; returns the next deadline. */
 uint64_t peers_deadlines(struct daemon *daemon, uint64_t now_usec);

@@ -14,6 +14,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "kvd/attach.h"
 #include "kvd/clock.h"
 #include "kvd/daemon.h"
 
@@ -21,6 +22,7 @@ _Static_assert(sizeof(struct kvd_msg_error) <= LIMIT_OUT_BYTES, "");
 _Static_assert(sizeof(struct kvd_msg_welcome) <= LIMIT_OUT_BYTES, "");
 _Static_assert(sizeof(struct kvd_msg_stream) <= LIMIT_OUT_BYTES, "");
 _Static_assert(sizeof(struct kvd_msg_attached) <= LIMIT_OUT_BYTES, "");
+_Static_assert(sizeof(struct kvd_msg_adopted) <= LIMIT_OUT_BYTES, "");
 
 int peer_out_open(struct peers *peers)
 {
@@ -132,6 +134,8 @@ void peer_send(struct peer *peer, const struct kvd_msg *m, const int *fds, unsig
 		}
 		if (r < 0)
 			peer_doom(peer, "hung up");
+		else if (peer->engine)
+			attach_sent(peer->engine, m);
 	}
 	if (owned)
 		for (unsigned i = 0; i < n_fds; i++)
@@ -181,6 +185,8 @@ void peer_out_flush(struct peer *peer)
 			peer_doom(peer, "hung up");
 			return;
 		}
+		if (peer->engine)
+			attach_sent(peer->engine, (const struct kvd_msg *)record->bytes);
 		peer->out_head = record->next;
 		peer->n_out--;
 		record_return(peers, number);

@@ -53,8 +53,32 @@ int ring_take(struct ring *ring, struct kvd_sqe *ret)
 		words[i] = __atomic_load_n(&source[i], __ATOMIC_RELAXED);
 	memcpy(ret, words, sizeof(*ret));
 	ring->sq_head++;
-	__atomic_store_n(&ring->comp->sq_head, ring->sq_head, __ATOMIC_RELEASE);
 	return 1;
+}
+
+void ring_consumed(struct ring *ring)
+{
+	__atomic_store_n(&ring->comp->sq_head, ring->sq_head, __ATOMIC_RELEASE);
+}
+
+void ring_adopt(struct ring *ring, const struct segment *segment, const uint8_t *old_comp, uint32_t sq_head,
+		uint32_t cq_tail)
+{
+	const struct segment_shape *shape = &segment->shape;
+
+	ring_open(ring, segment);
+	ring->sq_head = sq_head;
+	ring->cq_tail = cq_tail;
+	ring->adopted = true;
+	/* All of them: whichever are not consumed are among them, at their indexes. */
+	memcpy(ring->cqes, old_comp + shape->cqe_offset, (size_t)shape->cq_entries * sizeof(struct kvd_cqe));
+	__atomic_store_n(&ring->comp->sq_head, sq_head, __ATOMIC_RELEASE);
+	__atomic_store_n(&ring->comp->cq_tail, cq_tail, __ATOMIC_RELEASE);
+}
+
+uint32_t ring_generation(const struct ring *ring)
+{
+	return __atomic_load_n(&ring->sub->comp_generation, __ATOMIC_ACQUIRE);
 }
 
 bool ring_copy_tokens(const struct ring *ring, uint32_t slot, uint64_t first, uint64_t n,
@@ -75,12 +99,17 @@ int ring_publish(struct ring *ring, const struct kvd_cqe *cqe)
 {
 	uint32_t used = ring->cq_tail - __atomic_load_n(&ring->sub->cq_head, __ATOMIC_ACQUIRE);
 
+	/* The dead kvd had published one that its book does not know, and the engine has seen it: the same
+	 * one is published again now, at the same index. */
+	if (used == UINT32_MAX && ring->adopted)
+		used = 0;
 	if (used > ring->cq_entries)
 		return -EPROTO;
 	if (used == ring->cq_entries)
 		return -ENOSPC;
 	ring->cqes[ring->cq_tail & (ring->cq_entries - 1)] = *cqe;
 	ring->cq_tail++;
+	ring->adopted = false;
 	__atomic_store_n(&ring->comp->cq_tail, ring->cq_tail, __ATOMIC_RELEASE);
 	ring->published = true;
 	return 0;

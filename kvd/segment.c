@@ -109,6 +109,30 @@ int segment_open(const struct segment_shape *shape, struct segment *ret)
 	return r;
 }
 
+int segment_adopt(const struct segment_shape *shape, int sub_fd, struct segment *ret)
+{
+	int seals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL, r;
+	struct stat st;
+	void *map;
+
+	*ret = (struct segment){ .shape = *shape, .sub_fd = -1, .comp_fd = -1 };
+	if (fstat(sub_fd, &st) < 0 || (uint64_t)st.st_size != shape->sub_bytes ||
+	    fcntl(sub_fd, F_GET_SEALS) != seals)
+		return -EINVAL;
+	r = segment_open_one("kvd-comp", shape->comp_bytes, F_SEAL_FUTURE_WRITE, &ret->comp_fd, &ret->comp);
+	if (r < 0)
+		return r;
+	map = mmap(NULL, shape->sub_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, sub_fd, 0);
+	if (map != MAP_FAILED) {
+		ret->sub = map;
+		if (madvise(map, shape->sub_bytes, MADV_DONTDUMP) == 0)
+			return 0;
+	}
+	r = -errno;
+	segment_close(ret);
+	return r;
+}
+
 void segment_close_fds(struct segment *segment)
 {
 	if (segment->sub_fd >= 0)

@@ -26,6 +26,9 @@ int segment_shape(uint32_t sq_entries, uint32_t max_seqs, uint32_t max_pages,
 
 /* Make, map and seal both.  Owner: the caller, segment_close().  -errno: nothing is left behind. */
 int segment_open(const struct segment_shape *shape, struct segment *ret);
+/* The same for an engine of a killed kvd: its submission segment stays, the completion segment is made
+ * anew.  sub_fd stays the caller's.  -EINVAL: it is not one of this shape, sealed as ours are. */
+int segment_adopt(const struct segment_shape *shape, int sub_fd, struct segment *ret);
 /* Close the descriptors after the engine has its own; the mappings stay. */
 void segment_close_fds(struct segment *segment);
 void segment_close(struct segment *segment);

@@ -35,30 +35,21 @@ static void submit_one(struct attached *engine, const struct kvd_sqe *sqe)
 	event.engine = engine->number;
 	event.submit.sqe = *sqe;
 	event.submit.tenant = CORE_NONE;
-	if (sqe->verb == KVD_SEQ_OPEN) {
+	/* A stale handle is CORE_NONE: the core refuses it, so that every submission is one of its steps. */
+	if (sqe->verb == KVD_SEQ_OPEN)
 		event.submit.tenant = introduce_tenant(daemon, engine, sqe->tenant);
-		if (event.submit.tenant == CORE_NONE) {
-			struct kvd_cqe cqe = {
-				.verb = sqe->verb,
-				.status = KVD_S_STALE,
-				.slot = sqe->slot,
-				.user_data = sqe->user_data,
-			};
-
-			if (ring_publish(&engine->ring, &cqe) < 0)
-				peer_violation(engine->peer, "completion ring full or broken");
-			return;
-		}
-	}
 	tokens_of(sqe, &first, &n);
 	/* A range outside the row is passed on as no tokens: the core refuses it. */
 	if (!ring_copy_tokens(&engine->ring, sqe->slot, first, n, daemon->tokens))
 		n = 0;
 	event.submit.tokens = n ? daemon->tokens : NULL;
 	event.submit.n_tokens = (uint32_t)n;
+	/* Consumed in the step in which it has its effect; the engine may use its place afterwards. */
+	KEPT_SET(daemon, engine->kept->sq_head, engine->ring.sq_head);
 	if (sqe->verb == KVD_SEQ_SEAL)
 		daemon->events.sealed += sqe->count;
 	daemon_event(daemon, &event);
+	ring_consumed(&engine->ring);
 }
 
 void submit_all(struct daemon *daemon)

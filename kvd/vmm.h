@@ -18,6 +18,10 @@ void vmm_close(struct vmm *vmm);
 /* Make an extent, once; idempotent.  It has no memory yet.  0 or -errno. */
 int vmm_extent_create(struct vmm *vmm, uint32_t extent);
 
+/* Take an extent over that a killed kvd had made.  fd is the vmm's on success.
+ * -EINVAL: it is not one of ours, or not of this size. */
+int vmm_extent_adopt(struct vmm *vmm, uint32_t extent, int fd);
+
 /* A descriptor of an extent, borrowed; with writable = false one through which it cannot be
  * written. -ENOENT: not made yet. */
 int vmm_extent_fd(const struct vmm *vmm, uint32_t extent, bool writable);

@@ -51,6 +51,25 @@ void vmm_close(struct vmm *vmm)
 	free(vmm);
 }
 
+int vmm_extent_adopt(struct vmm *vmm, uint32_t extent, int fd)
+{
+	char path[64];
+	struct stat st;
+	int readable;
+
+	assert(extent < vmm->n_extents && vmm->fds[extent].writable < 0);
+	if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || (uint64_t)st.st_size != vmm->extent_bytes ||
+	    (st.st_mode & 07777) != 0600 || fcntl(fd, F_GET_SEALS) != (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL))
+		return -EINVAL;
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	readable = open(path, O_RDONLY | O_CLOEXEC);
+	if (readable < 0)
+		return -errno;
+	vmm->fds[extent].writable = fd;
+	vmm->fds[extent].readable = readable;
+	return 0;
+}
+
 int vmm_extent_create(struct vmm *vmm, uint32_t extent)
 {
 	char path[64];

@@ -57,6 +57,42 @@ void weights_share_ask(struct peer *peer, const struct kvd_msg_weights *m)
 	peer_send(peer, &reply.m, entry ? &entry->fd : NULL, entry ? 1 : 0, false);
 }
 
+/* For the next kvd, should we be killed. */
+static void remember(struct daemon *daemon, uint32_t i)
+{
+	const struct weights_entry *entry = &daemon->weights.entries[i];
+	struct kept_weights kept = { .inode = kept_inode(entry->fd) };
+	char name[BUNDLE_NAME_MAX];
+
+	memcpy(kept.fingerprint, entry->fingerprint, sizeof(kept.fingerprint));
+	strcpy(kept.layout, entry->layout);
+	bundle_keep(daemon->bundle, bundle_name(name, "w", i), entry->fd);
+	KEPT_SET(daemon, daemon->kept->weights[i], kept);
+	core_commit(daemon->core);
+}
+
+void weights_share_adopt(struct daemon *daemon)
+{
+	for (uint32_t i = 0; i < LIMIT_WEIGHTS; i++) {
+		const struct kept_weights *kept = &daemon->kept->weights[i];
+		struct weights_entry *entry = &daemon->weights.entries[i];
+		char name[BUNDLE_NAME_MAX];
+		int fd = kept->inode ? bundle_take(daemon->bundle, bundle_name(name, "w", i)) : -1;
+
+		if (fd >= 0 && kept_inode(fd) == kept->inode) {
+			*entry = (struct weights_entry){ .used = true, .fd = fd };
+			memcpy(entry->fingerprint, kept->fingerprint, sizeof(entry->fingerprint));
+			strcpy(entry->layout, kept->layout);
+			continue;
+		}
+		/* Missing: the next engine of that model lays its own out. */
+		if (fd >= 0)
+			close(fd);
+		if (kept->inode)
+			KEPT_SET(daemon, kept->inode, (uint64_t)0);
+	}
+}
+
 void weights_share_offer(struct peer *peer, const struct kvd_msg_weights *m, int fd)
 {
 	struct daemon *daemon = peer->daemon;
@@ -82,6 +118,7 @@ void weights_share_offer(struct peer *peer, const struct kvd_msg_weights *m, int
 		*entry = (struct weights_entry){ .used = true, .fd = copy };
 		memcpy(entry->fingerprint, m->fingerprint, sizeof(entry->fingerprint));
 		strcpy(entry->layout, m->layout);
+		remember(daemon, i);
 		log_info("weights.kept model=\"%s\" layout=\"%s\" bytes=%lld", peer->engine->model,
 			 m->layout, (long long)st.st_size);
 		return;
@@ -101,8 +138,13 @@ void weights_share_forget(struct daemon *daemon, const uint8_t fingerprint[16])
 		struct weights_entry *entry = &daemon->weights.entries[i];
 
 		if (entry->used && !memcmp(entry->fingerprint, fingerprint, 16)) {
+			char name[BUNDLE_NAME_MAX];
+
 			close(entry->fd);
 			entry->used = false;
+			/* Part of the hang-up's step, which follows. */
+			KEPT_SET(daemon, daemon->kept->weights[i].inode, (uint64_t)0);
+			bundle_forget(daemon->bundle, bundle_name(name, "w", i));
 		}
 	}
 }

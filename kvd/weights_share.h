@@ -27,6 +27,8 @@ struct weights_share { struct weights_entry entries[LIMIT_WEIGHTS]; };
 void weights_share_ask(struct peer *peer, const struct kvd_msg_weights *m);
 /* fd stays the caller's. */
 void weights_share_offer(struct peer *peer, const struct kvd_msg_weights *m, int fd);
+/* Take over what a killed kvd had kept. */
+void weights_share_adopt(struct daemon *daemon);
 /* An engine of this fingerprint is gone: close what nobody attached can use. */
 void weights_share_forget(struct daemon *daemon, const uint8_t fingerprint[16]);
 void weights_share_close(struct daemon *daemon);

@@ -98,7 +98,7 @@ struct core_event {
 		struct {               /* SUBMIT */
 			struct kvd_sqe sqe;    /* the shell's private copy */
 			uint32_t tenant; /* OPEN: tenant number the handle stands for; the shell
-					    resolved it */
+					    resolved it; CORE_NONE: a stale handle */
 			const int32_t *tokens; /* copy of the slot's token row: OPEN, RESUME: [0, n_tokens);
 			                        * SEAL: tokens of the pages named, from page * 16 */
 			uint32_t n_tokens;     /* tokens in that copy */
@@ -218,6 +218,8 @@ uint64_t core_layout_version(void);
 bool core_job_in_flight(const struct core *core, uint32_t *cursor, uint32_t *ret_job);
 bool core_populate_in_flight(const struct core *core, uint32_t *cursor, uint32_t *ret_extent);
 bool core_stamp_pending(const struct core *core);
+/* The table entries of an engine's slot, from page 0: their number, at most max. */
+uint32_t core_read_row(const struct core *core, uint32_t engine, uint32_t slot, uint32_t *ret, uint32_t max);
 
 /* core_step() and the performing of an action are transactions: see journal.h.  The shell's region is
  * zeroed at first; core_shell_set() between core_step()s belongs to the next core_step(), while an

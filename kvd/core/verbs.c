@@ -101,7 +101,7 @@ void seq_open(const struct core *c, const struct core_event *ev, uint32_t seq)
 	}
 	uint32_t tenant = resume ? s->tenant : ev->submit.tenant;
 	if (tenant >= c->n_tenants) {
-		seq_answer(c, ev, KVD_S_REFUSED);
+		seq_answer(c, ev, tenant == CORE_NONE ? KVD_S_STALE : KVD_S_REFUSED);
 		return;
 	}
 	uint32_t need = pages_of(sqe->n_tokens);
