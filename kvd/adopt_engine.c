@@ -179,7 +179,7 @@ static void send_again(struct attached *engine)
 		};
 		int fd = -1;
 
-		if (out.type == KVD_M_CLIENT_NEW) {
+		if (out.type == KVD_M_CLIENT_NEW || out.type == KVD_M_CLIENT_AGAIN) {
 			introduce_resend(engine, out.number, seq);
 			continue;
 		}

@@ -149,7 +149,7 @@ void attach_send(struct attached *engine, struct kvd_msg *m, struct kept_out out
 	KEPT_SET(daemon, engine->kept->out_seq, seq);
 	/* A client's stream is no action of the core that the next kvd would perform again under the same
 	 * number: what is in the book must be there before the engine can see it. */
-	if (m->type == KVD_M_CLIENT_NEW)
+	if (m->type == KVD_M_CLIENT_NEW || m->type == KVD_M_CLIENT_AGAIN)
 		core_commit(daemon->core);
 	m->seq = seq;
 	peer_send(engine->peer, m, fd, fd ? 1 : 0, owned);
@@ -157,7 +157,8 @@ void attach_send(struct attached *engine, struct kvd_msg *m, struct kept_out out
 
 void attach_sent(struct attached *engine, const struct kvd_msg *m)
 {
-	if (m->type == KVD_M_EXTENT_MAP || m->type == KVD_M_EXTENT_UNMAP || m->type == KVD_M_CLIENT_NEW)
+	if (m->type == KVD_M_EXTENT_MAP || m->type == KVD_M_EXTENT_UNMAP || m->type == KVD_M_CLIENT_NEW ||
+	    m->type == KVD_M_CLIENT_AGAIN)
 		KEPT_SET(engine->daemon, engine->kept->sent_seq, m->seq);
 }
 

@@ -276,7 +276,7 @@ void introduce_again(struct peer *peer, const struct kvd_msg_stream_again *m)
 	strcpy(to_client.engine, engine->name);
 	log_debug("stream.again tenant=\"%s\" engine=\"%s\" handle=%u", peer->tenant_name,
 		  engine->name, handle);
-	peer_send(engine->peer, &to_engine.m, NULL, 0, false);
+	attach_send(engine, &to_engine.m, (struct kept_out){ KVD_M_CLIENT_AGAIN, handle, 0 }, NULL, false);
 	peer_send(peer, &to_client.m, NULL, 0, false);
 }
 

@@ -33,8 +33,8 @@ struct introduce {
 int introduce_init(struct daemon *daemon);
 /* Count the streams that a killed kvd had introduced. */
 void introduce_adopt(struct daemon *daemon);
-/* CLIENT_NEW of a killed kvd that its engine has not been sent: the client's end is closed, so the engine
- * gets a stream that has ended, and lets go of the handle. */
+/* CLIENT_NEW or CLIENT_AGAIN of a killed kvd that its engine has not been sent: the client's end, or its
+ * ticket, is lost, so the engine gets a stream that has ended, and lets go of the handle. */
 void introduce_resend(struct attached *engine, uint32_t handle, uint32_t seq);
 void introduce_deinit(struct daemon *daemon);
 

@@ -22,9 +22,9 @@ struct kvd_msg {
 	uint16_t flags;
 	uint32_t size;             /* of the whole packet in bytes, header included */
 	uint32_t seq;              /* per-peer request number, counts from 1; replies carry the request's.
-	                            * EXTENT_MAP, EXTENT_UNMAP, CLIENT_NEW: kvd's own count for this engine, from
-	                            * 1.  A kvd that took over may repeat one: ignore what is not above the last
-	                            * (but close its descriptor); 0 is never ignored */
+	                            * EXTENT_MAP, EXTENT_UNMAP, CLIENT_NEW, CLIENT_AGAIN: kvd's own count for this
+	                            * engine, from 1.  A kvd that took over may repeat one: ignore what is not
+	                            * above the last (but close its descriptor); 0 is never ignored */
 	uint32_t status;           /* replies: KVD_S_*; requests: 0 */
 };
 
