@@ -38,6 +38,7 @@ void admit_run(const struct core *c, uint32_t seq)
 		list_push(c, LIST_TENANTS, &c->tenants_running, s->tenant);
 	insert_by_age(c, LIST_RUNNING, &c->running, seq);
 	insert_by_age(c, LIST_TENANT_RUNNING, &t->running, seq);
+	stall_running_changed(c, s->tenant);
 }
 
 void admit_stop(const struct core *c, uint32_t seq)
@@ -49,6 +50,7 @@ void admit_stop(const struct core *c, uint32_t seq)
 	list_remove(c, LIST_TENANT_RUNNING, &t->running, seq);
 	if (!t->running.count)
 		list_remove(c, LIST_TENANTS, &c->tenants_running, s->tenant);
+	stall_running_changed(c, s->tenant);
 	SET(c->memory_changed, 1);
 }
 

@@ -59,6 +59,11 @@ struct core {
 	struct list dirty_tenants;     /* to be looked at before the event ends */
 	uint64_t guarded_bytes, floor_bytes; /* sums over tenants */
 	uint64_t refault_tokens, reclaimed_pages[KVD_RECLAIM_REASONS], n_evicted;
+	uint32_t stalled, stalled_running; /* sums over tenants */
+	struct psi psi;                /* of the whole pool */
+	struct trigger triggers[CORE_TRIGGERS_MAX];
+	uint32_t n_triggers;
+	uint64_t trigger_usec;         /* when a trigger may come true if nothing changes */
 	uint32_t taker;                /* tenant that took a frame last */
 	uint32_t blame_by, blame_reason; /* of what goes now (ledger.c) */
 	struct ledger_row ledger[LEDGER_ROWS];

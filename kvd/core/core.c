@@ -77,6 +77,11 @@ void act_attached(const struct core *c, uint32_t engine, uint32_t status, uint64
 		.c = saturate(have) });
 }
 
+void act_pressure(const struct core *c, uint32_t trigger)
+{
+	item_push(c, (struct item){ .kind = ITEM_PRESSURE, .engine = CORE_NONE, .a = trigger });
+}
+
 void act_alarm(const struct core *c, enum alarm_kind kind, uint32_t a, uint32_t b)
 {
 	item_push(c, (struct item){ .kind = ITEM_ALARM, .engine = CORE_NONE, .a = kind, .b = a, .c = b });
@@ -232,6 +237,12 @@ bool core_next_action(struct core *core, struct core_action *ret)
 		ret->populate.extent = i->a;
 		SET(extent_at(c, i->a)->populating, EXTENT_POPULATE_ISSUED);
 		break;
+	case ITEM_PRESSURE:
+		ret->type = CORE_ACT_PRESSURE;
+		ret->pressure.trigger = i->a;
+		ret->pressure.tenant = c->triggers[i->a].tenant;
+		ret->pressure.full = c->triggers[i->a].full;
+		break;
 	case ITEM_STAMP: ret->type = CORE_ACT_STAMP; break;
 	case ITEM_ATTACHED: attached_action(c, i, ret); break;
 	case ITEM_ALARM:
@@ -268,8 +279,8 @@ static void core_dispatch(const struct core *c, const struct core_event *event)
 	case CORE_EV_DONE: retire_done(c, event->epoch.done); break;
 	case CORE_EV_MOVED: job_moved(c, event); break;
 	case CORE_EV_POPULATED: extent_populated(c, event->populated.extent); break;
-	case CORE_EV_TICK:
-	case CORE_EV_TRIGGER: break;
+	case CORE_EV_TICK: break;
+	case CORE_EV_TRIGGER: trigger_set(c, event); break;
 	case CORE_EV_PIN:
 	case CORE_EV_UNPIN:
 	case CORE_EV_PUBLISH:
@@ -323,6 +334,7 @@ void core_step(struct core *core, const struct core_event *event, uint64_t now_u
 		SET(c->more, 1);
 	}
 	tenants_pump(c);
+	psi_pump(c, tenants_end(c));
 	retire_pump(c);
 	peak_update(c);
 	journal_commit(c);
@@ -337,6 +349,7 @@ uint64_t core_next_tick_usec(const struct core *core)
 	if (s != CORE_NONE)
 		promise_usec = seq_at(core, s)->progress_usec + core->config.promise_usec;
 	uint64_t least_usec = compact_usec < promise_usec ? compact_usec : promise_usec;
-	uint64_t spill_usec = spill_next_usec(core);
-	return least_usec < spill_usec ? least_usec : spill_usec;
+	uint64_t spill_usec = spill_next_usec(core), psi_usec = psi_tick_usec(core);
+	least_usec = least_usec < spill_usec ? least_usec : spill_usec;
+	return least_usec < psi_usec ? least_usec : psi_usec;
 }

@@ -28,6 +28,8 @@
 #define CORE_WEIGHT 100u           /* of a tenant that says nothing */
 #define CORE_WEIGHT_MAX 10000u
 #define CORE_PLAN_ROWS 256u        /* candidates that a plan ranks at once */
+#define CORE_WINDOW_MIN_USEC 500000u /* of a trigger */
+#define CORE_WINDOW_MAX_USEC 10000000u
 #define CORE_TRIGGERS_MAX 64u      /* pressure triggers at once */
 
 enum core_sharing { CORE_PRIVATE = 0, CORE_MERGE = 1, CORE_REUSE = 2 };
@@ -122,7 +124,7 @@ struct core_event {
 			uint32_t tenant;       /* CORE_NONE: the whole pool */
 			bool full;             /* stall of all its sequences; else of at least one */
 			uint64_t threshold_usec; /* 0: remove */
-			uint64_t window_usec;  /* 500,000 .. 10,000,000, at least the threshold; else the
+			uint64_t window_usec;  /* CORE_WINDOW_MIN_USEC .. MAX, at least the threshold; else the
 						* event does nothing */
 		} trigger;
 		struct {               /* PIN ... EVICT */

@@ -113,6 +113,49 @@ static void check_ledger(struct check *k)
 	fsck_check(k, tokens == c->refault_tokens, "the ledger's tokens are not all that were computed again", tokens);
 }
 
+/* Who waits for memory is counted as stalled, and what follows from the counts is what PSI adds up now. */
+static void check_stalls(struct check *k)
+{
+	const struct core *c = k->c;
+	uint32_t stalled = 0, running = 0;
+	for (uint32_t i = 0; i < c->n_tenants; i++) {
+		struct tenant *t = (struct tenant *)(uintptr_t)tenant_at(c, i);
+		t->check_stalled = t->check_stalled_running = 0;
+	}
+	for (uint32_t i = 0; i < CORE_ENGINES_MAX; i++) {
+		const struct engine *e = &c->engines[i];
+		for (uint32_t n = 0; e->state == ENGINE_LIVE && n < e->max_seqs; n++) {
+			const struct seq *s = seq_at(c, e->seq_base + n);
+			bool waits = (s->wait == WAIT_QUEUE && !s->throttled) || s->wait == WAIT_MEMORY ||
+				     s->wait == WAIT_FETCH;
+			if (s->state == SEQ_EMPTY)
+				continue;
+			fsck_check(k, waits == (s->stall != STALL_NONE) &&
+				   (!waits || (s->stall == STALL_RUNNING) == (s->state == SEQ_RUNNING)),
+				   "a sequence waits for memory and is not counted as stalled, or the reverse",
+				   e->seq_base + n);
+			struct tenant *t = (struct tenant *)(uintptr_t)tenant_at(c, s->tenant);
+			t->check_stalled += s->stall != STALL_NONE;
+			t->check_stalled_running += s->stall == STALL_RUNNING;
+		}
+	}
+	for (uint32_t i = 0; i < c->n_tenants; i++) {
+		const struct tenant *t = tenant_at(c, i);
+		stalled += t->stalled;
+		running += t->stalled_running;
+		fsck_check(k, t->stalled == t->check_stalled && t->stalled_running == t->check_stalled_running,
+			   "a tenant's count of stalled sequences is wrong", i);
+		fsck_check(k, t->psi.some == !!t->stalled &&
+			   t->psi.full == (t->stalled && t->running.count == t->stalled_running),
+			   "a tenant's pressure is not what its sequences say", i);
+	}
+	fsck_check(k, stalled == c->stalled && running == c->stalled_running,
+		   "the number of stalled sequences is wrong", stalled);
+	fsck_check(k, c->psi.some == !!c->stalled &&
+		   c->psi.full == (c->stalled && c->running.count == c->stalled_running),
+		   "the pool's pressure is not what the sequences say", c->stalled);
+}
+
 void fsck_tenants(struct check *k)
 {
 	const struct core *c = k->c;
@@ -148,5 +191,6 @@ void fsck_tenants(struct check *k)
 			kept += claim_at(c, q)->guarded;
 		fsck_check(k, kept == n->n_guarded, "a node's count of claims that floors keep is wrong", i);
 	}
+	check_stalls(k);
 	check_ledger(k);
 }

@@ -20,6 +20,7 @@ void act_move(const struct core *c, uint32_t job);
 void act_stamp(const struct core *c);
 void act_attached(const struct core *c, uint32_t engine, uint32_t status, uint64_t need,
 		  uint64_t have);
+void act_pressure(const struct core *c, uint32_t trigger);
 enum alarm_kind { ALARM_MERGE_MISMATCH = 1, ALARM_TENANTS_FULL, ALARM_DOMAINS_FULL, ALARM_SPILL_LOST };
 void act_steered(const struct core *c, uint32_t status, uint64_t pages, uint64_t bytes, uint64_t need, uint64_t have,
 		 bool more);
@@ -37,14 +38,25 @@ void tenant_charge(const struct core *c, uint32_t tenant, int64_t rss_bytes, int
 void tenant_reserve(const struct core *c, uint32_t tenant, int64_t bytes);
 uint64_t tenant_usage(const struct tenant *t);
 void tenant_quota(const struct core *c, uint32_t tenant, const struct core_quota *wanted);
-enum tenant_dirty { DIRTY_GUARD = 1, DIRTY_HIGH = 2 };
+enum tenant_dirty { DIRTY_GUARD = 1, DIRTY_HIGH = 2, DIRTY_STALL = 4 };
 void tenant_mark(const struct core *c, uint32_t tenant, uint32_t dirty);
 void tenants_pump(const struct core *c);
+bool tenants_end(const struct core *c);
 
 /* guard.c: what a tenant's min keeps */
 void guard_cold(const struct core *c, uint32_t claim);
 void guard_release(const struct core *c, uint32_t claim);
 bool guard_settle(const struct core *c, uint32_t tenant);  /* false: there is more to do */
+
+/* psi.c: time that sequences wait for memory */
+void stall_changed(const struct core *c, uint32_t seq);
+void stall_running_changed(const struct core *c, uint32_t tenant);
+bool psi_update_tenant(const struct core *c, uint32_t tenant);     /* true: its state is another one */
+struct psi psi_advanced(const struct psi *from, uint64_t now_usec);
+void psi_read(const struct psi *from, uint64_t now_usec, struct kvd_row_psi *row);
+void psi_pump(const struct core *c, bool changed);
+uint64_t psi_tick_usec(const struct core *c);
+void trigger_set(const struct core *c, const struct core_event *event);
 
 /* shelf.c: the order of reclaim candidates */
 #define HALF_LIFE_USEC 300000000ull            /* of a hit: long against a dialogue, short against a day's turn */

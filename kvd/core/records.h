@@ -169,6 +169,7 @@ enum seq_wait {
 	WAIT_JOB
 };
 
+enum seq_stall { STALL_NONE = 0, STALL_WAITING, STALL_RUNNING }; /* it waits for memory: admitted or not */
 enum seq_fetch { FETCH_NONE = 0, FETCH_WAITS, FETCH_SERVED /* it is its turn to take one */ };
 struct seq {
 	uint32_t state, engine, slot, tenant, domain;
@@ -177,6 +178,8 @@ struct seq {
 	uint32_t n_nodes, n_take; /* prompt nodes known; of these may be taken from the index */
 	uint32_t n_cached, n_tokens, reserved, want, need; /* need: pages asked for at admission */
 	uint8_t no_index, alone, no_share, lookup, tenant_full;
+	uint8_t throttled;             /* its own tenant's limits keep it in the queue */
+	uint8_t stall;                 /* enum seq_stall */
 	uint8_t fetch;                 /* enum seq_fetch: a frame to read a spilled page into */
 	uint32_t n_fetches;            /* reads in flight into frames of its reservation */
 	uint32_t pending_slot;
@@ -191,6 +194,22 @@ struct seq {
 	struct link link, run, of_tenant, promiser;
 };
 
+enum { PSI_AVGS = 3, PSI_SHIFT = 20 };         /* 10, 60, 300 seconds; in 2^-20 of all time */
+struct psi {                                   /* psi.c */
+	uint64_t since_usec, period_usec; /* accounted up to; begin of the period that goes on */
+	uint64_t some_usec, full_usec; /* of that period */
+	uint64_t some_total_usec, full_total_usec;
+	uint32_t some_avg[PSI_AVGS], full_avg[PSI_AVGS];
+	uint32_t some, full;           /* now */
+};
+
+struct trigger {                               /* of pressure; window_usec 0: none */
+	uint64_t threshold_usec, window_usec;
+	uint64_t begun_usec, total_usec; /* when this window began, and the total then */
+	uint64_t before_usec, fired_usec; /* stall in the window before; last time that it came true */
+	uint32_t tenant, full;
+};
+
 struct tenant {
 	char name[KVD_NAME_MAX];
 	uint32_t domain, sharing;
@@ -203,11 +222,14 @@ struct tenant {
 	uint32_t n_seqs, class;        /* enum kvd_reclaim_class of its candidates */
 	uint32_t shelf;                /* claims that its min keeps, 0: none */
 	uint32_t dirty;                /* enum tenant_dirty: to be looked at in this event */
+	uint32_t stalled, stalled_running; /* sequences that wait for memory; of these: running ones */
 	uint64_t check_rss, check_held, check_reserved, check_guarded; /* fsck's sums, no part of the state */
+	uint32_t check_stalled, check_stalled_running;
 	struct list shelves;           /* with reclaim candidates, one for each group */
 	struct list running;           /* sequences, oldest first */
 	struct link link;              /* tenants with running sequences */
 	struct link dirty_link;
+	struct psi psi;
 };
 
 struct domain { char name[KVD_NAME_MAX]; uint32_t refs, own; };
@@ -287,7 +309,7 @@ struct job {
 };
 
 enum item_kind { ITEM_ACTION_COMPLETE = 1, ITEM_ROW, ITEM_MAP, ITEM_UNMAP, ITEM_MOVE,
-	ITEM_POPULATE, ITEM_STAMP, ITEM_ATTACHED, ITEM_ALARM, ITEM_STEERED };
+	ITEM_POPULATE, ITEM_STAMP, ITEM_PRESSURE, ITEM_ATTACHED, ITEM_ALARM, ITEM_STEERED };
 struct item { uint32_t kind, engine, a, b, c, d, e, f; uint64_t x; };
 
 struct pool { uint32_t high, free, count, max; }; /* records below high; free list head, 0: empty */

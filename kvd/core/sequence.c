@@ -61,6 +61,7 @@ void seq_wait(const struct core *c, uint32_t seq, enum seq_wait kind, uint32_t o
 		mask_set(c, c->pending_groups, s->engine, true);
 	if (waits_for_memory(s))
 		ADD(c->waiting, 1);
+	stall_changed(c, seq);
 }
 
 void seq_unwait(const struct core *c, uint32_t seq)
@@ -74,6 +75,8 @@ void seq_unwait(const struct core *c, uint32_t seq)
 		list_remove(c, LIST_WAITERS, list, seq);
 	SET(s->wait, WAIT_NONE);
 	SET(s->wait_on, 0);
+	SET(s->throttled, 0);
+	stall_changed(c, seq);
 	if (kind == WAIT_MEMORY && !list->count)
 		mask_set(c, c->pending_groups, s->engine, false);
 	if (kind == WAIT_PROMISE)

@@ -236,6 +236,24 @@ void tenants_pump(const struct core *c)
 			left |= DIRTY_HIGH;
 		if ((t->dirty & DIRTY_GUARD) && !guard_settle(c, tenant))
 			left |= DIRTY_GUARD;
+		left |= t->dirty & DIRTY_STALL;
+		list_remove(c, LIST_DIRTY, &c->dirty_tenants, tenant);
+		SET(t->dirty, 0);
+		if (left)
+			tenant_mark(c, tenant, left);
+	}
+}
+
+/* The end of the event: nothing changes any more.  True: somebody's pressure has. */
+bool tenants_end(const struct core *c)
+{
+	bool changed = false;
+	for (uint32_t n = c->dirty_tenants.count; n; n--) {
+		uint32_t tenant = list_first(&c->dirty_tenants), left;
+		const struct tenant *t = tenant_at(c, tenant);
+		if (t->dirty & DIRTY_STALL)
+			changed |= psi_update_tenant(c, tenant);
+		left = t->dirty & ~(uint32_t)DIRTY_STALL;
 		list_remove(c, LIST_DIRTY, &c->dirty_tenants, tenant);
 		SET(t->dirty, 0);
 		if (left)
@@ -243,4 +261,5 @@ void tenants_pump(const struct core *c)
 	}
 	if (c->dirty_tenants.count)
 		SET(c->more, 1);
+	return changed;
 }
