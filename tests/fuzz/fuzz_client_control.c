@@ -16,6 +16,41 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
+/* Segments as they are after ATTACHED, so that ADOPTED gets as far as the switch. */
+static void make_segments(struct kvd_engine *e)
+{
+	e->max_seqs = 2;
+	e->max_pages = 4;
+	e->sq_entries = e->cq_entries = 16;
+	e->sub_bytes = e->comp_bytes = 8192;
+	void *sub = mmap(NULL, e->sub_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	void *comp = mmap(NULL, e->comp_bytes, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (sub == MAP_FAILED || comp == MAP_FAILED)
+		abort();
+	e->sub = sub;
+	e->comp = comp;
+	e->sqes = (struct kvd_sqe *)((uint8_t *)sub + 64);
+	e->tokens = (int32_t *)((uint8_t *)sub + 2048);
+	e->cqes = (const struct kvd_cqe *)((const uint8_t *)comp + 64);
+	e->tables = (const uint32_t *)((const uint8_t *)comp + 2048);
+	e->attached = (struct kvd_msg_attached){ .engine = 1, .sq_entries = 16, .n_frames = 16,
+						 .sub_bytes = 8192, .sqe_offset = 64, .tokens_offset = 2048 };
+}
+
+/* Whatever kvd sent, rows and completions can be read to their ends. */
+static void read_segments(struct kvd_engine *e)
+{
+	struct kvd_cqe cqe;
+	uint32_t sum = 0;
+
+	for (uint32_t slot = 0; slot < e->max_seqs; slot++)
+		for (uint32_t i = 0; i < e->max_pages; i++)
+			sum += kvd_engine_table(e, slot)[i];
+	for (unsigned i = 0; i < 70 && kvd_engine_completion(e, &cqe); i++)
+		sum += cqe.slot;
+	*(volatile uint32_t *)&sum = sum;
+}
+
 static struct kvd_engine *make_engine(void)
 {
 	struct kvd_engine *e = calloc(1, sizeof(*e));
@@ -30,6 +65,7 @@ static struct kvd_engine *make_engine(void)
 	e->connection->welcome.extent_bytes = e->geometry.extent_bytes = EXTENT_BYTES;
 	if (!e->clients || !e->agains || !e->gones || kvd_engine_window_reserve(e) != 0)
 		abort();
+	make_segments(e);
 	return e;
 }
 
@@ -94,6 +130,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		abort();
 	if (e->n_acks > e->acks_max)
 		abort();
+	read_segments(e);
 	for (int i = 0; i < 2; i++) {
 		struct kvd_waiter *w = i ? &weights : &rows;
 		if (w->done && w->result == 0 && w->fds[0] >= 0)
@@ -102,8 +139,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 			abort();
 	}
 	close(pair[1]);
+	struct kvd_engine_again again;
 	while (kvd_engine_next_client(e, &client))
 		close(client.fd);
+	while (kvd_engine_next_again(e, &again))
+		if (memchr(again.tenant, 0, sizeof(again.tenant)) == NULL)
+			abort();
 	kvd_engine_close(e);
 	/* The lowest free number is what it was before: nothing stays open. */
 	if (lowest_free_fd(memory) != lowest)

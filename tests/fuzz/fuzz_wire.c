@@ -34,6 +34,12 @@ static void read_message(const struct kvd_msg *m)
 			open->wait_ms;
 		break;
 	}
+	case KVD_M_STREAM_AGAIN: {
+		const struct kvd_msg_stream_again *again = body;
+
+		total = strlen(again->engine) + again->ticket[KVD_TICKET_BYTES - 1];
+		break;
+	}
 	case KVD_M_QUERY: {
 		const struct kvd_msg_query *query = body;
 

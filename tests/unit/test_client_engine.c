@@ -17,83 +17,17 @@
 
 #define MAX_SEQS 4u
 #define MAX_PAGES 8u
-#define CQ_ENTRIES 64u
 
 static _Alignas(8) uint8_t packet[KVD_MSG_MAX];
 static struct fake_kvd fake;
 
-/* The fake's view of the segments. */
-static struct kvd_sub_header *sub;
-static struct kvd_comp_header *comp;
-static struct kvd_sqe *sqes;
-static struct kvd_cqe *cqes;
-static uint32_t *tables;
-static int32_t *tokens;
-static uint32_t sq_head;
+static struct fake_rings rings;
 
 static int attach_peer(int listen_fd, uint64_t lie_bytes)
 {
-	int control = fake_kvd_accept(listen_fd, KVD_ROLE_ENGINE);
-	struct kvd_msg_attach attach;
-	fake_kvd_receive_type(control, KVD_M_ATTACH, packet, sizeof(attach));
-	memcpy(&attach, packet, sizeof(attach));
-	FAKE_EXPECT(strcmp(attach.name, "e1") == 0 && strcmp(attach.model, "tiny") == 0);
-	FAKE_EXPECT(attach.max_seqs == MAX_SEQS && attach.page_tokens == 16);
-	struct kvd_msg_attached a = {
-		.m = { .type = KVD_M_ATTACHED, .size = sizeof(a), .seq = attach.m.seq },
-		.engine = 3,
-		.sq_entries = attach.sq_entries,
-		.cq_entries = CQ_ENTRIES,
-		.n_frames = 64,
-		.plane_bytes = 64ull * attach.block_bytes,
-		.sqe_offset = 64,
-		.tokens_offset = 64 + attach.sq_entries * 64ull,
-		.cqe_offset = 64,
-		.tables_offset = 64 + CQ_ENTRIES * 64ull,
-	};
-	a.sub_bytes = a.tokens_offset + MAX_SEQS * MAX_PAGES * 64ull;
-	a.comp_bytes = a.tables_offset + MAX_SEQS * MAX_PAGES * 4ull;
-	int fds[2] = { fake_kvd_memory(a.sub_bytes), fake_kvd_memory(a.comp_bytes) };
-	uint8_t *s = mmap(NULL, a.sub_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fds[0], 0);
-	uint8_t *c = mmap(NULL, a.comp_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fds[1], 0);
-	FAKE_EXPECT(s != MAP_FAILED && c != MAP_FAILED);
-	sub = (void *)s;
-	comp = (void *)c;
-	sqes = (void *)(s + a.sqe_offset);
-	tokens = (void *)(s + a.tokens_offset);
-	cqes = (void *)(c + a.cqe_offset);
-	tables = (void *)(c + a.tables_offset);
-	a.comp_bytes += lie_bytes;
-	fake_kvd_send(control, &a, sizeof(a), fds, 2);
-	close(fds[0]);
-	close(fds[1]);
-	return control;
-}
-
-/* Sleep as kvd does, until a submission is there; take it. */
-static struct kvd_sqe take_sqe(int control)
-{
-	for (;;) {
-		__atomic_store_n(&comp->kvd_sleeps, 1, __ATOMIC_RELAXED);
-		__atomic_thread_fence(__ATOMIC_SEQ_CST);
-		if (__atomic_load_n(&sub->sq_tail, __ATOMIC_ACQUIRE) != sq_head)
-			break;
-		FAKE_EXPECT(fake_kvd_receive(control, packet) == 1 && packet[0] == 0);
-	}
-	__atomic_store_n(&comp->kvd_sleeps, 0, __ATOMIC_RELAXED);
-	struct kvd_sqe sqe = sqes[sq_head & 63];
-	__atomic_store_n(&comp->sq_head, ++sq_head, __ATOMIC_RELEASE);
-	return sqe;
-}
-
-static void complete(int control, const struct kvd_cqe *cqe)
-{
-	static const uint8_t doorbell = 0;
-	cqes[comp->cq_tail & (CQ_ENTRIES - 1)] = *cqe;
-	__atomic_store_n(&comp->cq_tail, comp->cq_tail + 1, __ATOMIC_RELEASE);
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
-	if (__atomic_load_n(&sub->engine_sleeps, __ATOMIC_RELAXED))
-		fake_kvd_send(control, &doorbell, 1, NULL, 0);
+	fake_kvd_attach(&rings, listen_fd, lie_bytes);
+	FAKE_EXPECT(strcmp(rings.name, "e1") == 0 && strcmp(rings.model, "tiny") == 0);
+	return rings.control;
 }
 
 static void send_extent(int control, uint16_t type, uint32_t extent, uint32_t writable, int fd)
@@ -112,23 +46,23 @@ static void serve_life(int listen_fd)
 		mmap(NULL, FAKE_EXTENT_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, memory, 0);
 
 	send_extent(control, KVD_M_EXTENT_MAP, 2, 1, memory);
-	struct kvd_sqe sqe = take_sqe(control);
+	struct kvd_sqe sqe = fake_kvd_take(&rings);
 	FAKE_EXPECT(sqe.verb == KVD_EXTENT_ACK && sqe.other == 2 && sqe.count == 1);
-	complete(control, &(struct kvd_cqe){ .verb = KVD_EXTENT_ACK, .user_data = sqe.user_data });
+	fake_kvd_complete(&rings, &(struct kvd_cqe){ .verb = KVD_EXTENT_ACK, .user_data = sqe.user_data });
 
-	sqe = take_sqe(control);
+	sqe = fake_kvd_take(&rings);
 	FAKE_EXPECT(sqe.verb == KVD_SEQ_OPEN && sqe.slot == 1 && sqe.n_tokens == 20 &&
 		    sqe.user_data == 42);
-	FAKE_EXPECT(tokens[1 * MAX_PAGES * 16 + 19] == 1019);
-	tables[1 * MAX_PAGES] = KVD_ENTRY(2u << 7 | 5u, KVD_FORMAT_BF16);
-	complete(control,
-		 &(struct kvd_cqe){ .verb = KVD_SEQ_OPEN, .slot = 1, .user_data = 42, .pages = 1 });
+	FAKE_EXPECT(rings.tokens[1 * MAX_PAGES * 16 + 19] == 1019);
+	rings.tables[1 * MAX_PAGES] = KVD_ENTRY(2u << 7 | 5u, KVD_FORMAT_BF16);
+	fake_kvd_complete(
+		&rings, &(struct kvd_cqe){ .verb = KVD_SEQ_OPEN, .slot = 1, .user_data = 42, .pages = 1 });
 
-	sqe = take_sqe(control);
-	FAKE_EXPECT(sqe.verb == KVD_SEQ_SEAL && sqe.slot == 1 && sub->step_begun == 1 &&
-		    sub->step_done == 1);
+	sqe = fake_kvd_take(&rings);
+	FAKE_EXPECT(sqe.verb == KVD_SEQ_SEAL && sqe.slot == 1 && rings.sub->step_begun == 1 &&
+		    rings.sub->step_done == 1);
 	FAKE_EXPECT(extent[64 * 1024 + 5 * 1024] == 0xab); /* plane 1, slot 5 */
-	complete(control, &(struct kvd_cqe){ .verb = KVD_SEQ_SEAL, .slot = 1, .user_data = 43 });
+	fake_kvd_complete(&rings, &(struct kvd_cqe){ .verb = KVD_SEQ_SEAL, .slot = 1, .user_data = 43 });
 
 	/* The engine changes what we mapped and unmapped in one go; both are answered, in order. */
 	send_extent(control, KVD_M_EXTENT_MAP, 3, 0, memory);
@@ -136,7 +70,7 @@ static void serve_life(int listen_fd)
 	send_extent(control, KVD_M_EXTENT_UNMAP, 2, 0, -1);
 	static const struct { uint32_t extent, count; } acks[] = { { 3, 1 }, { 3, 0 }, { 2, 0 } };
 	for (int i = 0; i < 3; i++) {
-		sqe = take_sqe(control);
+		sqe = fake_kvd_take(&rings);
 		FAKE_EXPECT(sqe.verb == KVD_EXTENT_ACK && sqe.other == acks[i].extent &&
 			    sqe.count == acks[i].count);
 	}
@@ -188,7 +122,7 @@ static void serve_full_ring(int listen_fd)
 	FAKE_EXPECT(fake_kvd_receive(control, packet) ==
 		    2); /* a word of the test: the ring is full */
 	for (uint32_t i = 0; i < 64; i++)
-		FAKE_EXPECT(take_sqe(control).user_data == i);
+		FAKE_EXPECT(fake_kvd_take(&rings).user_data == i);
 	send_extent(control, KVD_M_EXTENT_MAP, 16, 1,
 		    fake_kvd_memory(FAKE_EXTENT_BYTES)); /* outside the pool */
 	FAKE_EXPECT(fake_kvd_receive(control, packet) == 0);
@@ -201,9 +135,9 @@ static void serve_rounds(int listen_fd)
 {
 	int control = attach_peer(listen_fd, 0);
 	for (uint32_t i = 0; i < ROUNDS; i++) {
-		struct kvd_sqe sqe = take_sqe(control);
+		struct kvd_sqe sqe = fake_kvd_take(&rings);
 		FAKE_EXPECT(sqe.verb == KVD_SEQ_GROW && sqe.user_data == i);
-		complete(control, &(struct kvd_cqe){ .verb = KVD_SEQ_GROW, .user_data = i });
+		fake_kvd_complete(&rings, &(struct kvd_cqe){ .verb = KVD_SEQ_GROW, .user_data = i });
 	}
 	while (fake_kvd_receive(control, packet) == 1)
 		;   /* the last doorbells */

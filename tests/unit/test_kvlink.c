@@ -290,9 +290,70 @@ START_TEST(a_lost_event_ends_the_wait)
 	sqe = take(KVD_SEQ_GROW);
 	answer(&sqe, KVD_S_STALE, 0, 0);
 	ck_assert_int_eq(link_.slots[1].state, KVLINK_RUNNING);
+	/* not while its sender is dead, nor before the next one had the same time */
+	link_.patient = true;
 	kvlink_collect(&link_, 60000000);
+	ck_assert_int_eq(link_.slots[1].state, KVLINK_RUNNING);
+	kvlink_adopted(&link_, 60000000);
+	kvlink_collect(&link_, 69000000);
+	ck_assert_int_eq(link_.slots[1].state, KVLINK_RUNNING);
+	kvlink_collect(&link_, 71000000);
 	ck_assert_int_eq(link_.slots[1].state, KVLINK_REFUSED);
 	ck_assert_uint_eq(link_.slots[1].failure, KVD_S_INTERNAL);
+}
+END_TEST
+
+/* kvd dies with one sequence in every state; what lives is opened again with all its tokens. */
+START_TEST(a_lost_kvd_takes_the_pages_only)
+{
+	struct kvd_sqe sqe, late;
+
+	kvlink_open(&link_, 0, 70, 0, prompt, 50, 60);                  /* OPENING */
+	(void)take(KVD_SEQ_OPEN);
+	open_with_four_cached();                                        /* RUNNING */
+	kvlink_computed(&link_, 1, 100);
+	(void)take(KVD_SEQ_SEAL);
+	kvlink_append(&link_, 1, 7);
+	kvlink_open(&link_, 2, 78, 0, prompt, 20, 40);                  /* CLOSING */
+	late = take(KVD_SEQ_OPEN);
+	kvlink_close(&link_, 2);
+	(void)take(KVD_SEQ_CLOSE);
+	kvlink_open(&link_, 3, 79, 0, prompt, 20, 40);                  /* REFUSED */
+	sqe = take(KVD_SEQ_OPEN);
+	answer(&sqe, KVD_S_TOO_LARGE, 0, 0);
+
+	kvlink_lost(&link_);
+	ck_assert_int_eq(link_.slots[0].state, KVLINK_LOST);
+	ck_assert_int_eq(link_.slots[1].state, KVLINK_LOST);
+	ck_assert_int_eq(link_.slots[2].state, KVLINK_EMPTY);
+	ck_assert_int_eq(link_.slots[3].state, KVLINK_REFUSED);
+	ck_assert_uint_eq(link_.slots[3].failure, KVD_S_TOO_LARGE);
+	take_nothing();
+	ck_assert_uint_eq(kvlink_limit(&link_, 1), 0);
+	answer(&late, KVD_S_OK, 1, 2);                                  /* of the life before */
+	ck_assert_int_eq(link_.slots[2].state, KVLINK_EMPTY);
+	/* A client that does not come back: nothing has to be closed. */
+	kvlink_close(&link_, 0);
+	kvlink_close(&link_, 3);
+	ck_assert_int_eq(link_.slots[0].state, KVLINK_EMPTY);
+	ck_assert_int_eq(link_.slots[3].state, KVLINK_EMPTY);
+	/* The next kvd: another segment, another handle. */
+	memset(tokens, 0, sizeof(tokens));
+	int32_t known[101];
+	memcpy(known, prompt, 400);
+	known[100] = 7;
+	kvlink_reopen(&link_, 1, 90, known);
+	sqe = take(KVD_SEQ_OPEN);
+	ck_assert(sqe.slot == 1 && sqe.tenant == 90 && sqe.n_tokens == 101);
+	ck_assert_mem_eq(kvd_engine_tokens(&engine, 1), known, sizeof(known));
+	answer(&sqe, KVD_S_OK, 0, 7);
+	ck_assert_uint_eq(link_.slots[1].n_computed, 0);
+	ck_assert_uint_eq(link_.slots[1].n_cached, 64);     /* what the client was told stays true */
+	sqe = take(KVD_SEQ_GROW);
+	ck_assert(sqe.flags == KVD_GROW_LOOKUP && sqe.page == 0);
+	answer(&sqe, KVD_S_OK, 2, 7);                       /* another stream was faster */
+	ck_assert_uint_eq(link_.slots[1].n_computed, 32);
+	ck_assert_uint_eq(link_.slots[1].n_cached, 64);
 }
 END_TEST
 
@@ -325,6 +386,7 @@ int main(void)
 	tcase_add_test(c, close_at_any_moment);
 	tcase_add_test(c, a_full_ring_only_delays);
 	tcase_add_test(c, a_lost_event_ends_the_wait);
+	tcase_add_test(c, a_lost_kvd_takes_the_pages_only);
 	tcase_add_test(c, tables_with_holes_are_noticed);
 	suite_add_tcase(suite, c);
 	srunner_run_all(runner, CK_NORMAL);
