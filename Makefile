@@ -11,6 +11,8 @@
 #   tests/unit/test_X.c   one Check program each     -> build/tests/test_X
 #   tests/fuzz/fuzz_X.c   one libFuzzer entry each   -> build/fuzz/X (clang) and build/fuzz/replay_X (any compiler)
 #   tests/tools/X.c       helper programs of tests   -> build/tests/X
+#   tests/sim/*.c         the simulator, with the core compiled to tell of every store -> build/tests/sim
+#   tests/sim/alone_X.c   its other programs         -> build/tests/sim_X
 # A file named *_avx2.c or *_avx512.c is compiled for that instruction set alone and chosen at run time.
 
 SAN ?=
@@ -46,6 +48,7 @@ UNIT_SRC   := $(wildcard tests/unit/test_*.c)
 INTEG_SRC  := $(wildcard tests/integration/test_*.c)
 TOOL_SRC   := $(wildcard tests/tools/*.c)
 FUZZ_SRC   := $(wildcard tests/fuzz/fuzz_*.c)
+SIM_SRC    := $(filter-out tests/sim/main.c $(wildcard tests/sim/alone_*.c),$(wildcard tests/sim/*.c))
 obj = $(patsubst %.c,$(O)/obj/%.o,$(1))
 
 BINS := $(if $(wildcard kvd/main.c),$(O)/bin/kvd) $(if $(wildcard kvd/mover/main.c),$(O)/bin/kvd-mover) \
@@ -112,6 +115,15 @@ $(UNITS): $(O)/tests/%: $(O)/obj/tests/unit/%.o $(ALL_LIBS); $(link)
 $(INTEGS): $(O)/tests/%: $(O)/obj/tests/integration/%.o $(ALL_LIBS); $(link)
 $(O)/tests/test_examples: | $(EXAMPLES)
 $(TOOLS): $(O)/tests/%: $(O)/obj/tests/tools/%.o $(ALL_LIBS); $(link)
+# The simulator's core calls core_book_hook() before every store to the book.
+SIM_CORE := $(patsubst %.c,$(O)/obj/sim/%.o,$(CORE_SRC))
+SIM_WORLD := $(call obj,$(wildcard tests/lib/core_world*.c))
+SIMS := $(O)/tests/sim $(patsubst tests/sim/alone_%.c,$(O)/tests/sim_%,$(wildcard tests/sim/alone_*.c))
+$(O)/obj/sim/%.o: %.c
+	$(call say,CC,$<)mkdir -p $(@D) && $(CC) $(CFLAGS_ALL) -DCORE_HOOK -c -o $@ $<
+$(O)/libkvdcore-sim.a: $(SIM_CORE); $(ar)
+$(O)/tests/sim: $(call obj,tests/sim/main.c $(SIM_SRC)) $(SIM_WORLD) $(O)/libkvdcore-sim.a; $(link)
+$(O)/tests/sim_%: $(O)/obj/tests/sim/alone_%.o $(call obj,$(SIM_SRC)) $(SIM_WORLD) $(O)/libkvdcore-sim.a; $(link)
 $(O)/fuzz/replay_%: $(O)/obj/tests/fuzz/fuzz_%.o $(O)/obj/tests/fuzz/replay.o $(ALL_LIBS); $(link)
 FUZZERS := $(patsubst tests/fuzz/fuzz_%.c,$(O)/fuzz/%,$(FUZZ_SRC))
 $(FUZZERS): $(O)/fuzz/%: $(O)/obj/tests/fuzz/fuzz_%.o $(ALL_LIBS)
@@ -119,7 +131,7 @@ $(FUZZERS): $(O)/fuzz/%: $(O)/obj/tests/fuzz/fuzz_%.o $(ALL_LIBS)
 		-Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LDLIBS_ALL)
 .SECONDARY:
 
-.PHONY: units tools check check-run check-san demo serve model bench
+.PHONY: units tools check check-run check-san demo serve model bench sim
 units: $(UNITS) $(EXAMPLES) ## build the unit tests
 tools: $(TOOLS)
 
@@ -129,14 +141,18 @@ check: ## install what is missing, build, run all tests
 	@tests/fetch_model.sh >/dev/null || echo "tests of the real model will be skipped"
 	@$(MAKE) --no-print-directory check-run
 
-check-run: $(BINS) $(SHARED) $(EXAMPLES) $(TOOLS) $(UNITS) $(INTEGS) $(REPLAYS)
-	@tests/run $(O) tests/tidy.sh $(if $(SAN),,tests/models/test_models) $(UNITS) $(REPLAYS) $(INTEGS) --no-uring $(INTEGS)
+check-run: $(BINS) $(SHARED) $(EXAMPLES) $(TOOLS) $(UNITS) $(INTEGS) $(REPLAYS) $(SIMS)
+	@tests/run $(O) tests/tidy.sh $(if $(SAN),,tests/models/test_models) $(UNITS) $(SIMS) $(REPLAYS) $(INTEGS) --no-uring $(INTEGS)
 
 check-san: ## the tests under ASan and UBSan
 	@tests/setup.sh
 	@rm -f build/asan/logs/total build/ubsan/logs/total; failed=0; \
 	for san in asan ubsan; do $(MAKE) --no-print-directory SAN=$$san check-run || failed=1; done; \
 	for san in asan ubsan; do echo "$$san: $$(cat build/$$san/logs/total 2>/dev/null || echo not run)"; done; exit $$failed
+
+sim: $(O)/tests/sim ## simulate the memory core: SEED=N repeats one, TRACE=FILE replays, SIM_ARGS=
+	@$(O)/tests/sim --commit $$(git rev-parse --short HEAD 2>/dev/null || echo none) \
+		$(if $(SEED),--seed $(SEED)) $(if $(TRACE),--trace $(TRACE)) $(SIM_ARGS)
 
 demo: ## install what is missing, build, run the main job on a real model
 	@tests/setup.sh

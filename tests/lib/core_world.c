@@ -62,26 +62,32 @@ struct world *world_new(uint64_t pool_bytes, uint64_t extent_bytes, uint64_t see
 
 struct world *world_new_spill(uint64_t pool_bytes, uint64_t extent_bytes, uint64_t spill_bytes, uint64_t seed)
 {
+	return world_make(&(struct core_config){ .pool_bytes = pool_bytes,
+						 .extent_bytes = extent_bytes,
+						 .page_bytes_min = 8192,
+						 .tenants_max = 1100,
+						 .seqs_max = 2048,
+						 .holds_max = 2048 * WORLD_PAGES,
+						 .hash_key = { seed, ~seed },
+						 .promise_usec = 100000,
+						 .spill_bytes = spill_bytes },
+			  seed);
+}
+
+struct world *world_make(const struct core_config *config, uint64_t seed)
+{
 	struct world *w = calloc(1, sizeof(*w));
 	w->seed = seed;
 	w->rng = seed * 0x9e3779b97f4a7c15ull + 88172645463325252ull;
 	for (int i = 0; i < 8; i++)
 		world_random(w, 2);
-	w->config = (struct core_config){ .pool_bytes = pool_bytes,
-					  .extent_bytes = extent_bytes,
-					  .page_bytes_min = 8192,
-					  .tenants_max = 1100,
-					  .seqs_max = 2048,
-					  .holds_max = 2048 * WORLD_PAGES,
-					  .hash_key = { seed, ~seed },
-					  .promise_usec = 100000,
-					  .spill_bytes = spill_bytes };
-	w->n_blocks = (uint32_t)(spill_bytes / CORE_SPILL_ALIGN);
+	w->config = *config;
+	w->n_blocks = (uint32_t)(config->spill_bytes / CORE_SPILL_ALIGN);
 	w->disk = w->n_blocks ? calloc(w->n_blocks, sizeof(*w->disk)) : NULL;
 	void *book = calloc(1, core_book_bytes(&w->config));
 	w->core = core_init(book, &w->config);
-	w->n_extents = (uint32_t)(pool_bytes / extent_bytes);
-	while (8192ull << w->slot_bits < extent_bytes)
+	w->n_extents = (uint32_t)(config->pool_bytes / config->extent_bytes);
+	while ((uint64_t)config->page_bytes_min << w->slot_bits < config->extent_bytes)
 		w->slot_bits++;
 	w->n_frames_max = w->n_extents << w->slot_bits;
 	w->tags = calloc(w->n_frames_max, sizeof(*w->tags));
@@ -164,22 +170,25 @@ static void perform(struct world *w, const struct core_action *a)
 		}
 		break;
 	case CORE_ACT_COMPLETE:
-		if (!e->attached || e->deaf)
+		if (!e->attached)
 			break;
 		world_seen(w, &(struct world_record){ .kind = SEEN_COMPLETE,
 						      .engine = a->engine,
+						      .slot = a->cqe.slot,
+						      .a = a->cqe.verb,
+						      .b = a->cqe.status,
 						      .cqe = &a->cqe });
 		if (e->tail - e->head >= WORLD_QUEUE)
 			world_fail(w, "a completion queue overflows", a->engine, a->cqe.verb);
 		e->queue[e->tail++ % WORLD_QUEUE] = a->cqe;
 		break;
 	case CORE_ACT_ENTRY:
-		if (e->attached && !e->deaf)
+		if (e->attached)
 			perform_entry(w, a);
 		break;
 	case CORE_ACT_MAP:
 	case CORE_ACT_UNMAP:
-		if (!e->attached || e->deaf)
+		if (!e->attached)
 			break;
 		if (e->msg_tail - e->msg_head >= WORLD_QUEUE)
 			world_fail(w, "an extent message queue overflows", a->engine, 0);
@@ -354,7 +363,7 @@ void world_submit(struct world *w, uint32_t engine, struct kvd_sqe sqe)
 		}
 	}
 	world_seen(w, &(struct world_record){ .kind = SEEN_SUBMIT, .engine = engine, .slot = sqe.slot,
-		.a = ev.submit.n_tokens, .sqe = &sqe, .tokens = ev.submit.tokens });
+		.a = ev.submit.n_tokens, .b = sqe.verb, .sqe = &sqe, .tokens = ev.submit.tokens });
 	world_step(w, &ev);
 }
 
@@ -378,7 +387,7 @@ void world_done(struct world *w)
 bool world_poll(struct world *w, uint32_t engine)
 {
 	struct world_engine *e = &w->engine[engine];
-	if (!e->attached || e->stepping || e->msg_head == e->msg_tail)
+	if (!e->attached || e->deaf || e->stepping || e->msg_head == e->msg_tail)
 		return false;
 	uint32_t x = e->extent_msg[e->msg_head % WORLD_QUEUE].extent;
 	bool map = e->extent_msg[e->msg_head % WORLD_QUEUE].map;
@@ -405,8 +414,7 @@ bool world_mover(struct world *w, uint32_t index, bool ok)
 	ev.moved.job = a.move.job;
 	ev.moved.ok = ok;
 	w->mover_fails += !ok;
-	world_seen(w, &(struct world_record){ .kind = SEEN_MOVED, .slot = ok, .a = a.move.kind,
-		.b = a.move.source, .c = a.move.target });
+	w->last_job = a.move.job;
 	bool compare_only = a.move.kind == CORE_MOVE_COMPARE_COPY && a.move.source == a.move.target;
 	if (a.move.kind == CORE_MOVE_SCRUB_EXTENT) {
 		for (uint32_t i = 0; i < 1u << w->slot_bits; i++)
@@ -433,6 +441,11 @@ bool world_mover(struct world *w, uint32_t index, bool ok)
 		if (!ev.moved.differs && !compare_only)
 			w->tags[a.move.target] = w->tags[a.move.source];
 	}
+	world_seen(w, &(struct world_record){ .kind = SEEN_MOVED,
+					      .slot = ok + ev.moved.differs,
+					      .a = a.move.kind,
+					      .b = a.move.source,
+					      .c = a.move.target });
 	world_step(w, &ev);
 	return true;
 }

@@ -32,7 +32,8 @@ struct world_slot {
 	uint32_t step[WORLD_PAGES];    /* the copy an unfinished step uses */
 	uint32_t step_sealed, step_chunk, step_from;
 	bool step_valid;               /* nothing has happened to the slot since the step began */
-	uint32_t finished, last_status, last_cached, fork_of;
+	uint32_t finished, last_status, last_cached;
+	uint64_t fork_data;            /* user_data of the FORK it comes from */
 	bool hold;                     /* its program stands still */
 	bool looked;                   /* the index was asked for the page that comes next */
 	uint32_t row_high;             /* entries from here on were never set */
@@ -63,14 +64,14 @@ enum world_record_kind {
 	SEEN_ATTACH,                   /* slot: max_seqs, a: space tag, b: frames of an extent,
 	                                * c: page bytes */
 	SEEN_HANGUP, SEEN_QUIET,
-	SEEN_SUBMIT,                   /* sqe; tokens as kvd got them, a: number of these */
-	SEEN_COMPLETE,                 /* cqe, as published */
+	SEEN_SUBMIT,                   /* sqe; tokens as kvd got them, a: number of these, b: verb */
+	SEEN_COMPLETE,                 /* cqe, as published; slot, a: verb, b: status */
 	SEEN_ENTRY,                    /* slot, a: page, b: entry */
 	SEEN_MAPPED,                   /* a: extent, b: 0 no, 1 read-only, 2 writable */
 	SEEN_STEP,                     /* b: 1 begins, 0 ends */
 	SEEN_WRITE,                    /* a running step writes: slot, a: frame, b: page */
-	SEEN_MOVED,                    /* the mover did a job, slot: 1 well; a: enum core_move, b: source,
-	                                * c: target */
+	SEEN_MOVED,                    /* the mover did a job; slot: 0 badly, 1 well, 2 the bytes differ;
+	                                * a: enum core_move, b: source, c: target */
 	SEEN_TIME,                     /* a: microseconds that passed */
 	SEEN_ADOPTED,                  /* another kvd goes on with the book */
 };
@@ -108,6 +109,7 @@ struct world {
 	uint32_t n_blocks, disk_write_error_percent, disk_read_error_percent, disk_torn_percent;
 	uint8_t *generations;          /* bit per generation: it was written once */
 	uint64_t generations_max, disk_writes, disk_reads, disk_faults;
+	uint32_t last_job;             /* the one answered last */
 	uint64_t lie_frame_plus_1;     /* a frame whose bytes were planted to differ */
 	uint64_t pressures;            /* triggers that fired, one bit each */
 	uint32_t fsck_every, fsck_count;
@@ -116,6 +118,7 @@ struct world {
 struct world *world_new(uint64_t pool_bytes, uint64_t extent_bytes, uint64_t seed);
 /* With a spill file of that size. */
 struct world *world_new_spill(uint64_t pool_bytes, uint64_t extent_bytes, uint64_t spill_bytes, uint64_t seed);
+struct world *world_make(const struct core_config *config, uint64_t seed);
 void world_free(struct world *w);
 uint32_t world_random(struct world *w, uint32_t below);
 _Noreturn void world_fail(struct world *w, const char *what, uint64_t a, uint64_t b);

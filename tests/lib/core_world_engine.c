@@ -89,7 +89,7 @@ void world_fork(struct world *w, uint32_t engine, uint32_t slot, uint32_t target
 	slot_restart(t, s);
 	t->n_prompt = t->n_done;
 	t->n_sealed = t->n_pages = 0;
-	t->fork_of = slot;
+	t->fork_data = ++w->engine[engine].completions;
 	t->verb = KVD_SEQ_FORK;
 	t->state = SLOT_WAITING;
 	t->step_sealed = WORLD_PAGES;
@@ -100,7 +100,7 @@ void world_fork(struct world *w, uint32_t engine, uint32_t slot, uint32_t target
 	world_submit(w, engine,
 		     (struct kvd_sqe){ .verb = KVD_SEQ_FORK,
 				       .slot = slot,
-				       .user_data = ++w->engine[engine].completions,
+				       .user_data = t->fork_data,
 				       .n_tokens = s->n_done,
 				       .other = target });
 }
@@ -110,7 +110,7 @@ void world_advance(struct world *w, uint32_t engine, uint32_t slot)
 {
 	struct world_engine *e = &w->engine[engine];
 	struct world_slot *s = &e->slot[slot];
-	if (!e->attached || s->verb || s->hold)
+	if (!e->attached || e->deaf || s->verb || s->hold)
 		return;
 	if (s->state == SLOT_PREEMPTED || s->state == SLOT_PARKED) {
 		submit_wait(
@@ -232,7 +232,7 @@ static void completed_ok(struct world *w, struct world_engine *e, struct world_s
 bool world_complete_one(struct world *w, uint32_t engine)
 {
 	struct world_engine *e = &w->engine[engine];
-	if (!e->attached || e->head == e->tail)
+	if (!e->attached || e->deaf || e->head == e->tail)
 		return false;
 	struct kvd_cqe c = e->queue[e->head++ % WORLD_QUEUE];
 	if (c.verb == KVD_EXTENT_ACK || c.verb == KVD_EV_DRAIN || c.slot >= e->max_seqs)
@@ -244,7 +244,8 @@ bool world_complete_one(struct world *w, uint32_t engine)
 	}
 	if (c.verb == KVD_SEQ_FORK)          /* awaited by the target */
 		for (uint32_t i = 0; i < e->max_seqs; i++)
-			if (e->slot[i].verb == KVD_SEQ_FORK && e->slot[i].fork_of == c.slot)
+			if (e->slot[i].verb == KVD_SEQ_FORK &&
+			    e->slot[i].fork_data == c.user_data)
 				s = &e->slot[i];
 	s->last_status = c.status;
 	if (s->verb != c.verb)
@@ -252,7 +253,7 @@ bool world_complete_one(struct world *w, uint32_t engine)
 	s->verb = 0;
 	if (c.status == KVD_S_OK) {
 		completed_ok(w, e, s, &c);
-	} else if (c.verb == KVD_SEQ_OPEN) {
+	} else if (c.verb == KVD_SEQ_OPEN && c.status != KVD_S_PREEMPTED) {
 		s->state = SLOT_IDLE;
 	} else if (c.status == KVD_S_PREEMPTED) {
 		if (s->state == SLOT_WAITING && c.verb == KVD_SEQ_FORK)
@@ -269,7 +270,7 @@ bool world_complete_one(struct world *w, uint32_t engine)
 void world_step_begin(struct world *w, uint32_t engine)
 {
 	struct world_engine *e = &w->engine[engine];
-	if (!e->attached || e->stepping)
+	if (!e->attached || e->deaf || e->stepping)
 		return;
 	e->stepping = true;
 	e->begun++;
@@ -317,7 +318,7 @@ static void step_compute(struct world *w, struct world_engine *e, struct world_s
 void world_step_end(struct world *w, uint32_t engine)
 {
 	struct world_engine *e = &w->engine[engine];
-	if (!e->attached || !e->stepping)
+	if (!e->attached || e->deaf || !e->stepping)
 		return;
 	for (uint32_t n = 0; n < e->max_seqs; n++) {
 		struct world_slot *s = &e->slot[n];

@@ -1,0 +1,710 @@
+/* checker.c - what an outsider can say about kvd from what he sees, and nothing else.
+ *
+ * It is told of submissions, completions, table entries, mappings, writes of running steps and jobs
+ * of the mover, in order (world_record), and keeps a small model of its own.  It never reads the book
+ * and shares no code with the core or with the world's oracle.  What it demands:
+ *
+ *   every submission is answered exactly once, with its verb
+ *   a table row is what the completions say: no more, no fewer pages, none when it is closed or lost
+ *   a frame is in two rows only if it is sealed, and then its tokens are the row's tokens
+ *   what is given as cached was sealed with exactly the prompt's tokens, by somebody of the domain
+ *   a private tenant's bytes are in no other domain's row
+ *   a fresh page is zero unless the mover copied it for this tenant, and nobody else has it
+ *   a sealed page, or one that anybody else may see, is never written
+ *   the mover writes only frames that no row and no unfinished step names, and copies only sealed
+ *   or the asking tenant's bytes; an extent is zeroed only when no engine maps it
+ *   refusals carry true numbers; the oldest running sequence is preempted only when it is alone
+ *   calm runs: nothing is computed that the domain has or another sequence of it computes now */
+#include "tests/sim/sim.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { PENDING_MAX = 128, HISTORY = 64 };
+enum view_state { VIEW_EMPTY = 0, VIEW_WAITING, VIEW_RUNNING, VIEW_STOPPED };
+
+struct view_frame {
+	uint64_t content;              /* identity of its tokens and all before; 0: not sealed */
+	uint64_t origin;               /* that of the page the mover copied it from */
+	uint16_t holders, views;       /* rows; unfinished steps */
+	uint8_t dirty, copied;         /* written since it was zeroed; by the mover */
+	uint8_t writer;                /* tenant + 1 */
+};
+
+struct view_slot {
+	enum view_state state;
+	bool no_index;
+	uint32_t tenant, n_prompt, n_sealed, n_pages, row_high;
+	uint64_t age;
+	uint32_t row[WORLD_PAGES], step[WORLD_PAGES];
+	uint64_t chain[WORLD_PAGES];   /* of the sealed pages */
+	uint64_t prompt[WORLD_PAGES];
+	uint32_t promised[WORLD_PAGES], n_promised; /* entries of the map */
+};
+
+struct pending {
+	bool live;
+	struct kvd_sqe sqe;
+	uint64_t pages[WORLD_PAGES];   /* identities: OPEN, RESUME the prompt's; SEAL those sealed; FORK the source's */
+	uint32_t tenant;
+	bool no_index;
+	uint64_t when;
+};
+
+struct view_engine {
+	bool attached;
+	uint32_t space, n_frames, page_bytes, max_seqs;
+	uint8_t *mapped;
+	struct view_slot slot[WORLD_SLOTS];
+	struct pending pending[PENDING_MAX];
+	uint32_t pending_high;
+};
+
+struct fact { uint64_t key, when; uint32_t computed, promiser, engine; };
+
+struct checker {
+	struct swarm swarm;
+	uint32_t slot_bits, n_extents, n_frames;
+	struct view_frame *frame;
+	struct view_engine engine[WORLD_ENGINES];
+	struct { char domain[KVD_NAME_MAX]; uint32_t number, sharing; uint64_t max_bytes; } tenant[SIM_TENANTS];
+	struct fact *facts;            /* open addressing; (domain, content) */
+	uint32_t n_facts, facts_max;
+	uint64_t next_age, computed, records;
+	struct world_record history[HISTORY];
+};
+
+static _Noreturn void fail(struct checker *k, const char *what, uint64_t a, uint64_t b)
+{
+	static const char *const names[] = { "?", "tenant", "attach", "hangup", "quiet", "submit", "complete",
+		"entry", "mapped", "step", "write", "moved", "time", "adopted" };
+	for (uint64_t i = k->records > HISTORY ? k->records - HISTORY : 0; i < k->records; i++) {
+		const struct world_record *r = &k->history[i % HISTORY];
+		fprintf(stderr, "%8llu %-8s engine %u slot %u: %u %u %u\n", (unsigned long long)i,
+			names[r->kind], r->engine, r->slot, r->a, r->b, r->c);
+	}
+	fprintf(stderr, "checker: %s (%llu, %llu)\n", what, (unsigned long long)a, (unsigned long long)b);
+	abort();
+}
+
+struct checker *checker_new(const struct swarm *swarm, uint32_t slot_bits, uint32_t n_extents)
+{
+	struct checker *k = calloc(1, sizeof(*k));
+	k->swarm = *swarm;
+	k->slot_bits = slot_bits;
+	k->n_extents = n_extents;
+	k->n_frames = n_extents << slot_bits;
+	k->frame = calloc(k->n_frames, sizeof(*k->frame));
+	k->facts_max = 1024;
+	k->facts = calloc(k->facts_max, sizeof(*k->facts));
+	for (uint32_t i = 0; i < WORLD_ENGINES; i++)
+		k->engine[i].mapped = calloc(n_extents, 1);
+	return k;
+}
+
+void checker_free(struct checker *k)
+{
+	for (uint32_t i = 0; i < WORLD_ENGINES; i++)
+		free(k->engine[i].mapped);
+	free(k->facts);
+	free(k->frame);
+	free(k);
+}
+
+uint64_t checker_computed(const struct checker *k)
+{
+	return k->computed;
+}
+
+/* ---- identities and facts ---- */
+
+static uint64_t mix(uint64_t a, uint64_t b)
+{
+	unsigned __int128 m = (unsigned __int128)(a ^ 0x9e3779b97f4a7c15ull) * (b ^ 0xd6e8feb86659fd93ull);
+	return (uint64_t)m ^ (uint64_t)(m >> 64);
+}
+
+static uint64_t content_next(uint64_t before, const int32_t *tokens)
+{
+	for (uint32_t i = 0; i < KVD_PAGE_TOKENS; i += 2)
+		before = mix(before + 1, (uint64_t)(uint32_t)tokens[i] << 32 | (uint32_t)tokens[i + 1]);
+	return before | 1;
+}
+
+static uint32_t fact_slot(const struct fact *facts, uint32_t max, uint64_t key)
+{
+	uint32_t i = (uint32_t)key & (max - 1);
+	while (facts[i].key && facts[i].key != key)
+		i = (i + 1) & (max - 1);
+	return i;
+}
+
+static void facts_grow(struct checker *k)
+{
+	uint32_t max = k->facts_max * 2;
+	struct fact *facts = calloc(max, sizeof(*facts));
+	for (uint32_t i = 0; i < k->facts_max; i++)
+		if (k->facts[i].key)
+			facts[fact_slot(facts, max, k->facts[i].key)] = k->facts[i];
+	free(k->facts);
+	k->facts = facts;
+	k->facts_max = max;
+	/* the slots' lists name entries by place */
+	for (uint32_t e = 0; e < WORLD_ENGINES; e++)
+		for (uint32_t s = 0; s < WORLD_SLOTS; s++)
+			k->engine[e].slot[s].n_promised = 0;
+	for (uint32_t i = 0; i < max; i++) {
+		uint32_t p = facts[i].promiser;
+		if (!p)
+			continue;
+		struct view_slot *s = &k->engine[(p - 1) / WORLD_SLOTS].slot[(p - 1) % WORLD_SLOTS];
+		s->promised[s->n_promised++] = i;
+	}
+}
+
+static struct fact *fact_of(struct checker *k, uint32_t domain, uint64_t content)
+{
+	uint64_t key = mix(content, domain + 1) | 1;
+	if (k->n_facts * 2 > k->facts_max)
+		facts_grow(k);
+	struct fact *f = &k->facts[fact_slot(k->facts, k->facts_max, key)];
+	if (!f->key)
+		k->n_facts++;
+	f->key = key;
+	return f;
+}
+
+static uint32_t domain_of(const struct checker *k, uint32_t tenant)
+{
+	return k->tenant[tenant].number;
+}
+
+static void promises_forget(struct checker *k, struct view_slot *s)
+{
+	for (uint32_t i = 0; i < s->n_promised; i++)
+		k->facts[s->promised[i]].promiser = 0;
+	s->n_promised = 0;
+}
+
+/* ---- rows ---- */
+
+static void row_must_be_empty(struct checker *k, const struct view_slot *s, const char *what)
+{
+	for (uint32_t i = 0; i < s->row_high; i++)
+		if (s->row[i])
+			fail(k, what, i, s->row[i]);
+}
+
+static void row_forget(struct checker *k, struct view_slot *s)
+{
+	for (uint32_t i = 0; i < s->row_high; i++)
+		if (s->row[i]) {
+			k->frame[KVD_ENTRY_FRAME(s->row[i])].holders--;
+			s->row[i] = 0;
+		}
+}
+
+static void slot_empty(struct checker *k, struct view_slot *s, enum view_state state)
+{
+	promises_forget(k, s);
+	s->state = state;
+	s->n_sealed = s->n_pages = 0;
+}
+
+static void see_entry(struct checker *k, const struct world_record *r)
+{
+	struct view_engine *e = &k->engine[r->engine];
+	struct view_slot *s = &e->slot[r->slot];
+	if (r->b && KVD_ENTRY_FRAME(r->b) >= k->n_frames)
+		fail(k, "an entry names no frame", r->slot, r->b);
+	if (s->row[r->a])
+		k->frame[KVD_ENTRY_FRAME(s->row[r->a])].holders--;
+	s->row[r->a] = r->b;
+	if (r->a >= s->row_high)
+		s->row_high = r->a + 1;
+	if (!r->b)
+		return;
+	uint32_t number = KVD_ENTRY_FRAME(r->b);
+	struct view_frame *f = &k->frame[number];
+	if (f->holders && !f->content)
+		fail(k, "a page being written is in two tables", number, r->engine);
+	if (!e->mapped[number >> k->slot_bits])
+		fail(k, "an entry lies in an extent that its engine has not mapped", number, r->engine);
+	f->holders++;
+}
+
+/* Pages [from, to) of the row are sealed and hold what `chain` says. */
+static void check_sealed(struct checker *k, uint32_t engine, struct view_slot *s, uint32_t from, uint32_t to)
+{
+	for (uint32_t i = from; i < to; i++) {
+		if (!s->row[i])
+			fail(k, "a sealed page has no entry", engine, i);
+		const struct view_frame *f = &k->frame[KVD_ENTRY_FRAME(s->row[i])];
+		if (f->content != s->chain[i])
+			fail(k, "an entry names a page of other tokens", KVD_ENTRY_FRAME(s->row[i]), i);
+		if (f->writer && f->writer - 1u < SIM_TENANTS && k->tenant[f->writer - 1].sharing == CORE_PRIVATE &&
+		    domain_of(k, f->writer - 1) != domain_of(k, s->tenant))
+			fail(k, "a private tenant's page is in another's table", KVD_ENTRY_FRAME(s->row[i]),
+			     s->tenant);
+	}
+}
+
+/* Pages [from, to) are given to be written. */
+static void check_fresh(struct checker *k, uint32_t engine, struct view_slot *s, uint32_t from, uint32_t to)
+{
+	for (uint32_t i = from; i < to; i++) {
+		if (!s->row[i])
+			fail(k, "a page that was granted has no entry", engine, i);
+		uint32_t number = KVD_ENTRY_FRAME(s->row[i]);
+		const struct view_frame *f = &k->frame[number];
+		if (f->holders != 1 || f->content)
+			fail(k, "a page to be written is not the sequence's own", number, f->holders);
+		bool known = f->origin && fact_of(k, domain_of(k, s->tenant), f->origin)->computed;
+		if (f->dirty && !(f->copied && (f->writer == s->tenant + 1 || known)))
+			fail(k, "a fresh page holds somebody's bytes", number, f->writer);
+		if (k->engine[engine].mapped[number >> k->slot_bits] != 2)
+			fail(k, "a page to be written is mapped read-only", number, engine);
+	}
+}
+
+/* What was cached: the claims. */
+static void check_cached(struct checker *k, struct view_slot *s, uint32_t from, uint32_t to)
+{
+	if (to > from && (to > (s->n_prompt - 1) / KVD_PAGE_TOKENS || s->no_index))
+		fail(k, "more is cached than may be", to, s->n_prompt);
+	for (uint32_t i = from; i < to; i++) {
+		s->chain[i] = s->prompt[i];
+		if (!fact_of(k, domain_of(k, s->tenant), s->chain[i])->computed)
+			fail(k, "a page is cached that the tenant's domain never computed", s->tenant, i);
+	}
+}
+
+/* Calm runs: the sequence is about to compute page n_sealed of its prompt.  asked: the index was looked
+ * at no earlier than this (a GROW may have waited for frames after that). */
+static void check_computed_once(struct checker *k, uint32_t engine, struct view_slot *s, uint64_t asked)
+{
+	uint32_t self = engine * WORLD_SLOTS + (uint32_t)(s - k->engine[engine].slot) + 1, at = s->n_sealed;
+	bool private = k->tenant[s->tenant].sharing == CORE_PRIVATE;
+	if (!k->swarm.calm || s->no_index || at >= s->n_prompt / KVD_PAGE_TOKENS)
+		return;
+	if (at && s->chain[at - 1] != s->prompt[at - 1])
+		return;
+	promises_forget(k, s);
+	for (uint32_t i = at; i < s->n_prompt / KVD_PAGE_TOKENS; i++) {
+		struct fact *f = fact_of(k, domain_of(k, s->tenant), s->prompt[i]);
+		bool may_take = i == at && i < (s->n_prompt - 1) / KVD_PAGE_TOKENS;
+		if (f->computed) {
+			if (may_take && f->when < asked && (!private || f->engine == engine))
+				fail(k, "a page is computed again", s->tenant, i);
+			return;
+		}
+		if (f->promiser) {
+			if (may_take && f->promiser != self)
+				fail(k, "a page is computed while another computes it", f->promiser, self * 100 + i);
+			return;
+		}
+		f->promiser = self;
+		s->promised[s->n_promised++] = (uint32_t)(f - k->facts);
+	}
+}
+
+/* ---- completions ---- */
+
+static void completed_open(struct checker *k, uint32_t engine, struct view_slot *s, const struct pending *p,
+			   const struct kvd_cqe *c)
+{
+	memcpy(s->prompt, p->pages, sizeof(s->prompt));
+	s->n_prompt = p->sqe.n_tokens;
+	s->no_index = p->no_index;
+	s->state = VIEW_RUNNING;
+	check_cached(k, s, 0, c->cached);
+	check_sealed(k, engine, s, 0, c->cached);
+	check_fresh(k, engine, s, c->cached, c->pages);
+	s->n_sealed = c->cached;
+	s->n_pages = c->pages;
+	check_computed_once(k, engine, s, p->when);
+}
+
+static void completed_grow(struct checker *k, uint32_t engine, struct view_slot *s, const struct pending *p,
+			   const struct kvd_cqe *c)
+{
+	uint32_t had = s->n_pages;
+	if (c->cached < s->n_sealed)
+		fail(k, "a GROW loses sealed pages", c->cached, s->n_sealed);
+	if (c->cached > s->n_sealed && s->n_sealed && s->chain[s->n_sealed - 1] != s->prompt[s->n_sealed - 1])
+		fail(k, "cached pages follow other tokens", engine, s->n_sealed);
+	if (c->pages < p->sqe.want)
+		fail(k, "a GROW gives fewer pages than were asked for", c->pages, p->sqe.want);
+	check_cached(k, s, s->n_sealed, c->cached);
+	check_sealed(k, engine, s, s->n_sealed, c->cached);
+	check_fresh(k, engine, s, had > c->cached ? had : c->cached, c->pages);
+	bool looked = (p->sqe.flags & KVD_GROW_LOOKUP) && p->sqe.page == s->n_sealed;
+	s->n_sealed = c->cached;
+	s->n_pages = c->pages;
+	if (looked)
+		check_computed_once(k, engine, s, p->when);
+}
+
+static void completed_seal(struct checker *k, uint32_t engine, struct view_slot *s, const struct pending *p,
+			   const struct kvd_cqe *c)
+{
+	for (uint32_t i = 0; i < p->sqe.count; i++) {
+		uint32_t at = p->sqe.page + i;
+		if (!s->row[at])
+			fail(k, "a sealed page has no entry", engine, at);
+		struct view_frame *f = &k->frame[KVD_ENTRY_FRAME(s->row[at])];
+		if (!f->content && f->holders != 1)
+			fail(k, "a page is sealed that two tables have", engine, at);
+		s->chain[at] = p->pages[i];
+		if (!f->content)
+			f->content = p->pages[i];
+		k->computed++;
+		if (s->no_index)
+			continue;
+		struct fact *fact = fact_of(k, domain_of(k, s->tenant), p->pages[i]);
+		if (!fact->computed) {
+			fact->engine = engine;
+			fact->when = k->records;
+		}
+		fact->computed = 1;
+	}
+	s->n_sealed = c->cached;
+	check_sealed(k, engine, s, p->sqe.page, p->sqe.page + p->sqe.count);
+}
+
+static void completed_fork(struct checker *k, uint32_t engine, struct view_slot *t, const struct pending *p,
+			   const struct kvd_cqe *c)
+{
+	uint32_t whole = p->sqe.n_tokens / KVD_PAGE_TOKENS;
+	if (c->status != KVD_S_OK) {
+		if (c->status == KVD_S_PREEMPTED && t->state == VIEW_WAITING)
+			slot_empty(k, t, VIEW_STOPPED);
+		else if (t->state == VIEW_WAITING)
+			slot_empty(k, t, VIEW_EMPTY);
+		return;
+	}
+	memcpy(t->chain, p->pages, sizeof(t->chain));
+	t->n_prompt = 0;
+	t->no_index = p->no_index;
+	t->n_sealed = whole;
+	t->n_pages = c->pages;
+	t->state = VIEW_RUNNING;
+	check_sealed(k, engine, t, 0, whole);
+	check_fresh(k, engine, t, whole, c->pages);
+}
+
+static void check_refusal(struct checker *k, uint32_t engine, const struct pending *p, const struct kvd_cqe *c)
+{
+	const struct view_engine *e = &k->engine[engine];
+	uint32_t n = p->sqe.n_tokens / KVD_PAGE_TOKENS + !!(p->sqe.n_tokens % KVD_PAGE_TOKENS), need = n;
+	need += need < k->swarm.max_pages;
+	if (p->sqe.verb == KVD_SEQ_GROW)
+		need = n = p->sqe.want;
+	switch (c->status) {
+	case KVD_S_TOO_LARGE:
+		if (c->need_pages != need || c->have_pages != k->n_extents * e->n_frames || need <= c->have_pages)
+			fail(k, "TOO_LARGE with untrue numbers", c->need_pages, c->have_pages);
+		break;
+	case KVD_S_CONTEXT:
+		if (c->need_pages != n || c->have_pages != k->swarm.max_pages || n <= c->have_pages)
+			fail(k, "CONTEXT with untrue numbers", c->need_pages, c->have_pages);
+		break;
+	case KVD_S_TENANT_MAX:
+		if (c->need_pages > need || c->need_pages <= c->have_pages || !k->tenant[p->tenant].max_bytes ||
+		    c->have_pages > k->tenant[p->tenant].max_bytes / e->page_bytes)
+			fail(k, "TENANT_MAX with untrue numbers", c->need_pages, c->have_pages);
+		break;
+	}
+}
+
+/* Nobody's oldest sequence is taken from while there is a younger one to take from. */
+static void check_preempted(struct checker *k, const struct view_slot *victim)
+{
+	bool younger = false;
+	for (uint32_t e = 0; e < WORLD_ENGINES; e++)
+		for (uint32_t i = 0; k->engine[e].attached && i < WORLD_SLOTS; i++) {
+			const struct view_slot *s = &k->engine[e].slot[i];
+			if (s == victim || (s->state != VIEW_RUNNING && s->state != VIEW_WAITING))
+				continue;
+			if (s->age < victim->age)
+				return;
+			younger = younger || s->state == VIEW_RUNNING;
+		}
+	if (younger)
+		fail(k, "the oldest sequence is preempted while younger ones run", victim->age, 0);
+}
+
+static void see_preempt(struct checker *k, struct view_slot *s)
+{
+	row_must_be_empty(k, s, "a preempted sequence has a table");
+	if (s->state == VIEW_EMPTY)
+		fail(k, "an empty slot is preempted", s->age, 0);
+	if (s->state != VIEW_STOPPED)
+		check_preempted(k, s);
+	slot_empty(k, s, VIEW_STOPPED);
+}
+
+static void see_answer(struct checker *k, uint32_t engine, struct pending *p, const struct kvd_cqe *c)
+{
+	struct view_engine *e = &k->engine[engine];
+	uint32_t slot = p->sqe.verb == KVD_SEQ_FORK ? p->sqe.other : p->sqe.slot;
+	bool opens = p->sqe.verb == KVD_SEQ_OPEN || p->sqe.verb == KVD_SEQ_RESUME;
+	if (p->sqe.verb == KVD_EXTENT_ACK || slot >= e->max_seqs)
+		return;
+	struct view_slot *s = &e->slot[slot];
+	check_refusal(k, engine, p, c);
+	if (p->sqe.verb == KVD_SEQ_FORK) {
+		completed_fork(k, engine, s, p, c);
+		return;
+	}
+	if (c->status != KVD_S_OK) {
+		/* a PREEMPTED one's event follows; a second OPEN of a slot changes nothing */
+		if (opens && c->status != KVD_S_PREEMPTED && c->status != KVD_S_STALE && s->state == VIEW_WAITING)
+			slot_empty(k, s, p->sqe.verb == KVD_SEQ_OPEN ? VIEW_EMPTY : VIEW_STOPPED);
+		return;
+	}
+	switch (p->sqe.verb) {
+	case KVD_SEQ_OPEN:
+	case KVD_SEQ_RESUME: completed_open(k, engine, s, p, c); break;
+	case KVD_SEQ_GROW: completed_grow(k, engine, s, p, c); break;
+	case KVD_SEQ_SEAL: completed_seal(k, engine, s, p, c); break;
+	case KVD_SEQ_TRUNCATE:
+		promises_forget(k, s);
+		s->n_sealed = c->cached;
+		s->n_pages = c->pages;
+		if (s->n_prompt > p->sqe.n_tokens)
+			s->n_prompt = 0;
+		check_sealed(k, engine, s, 0, s->n_sealed);
+		break;
+	case KVD_SEQ_CLOSE:
+		row_must_be_empty(k, s, "a closed sequence has a table");
+		slot_empty(k, s, VIEW_EMPTY);
+		break;
+	case KVD_SEQ_PARK:
+		row_must_be_empty(k, s, "a parked sequence has a table");
+		slot_empty(k, s, VIEW_STOPPED);
+		break;
+	}
+}
+
+static void see_complete(struct checker *k, const struct world_record *r)
+{
+	struct view_engine *e = &k->engine[r->engine];
+	const struct kvd_cqe *c = r->cqe;
+	if (c->verb == KVD_EV_DRAIN)
+		return;
+	if (c->verb == KVD_EV_PREEMPT) {
+		see_preempt(k, &e->slot[c->slot]);
+		return;
+	}
+	for (uint32_t i = 0; i < e->pending_high; i++) {
+		struct pending *p = &e->pending[i];
+		if (!p->live || p->sqe.user_data != c->user_data || p->sqe.verb != c->verb || p->sqe.slot != c->slot)
+			continue;
+		p->live = false;
+		while (e->pending_high && !e->pending[e->pending_high - 1].live)
+			e->pending_high--;
+		see_answer(k, r->engine, p, c);
+		return;
+	}
+	fail(k, "an answer to nothing that was asked", c->verb, c->user_data);
+}
+
+/* ---- submissions ---- */
+
+static struct pending *pending_new(struct checker *k, struct view_engine *e)
+{
+	uint32_t i = 0;
+	while (i < e->pending_high && e->pending[i].live)
+		i++;
+	if (i == PENDING_MAX)
+		fail(k, "submissions are not answered", i, 0);
+	if (i == e->pending_high)
+		e->pending_high++;
+	e->pending[i].live = true;
+	return &e->pending[i];
+}
+
+static void see_submit(struct checker *k, const struct world_record *r)
+{
+	struct view_engine *e = &k->engine[r->engine];
+	const struct kvd_sqe *q = r->sqe;
+	struct pending *p = pending_new(k, e);
+	struct view_slot *s = q->slot < e->max_seqs ? &e->slot[q->slot] : NULL, *t = s;
+	p->sqe = *q;
+	p->when = q->verb == KVD_SEQ_GROW ? k->records : UINT64_MAX;
+	p->tenant = s && q->verb != KVD_SEQ_OPEN ? s->tenant : q->tenant;
+	if (!s)
+		return;
+	p->no_index = s->no_index;
+	if (q->verb == KVD_SEQ_GROW && (q->flags & KVD_GROW_LOOKUP))
+		promises_forget(k, s);       /* if it must wait, others may go on */
+	if (q->verb == KVD_SEQ_OPEN || q->verb == KVD_SEQ_RESUME)
+		p->no_index = q->flags & KVD_OPEN_PRIVATE;
+	uint64_t before = e->space;
+	if (q->verb == KVD_SEQ_SEAL && q->page && q->page <= s->n_sealed)
+		before = s->chain[q->page - 1];
+	for (uint32_t i = 0; i < r->a / KVD_PAGE_TOKENS && i < WORLD_PAGES; i++)
+		p->pages[i] = before = content_next(before, r->tokens + (size_t)i * KVD_PAGE_TOKENS);
+	if (q->verb == KVD_SEQ_FORK) {
+		memcpy(p->pages, s->chain, sizeof(p->pages));
+		t = q->other < e->max_seqs && s->state == VIEW_RUNNING ? &e->slot[q->other] : NULL;
+	}
+	bool opens = q->verb == KVD_SEQ_OPEN || q->verb == KVD_SEQ_FORK;
+	if (t && opens && t->state == VIEW_EMPTY && p->tenant < SIM_TENANTS) {
+		t->state = VIEW_WAITING;
+		t->tenant = p->tenant;
+		t->age = ++k->next_age;
+	} else if (q->verb == KVD_SEQ_RESUME && s->state == VIEW_STOPPED) {
+		s->state = VIEW_WAITING;
+	}
+}
+
+/* ---- bytes ---- */
+
+static void see_moved(struct checker *k, const struct world_record *r)
+{
+	if (r->a == CORE_MOVE_SCRUB_EXTENT) {
+		for (uint32_t e = 0; e < WORLD_ENGINES; e++)
+			if (k->engine[e].mapped[r->c])
+				fail(k, "an extent is zeroed that an engine maps", r->c, e);
+		for (uint32_t i = 0; i < 1u << k->slot_bits; i++) {
+			struct view_frame *f = &k->frame[(r->c << k->slot_bits) + i];
+			if (f->holders || f->views)
+				fail(k, "an extent is zeroed with a page in use", r->c, i);
+			if (r->slot)
+				*f = (struct view_frame){ 0 };
+		}
+		return;
+	}
+	if (r->b == r->c)
+		return;                      /* a comparison only */
+	struct view_frame *f = &k->frame[r->c];
+	if (f->holders)
+		fail(k, "the mover writes a page that is in a table", r->c, f->holders);
+	if (f->views)
+		fail(k, "the mover writes a page that a running step may read", r->c, f->views);
+	if (r->a == CORE_MOVE_SCRUB) {
+		if (r->slot == 1)
+			*f = (struct view_frame){ 0 };
+		return;
+	}
+	if (f->dirty)
+		fail(k, "the mover copies over somebody's bytes", r->c, f->writer);
+	if (r->slot == 2)
+		return;
+	const struct view_frame *source = &k->frame[r->b];
+	bool to_engine = false;              /* else to where everybody reads */
+	for (uint32_t e = 0; e < WORLD_ENGINES; e++)
+		to_engine = to_engine || k->engine[e].mapped[r->c >> k->slot_bits] == 2;
+	if (!to_engine && !source->content && r->slot == 1)
+		fail(k, "the mover copies a page that is not sealed to where everybody reads", r->b, r->c);
+	f->dirty = r->slot != 1 || source->dirty;
+	f->copied = r->slot == 1;
+	f->writer = source->writer;
+	f->origin = source->content ? source->content : source->origin;
+	f->content = r->slot == 1 && !to_engine ? source->content : 0;
+}
+
+static void see_write(struct checker *k, const struct world_record *r)
+{
+	struct view_frame *f = &k->frame[r->a];
+	const struct view_slot *s = &k->engine[r->engine].slot[r->slot];
+	if (f->content)
+		fail(k, "a sealed page is written", r->a, r->engine);
+	if (f->holders > 1 || f->views > 1)
+		fail(k, "a page is written that others may see", r->a, f->holders);
+	f->dirty = 1;
+	f->copied = 0;
+	f->writer = (uint8_t)(s->tenant + 1);
+}
+
+static void see_step(struct checker *k, const struct world_record *r)
+{
+	struct view_engine *e = &k->engine[r->engine];
+	for (uint32_t n = 0; n < e->max_seqs; n++) {
+		struct view_slot *s = &e->slot[n];
+		for (uint32_t i = 0; i < s->row_high; i++) {
+			if (s->step[i])
+				k->frame[KVD_ENTRY_FRAME(s->step[i])].views--;
+			s->step[i] = r->b ? s->row[i] : 0;
+			if (s->step[i])
+				k->frame[KVD_ENTRY_FRAME(s->step[i])].views++;
+		}
+	}
+}
+
+static void see_tenant(struct checker *k, const struct world_record *r)
+{
+	if (r->a >= SIM_TENANTS)
+		fail(k, "a tenant was not made", r->a, 0);
+	memcpy(k->tenant[r->a].domain, r->tenant->tenant.domain, KVD_NAME_MAX);
+	k->tenant[r->a].sharing = r->tenant->tenant.sharing;
+	k->tenant[r->a].max_bytes = r->tenant->tenant.max_bytes;
+	k->tenant[r->a].number = r->a;
+	for (uint32_t i = 0; i < r->a && k->tenant[r->a].domain[0]; i++)
+		if (!strcmp(k->tenant[i].domain, k->tenant[r->a].domain))
+			k->tenant[r->a].number = k->tenant[i].number;
+}
+
+static void see_attach(struct checker *k, const struct world_record *r)
+{
+	struct view_engine *e = &k->engine[r->engine];
+	uint8_t *mapped = e->mapped;
+	memset(e, 0, sizeof(*e));
+	e->mapped = mapped;
+	e->attached = true;
+	e->space = r->a;
+	e->n_frames = r->b;
+	e->page_bytes = r->c;
+	e->max_seqs = r->slot;
+}
+
+/* Its leases end with its socket; what its process may still do ends with the process. */
+static void see_hangup(struct checker *k, struct view_engine *e)
+{
+	for (uint32_t i = 0; i < e->max_seqs; i++) {
+		row_forget(k, &e->slot[i]);
+		slot_empty(k, &e->slot[i], VIEW_EMPTY);
+	}
+	memset(e->pending, 0, sizeof(e->pending));
+	e->pending_high = 0;
+	e->attached = false;
+}
+
+void checker_see(void *checker, const struct world_record *r)
+{
+	struct checker *k = checker;
+	struct view_engine *e = &k->engine[r->engine % WORLD_ENGINES];
+	k->history[k->records++ % HISTORY] = *r;
+	switch (r->kind) {
+	case SEEN_TENANT: see_tenant(k, r); break;
+	case SEEN_ATTACH: see_attach(k, r); break;
+	case SEEN_HANGUP: see_hangup(k, e); break;
+	case SEEN_QUIET:
+		see_step(k, &(struct world_record){ .engine = r->engine });
+		memset(e->mapped, 0, k->n_extents);
+		break;
+	case SEEN_SUBMIT: see_submit(k, r); break;
+	case SEEN_COMPLETE: see_complete(k, r); break;
+	case SEEN_ENTRY: see_entry(k, r); break;
+	case SEEN_MAPPED: e->mapped[r->a] = (uint8_t)r->b; break;
+	case SEEN_STEP: see_step(k, r); break;
+	case SEEN_WRITE: see_write(k, r); break;
+	case SEEN_MOVED: see_moved(k, r); break;
+	case SEEN_TIME: case SEEN_ADOPTED: break;
+	}
+}
+
+/* Everything has come to rest. */
+void checker_end(struct checker *k)
+{
+	for (uint32_t e = 0; e < WORLD_ENGINES; e++)
+		for (uint32_t i = 0; k->engine[e].attached && i < k->engine[e].pending_high; i++)
+			if (k->engine[e].pending[i].live)
+				fail(k, "a submission was never answered", k->engine[e].pending[i].sqe.verb, e);
+	for (uint32_t f = 0; f < k->n_frames; f++)
+		if (k->frame[f].holders)
+			fail(k, "a frame is in a table and nobody runs", f, k->frame[f].holders);
+}
