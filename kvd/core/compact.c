@@ -81,11 +81,15 @@ static uint32_t extent_choose(const struct core *c)
 	return best;
 }
 
-/* Is anybody short of memory? */
+/* Is anybody short of memory?  Not a sequence that is admitted and waits while extents are free or on
+ * their way: it waits for these, and to make room then would cost somebody his cached pages for
+ * nothing, and tell him of it. */
 static bool wanted(const struct core *c)
 {
 	uint32_t few = c->n_extents / 32 + 1;
-	return c->waiting || c->n_extents - c->busy_extents < c->wanted + few;
+	if (c->n_extents - c->busy_extents < c->wanted + few)
+		return true;
+	return c->queue.count || (c->waiting && !c->unassigned.count && !extents_coming(c));
 }
 
 void compact_stop(const struct core *c)
