@@ -15,67 +15,13 @@
  *   or the asking tenant's bytes; an extent is zeroed only when no engine maps it
  *   refusals carry true numbers; the oldest running sequence is preempted only when it is alone
  *   calm runs: nothing is computed that the domain has or another sequence of it computes now */
-#include "tests/sim/sim.h"
+#include "tests/sim/checker.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { PENDING_MAX = 128, HISTORY = 64 };
-enum view_state { VIEW_EMPTY = 0, VIEW_WAITING, VIEW_RUNNING, VIEW_STOPPED };
-
-struct view_frame {
-	uint64_t content;              /* identity of its tokens and all before; 0: not sealed */
-	uint64_t origin;               /* that of the page the mover copied it from */
-	uint16_t holders, views;       /* rows; unfinished steps */
-	uint8_t dirty, copied;         /* written since it was zeroed; by the mover */
-	uint8_t writer;                /* tenant + 1 */
-};
-
-struct view_slot {
-	enum view_state state;
-	bool no_index;
-	uint32_t tenant, n_prompt, n_sealed, n_pages, row_high;
-	uint64_t age;
-	uint32_t row[WORLD_PAGES], step[WORLD_PAGES];
-	uint64_t chain[WORLD_PAGES];   /* of the sealed pages */
-	uint64_t prompt[WORLD_PAGES];
-	uint32_t promised[WORLD_PAGES], n_promised; /* entries of the map */
-};
-
-struct pending {
-	bool live;
-	struct kvd_sqe sqe;
-	uint64_t pages[WORLD_PAGES];   /* identities: OPEN, RESUME the prompt's; SEAL those sealed; FORK the source's */
-	uint32_t tenant;
-	bool no_index;
-	uint64_t when;
-};
-
-struct view_engine {
-	bool attached;
-	uint32_t space, n_frames, page_bytes, max_seqs;
-	uint8_t *mapped;
-	struct view_slot slot[WORLD_SLOTS];
-	struct pending pending[PENDING_MAX];
-	uint32_t pending_high;
-};
-
-struct fact { uint64_t key, when; uint32_t computed, promiser, engine; };
-
-struct checker {
-	struct swarm swarm;
-	uint32_t slot_bits, n_extents, n_frames;
-	struct view_frame *frame;
-	struct view_engine engine[WORLD_ENGINES];
-	struct { char domain[KVD_NAME_MAX]; uint32_t number, sharing; uint64_t max_bytes; } tenant[SIM_TENANTS];
-	struct fact *facts;            /* open addressing; (domain, content) */
-	uint32_t n_facts, facts_max;
-	uint64_t next_age, computed, records;
-	struct world_record history[HISTORY];
-};
-
-static _Noreturn void fail(struct checker *k, const char *what, uint64_t a, uint64_t b)
+void checker_fail(struct checker *k, const char *what, uint64_t a, uint64_t b)
 {
 	static const char *const names[] = { "?", "tenant", "attach", "hangup", "quiet", "submit", "complete",
 		"entry", "mapped", "step", "write", "moved", "time", "adopted" };
@@ -193,7 +139,7 @@ static void row_must_be_empty(struct checker *k, const struct view_slot *s, cons
 {
 	for (uint32_t i = 0; i < s->row_high; i++)
 		if (s->row[i])
-			fail(k, what, i, s->row[i]);
+			checker_fail(k, what, i, s->row[i]);
 }
 
 static void row_forget(struct checker *k, struct view_slot *s)
@@ -217,7 +163,7 @@ static void see_entry(struct checker *k, const struct world_record *r)
 	struct view_engine *e = &k->engine[r->engine];
 	struct view_slot *s = &e->slot[r->slot];
 	if (r->b && KVD_ENTRY_FRAME(r->b) >= k->n_frames)
-		fail(k, "an entry names no frame", r->slot, r->b);
+		checker_fail(k, "an entry names no frame", r->slot, r->b);
 	if (s->row[r->a])
 		k->frame[KVD_ENTRY_FRAME(s->row[r->a])].holders--;
 	s->row[r->a] = r->b;
@@ -227,10 +173,12 @@ static void see_entry(struct checker *k, const struct world_record *r)
 		return;
 	uint32_t number = KVD_ENTRY_FRAME(r->b);
 	struct view_frame *f = &k->frame[number];
+	if (f->holders)
+		f->content = content_of(f);
 	if (f->holders && !f->content)
-		fail(k, "a page being written is in two tables", number, r->engine);
+		checker_fail(k, "a page being written is in two tables", number, r->engine);
 	if (!e->mapped[number >> k->slot_bits])
-		fail(k, "an entry lies in an extent that its engine has not mapped", number, r->engine);
+		checker_fail(k, "an entry lies in an extent that its engine has not mapped", number, r->engine);
 	f->holders++;
 }
 
@@ -239,13 +187,14 @@ static void check_sealed(struct checker *k, uint32_t engine, struct view_slot *s
 {
 	for (uint32_t i = from; i < to; i++) {
 		if (!s->row[i])
-			fail(k, "a sealed page has no entry", engine, i);
-		const struct view_frame *f = &k->frame[KVD_ENTRY_FRAME(s->row[i])];
+			checker_fail(k, "a sealed page has no entry", engine, i);
+		struct view_frame *f = &k->frame[KVD_ENTRY_FRAME(s->row[i])];
+		f->content = content_of(f);
 		if (f->content != s->chain[i])
-			fail(k, "an entry names a page of other tokens", KVD_ENTRY_FRAME(s->row[i]), i);
+			checker_fail(k, "an entry names a page of other tokens", KVD_ENTRY_FRAME(s->row[i]), i);
 		if (f->writer && f->writer - 1u < SIM_TENANTS && k->tenant[f->writer - 1].sharing == CORE_PRIVATE &&
 		    domain_of(k, f->writer - 1) != domain_of(k, s->tenant))
-			fail(k, "a private tenant's page is in another's table", KVD_ENTRY_FRAME(s->row[i]),
+			checker_fail(k, "a private tenant's page is in another's table", KVD_ENTRY_FRAME(s->row[i]),
 			     s->tenant);
 	}
 }
@@ -255,16 +204,16 @@ static void check_fresh(struct checker *k, uint32_t engine, struct view_slot *s,
 {
 	for (uint32_t i = from; i < to; i++) {
 		if (!s->row[i])
-			fail(k, "a page that was granted has no entry", engine, i);
+			checker_fail(k, "a page that was granted has no entry", engine, i);
 		uint32_t number = KVD_ENTRY_FRAME(s->row[i]);
 		const struct view_frame *f = &k->frame[number];
 		if (f->holders != 1 || f->content)
-			fail(k, "a page to be written is not the sequence's own", number, f->holders);
+			checker_fail(k, "a page to be written is not the sequence's own", number, f->holders);
 		bool known = f->origin && fact_of(k, domain_of(k, s->tenant), f->origin)->computed;
 		if (f->dirty && !(f->copied && (f->writer == s->tenant + 1 || known)))
-			fail(k, "a fresh page holds somebody's bytes", number, f->writer);
+			checker_fail(k, "a fresh page holds somebody's bytes", number, f->writer);
 		if (k->engine[engine].mapped[number >> k->slot_bits] != 2)
-			fail(k, "a page to be written is mapped read-only", number, engine);
+			checker_fail(k, "a page to be written is mapped read-only", number, engine);
 	}
 }
 
@@ -272,11 +221,11 @@ static void check_fresh(struct checker *k, uint32_t engine, struct view_slot *s,
 static void check_cached(struct checker *k, struct view_slot *s, uint32_t from, uint32_t to)
 {
 	if (to > from && (to > (s->n_prompt - 1) / KVD_PAGE_TOKENS || s->no_index))
-		fail(k, "more is cached than may be", to, s->n_prompt);
+		checker_fail(k, "more is cached than may be", to, s->n_prompt);
 	for (uint32_t i = from; i < to; i++) {
 		s->chain[i] = s->prompt[i];
 		if (!fact_of(k, domain_of(k, s->tenant), s->chain[i])->computed)
-			fail(k, "a page is cached that the tenant's domain never computed", s->tenant, i);
+			checker_fail(k, "a page is cached that the tenant's domain never computed", s->tenant, i);
 	}
 }
 
@@ -296,15 +245,16 @@ static void check_computed_once(struct checker *k, uint32_t engine, struct view_
 		bool may_take = i == at && i < (s->n_prompt - 1) / KVD_PAGE_TOKENS;
 		if (f->computed) {
 			if (may_take && f->when < asked && (!private || f->engine == engine))
-				fail(k, "a page is computed again", s->tenant, i);
+				checker_fail(k, "a page is computed again", s->tenant, i);
 			return;
 		}
 		if (f->promiser) {
-			if (may_take && f->promiser != self)
-				fail(k, "a page is computed while another computes it", f->promiser, self * 100 + i);
+			if (may_take && f->promiser != self && f->promised < asked)
+				checker_fail(k, "a page is computed while another computes it", f->promiser, self * 100 + i);
 			return;
 		}
 		f->promiser = self;
+		f->promised = k->records;
 		s->promised[s->n_promised++] = (uint32_t)(f - k->facts);
 	}
 }
@@ -331,11 +281,11 @@ static void completed_grow(struct checker *k, uint32_t engine, struct view_slot 
 {
 	uint32_t had = s->n_pages;
 	if (c->cached < s->n_sealed)
-		fail(k, "a GROW loses sealed pages", c->cached, s->n_sealed);
+		checker_fail(k, "a GROW loses sealed pages", c->cached, s->n_sealed);
 	if (c->cached > s->n_sealed && s->n_sealed && s->chain[s->n_sealed - 1] != s->prompt[s->n_sealed - 1])
-		fail(k, "cached pages follow other tokens", engine, s->n_sealed);
+		checker_fail(k, "cached pages follow other tokens", engine, s->n_sealed);
 	if (c->pages < p->sqe.want)
-		fail(k, "a GROW gives fewer pages than were asked for", c->pages, p->sqe.want);
+		checker_fail(k, "a GROW gives fewer pages than were asked for", c->pages, p->sqe.want);
 	check_cached(k, s, s->n_sealed, c->cached);
 	check_sealed(k, engine, s, s->n_sealed, c->cached);
 	check_fresh(k, engine, s, had > c->cached ? had : c->cached, c->pages);
@@ -352,10 +302,11 @@ static void completed_seal(struct checker *k, uint32_t engine, struct view_slot 
 	for (uint32_t i = 0; i < p->sqe.count; i++) {
 		uint32_t at = p->sqe.page + i;
 		if (!s->row[at])
-			fail(k, "a sealed page has no entry", engine, at);
+			checker_fail(k, "a sealed page has no entry", engine, at);
 		struct view_frame *f = &k->frame[KVD_ENTRY_FRAME(s->row[at])];
+		f->content = content_of(f);
 		if (!f->content && f->holders != 1)
-			fail(k, "a page is sealed that two tables have", engine, at);
+			checker_fail(k, "a page is sealed that two tables have", engine, at);
 		s->chain[at] = p->pages[i];
 		if (!f->content)
 			f->content = p->pages[i];
@@ -404,16 +355,16 @@ static void check_refusal(struct checker *k, uint32_t engine, const struct pendi
 	switch (c->status) {
 	case KVD_S_TOO_LARGE:
 		if (c->need_pages != need || c->have_pages != k->n_extents * e->n_frames || need <= c->have_pages)
-			fail(k, "TOO_LARGE with untrue numbers", c->need_pages, c->have_pages);
+			checker_fail(k, "TOO_LARGE with untrue numbers", c->need_pages, c->have_pages);
 		break;
 	case KVD_S_CONTEXT:
 		if (c->need_pages != n || c->have_pages != k->swarm.max_pages || n <= c->have_pages)
-			fail(k, "CONTEXT with untrue numbers", c->need_pages, c->have_pages);
+			checker_fail(k, "CONTEXT with untrue numbers", c->need_pages, c->have_pages);
 		break;
 	case KVD_S_TENANT_MAX:
 		if (c->need_pages > need || c->need_pages <= c->have_pages || !k->tenant[p->tenant].max_bytes ||
 		    c->have_pages > k->tenant[p->tenant].max_bytes / e->page_bytes)
-			fail(k, "TENANT_MAX with untrue numbers", c->need_pages, c->have_pages);
+			checker_fail(k, "TENANT_MAX with untrue numbers", c->need_pages, c->have_pages);
 		break;
 	}
 }
@@ -432,14 +383,14 @@ static void check_preempted(struct checker *k, const struct view_slot *victim)
 			younger = younger || s->state == VIEW_RUNNING;
 		}
 	if (younger)
-		fail(k, "the oldest sequence is preempted while younger ones run", victim->age, 0);
+		checker_fail(k, "the oldest sequence is preempted while younger ones run", victim->age, 0);
 }
 
 static void see_preempt(struct checker *k, struct view_slot *s)
 {
 	row_must_be_empty(k, s, "a preempted sequence has a table");
 	if (s->state == VIEW_EMPTY)
-		fail(k, "an empty slot is preempted", s->age, 0);
+		checker_fail(k, "an empty slot is preempted", s->age, 0);
 	if (s->state != VIEW_STOPPED)
 		check_preempted(k, s);
 	slot_empty(k, s, VIEW_STOPPED);
@@ -508,7 +459,7 @@ static void see_complete(struct checker *k, const struct world_record *r)
 		see_answer(k, r->engine, p, c);
 		return;
 	}
-	fail(k, "an answer to nothing that was asked", c->verb, c->user_data);
+	checker_fail(k, "an answer to nothing that was asked", c->verb, c->user_data);
 }
 
 /* ---- submissions ---- */
@@ -519,7 +470,7 @@ static struct pending *pending_new(struct checker *k, struct view_engine *e)
 	while (i < e->pending_high && e->pending[i].live)
 		i++;
 	if (i == PENDING_MAX)
-		fail(k, "submissions are not answered", i, 0);
+		checker_fail(k, "submissions are not answered", i, 0);
 	if (i == e->pending_high)
 		e->pending_high++;
 	e->pending[i].live = true;
@@ -561,87 +512,13 @@ static void see_submit(struct checker *k, const struct world_record *r)
 	}
 }
 
-/* ---- bytes ---- */
-
-static void see_moved(struct checker *k, const struct world_record *r)
-{
-	if (r->a == CORE_MOVE_SCRUB_EXTENT) {
-		for (uint32_t e = 0; e < WORLD_ENGINES; e++)
-			if (k->engine[e].mapped[r->c])
-				fail(k, "an extent is zeroed that an engine maps", r->c, e);
-		for (uint32_t i = 0; i < 1u << k->slot_bits; i++) {
-			struct view_frame *f = &k->frame[(r->c << k->slot_bits) + i];
-			if (f->holders || f->views)
-				fail(k, "an extent is zeroed with a page in use", r->c, i);
-			if (r->slot)
-				*f = (struct view_frame){ 0 };
-		}
-		return;
-	}
-	if (r->b == r->c)
-		return;                      /* a comparison only */
-	struct view_frame *f = &k->frame[r->c];
-	if (f->holders)
-		fail(k, "the mover writes a page that is in a table", r->c, f->holders);
-	if (f->views)
-		fail(k, "the mover writes a page that a running step may read", r->c, f->views);
-	if (r->a == CORE_MOVE_SCRUB) {
-		if (r->slot == 1)
-			*f = (struct view_frame){ 0 };
-		return;
-	}
-	if (f->dirty)
-		fail(k, "the mover copies over somebody's bytes", r->c, f->writer);
-	if (r->slot == 2)
-		return;
-	const struct view_frame *source = &k->frame[r->b];
-	bool to_engine = false;              /* else to where everybody reads */
-	for (uint32_t e = 0; e < WORLD_ENGINES; e++)
-		to_engine = to_engine || k->engine[e].mapped[r->c >> k->slot_bits] == 2;
-	if (!to_engine && !source->content && r->slot == 1)
-		fail(k, "the mover copies a page that is not sealed to where everybody reads", r->b, r->c);
-	f->dirty = r->slot != 1 || source->dirty;
-	f->copied = r->slot == 1;
-	f->writer = source->writer;
-	f->origin = source->content ? source->content : source->origin;
-	f->content = r->slot == 1 && !to_engine ? source->content : 0;
-}
-
-static void see_write(struct checker *k, const struct world_record *r)
-{
-	struct view_frame *f = &k->frame[r->a];
-	const struct view_slot *s = &k->engine[r->engine].slot[r->slot];
-	if (f->content)
-		fail(k, "a sealed page is written", r->a, r->engine);
-	if (f->holders > 1 || f->views > 1)
-		fail(k, "a page is written that others may see", r->a, f->holders);
-	f->dirty = 1;
-	f->copied = 0;
-	f->writer = (uint8_t)(s->tenant + 1);
-}
-
-static void see_step(struct checker *k, const struct world_record *r)
-{
-	struct view_engine *e = &k->engine[r->engine];
-	for (uint32_t n = 0; n < e->max_seqs; n++) {
-		struct view_slot *s = &e->slot[n];
-		for (uint32_t i = 0; i < s->row_high; i++) {
-			if (s->step[i])
-				k->frame[KVD_ENTRY_FRAME(s->step[i])].views--;
-			s->step[i] = r->b ? s->row[i] : 0;
-			if (s->step[i])
-				k->frame[KVD_ENTRY_FRAME(s->step[i])].views++;
-		}
-	}
-}
-
 static void see_tenant(struct checker *k, const struct world_record *r)
 {
 	if (r->a >= SIM_TENANTS)
-		fail(k, "a tenant was not made", r->a, 0);
+		checker_fail(k, "a tenant was not made", r->a, 0);
 	memcpy(k->tenant[r->a].domain, r->tenant->tenant.domain, KVD_NAME_MAX);
 	k->tenant[r->a].sharing = r->tenant->tenant.sharing;
-	k->tenant[r->a].max_bytes = r->tenant->tenant.max_bytes;
+	k->tenant[r->a].max_bytes = r->tenant->tenant.quota.max_bytes;
 	k->tenant[r->a].number = r->a;
 	for (uint32_t i = 0; i < r->a && k->tenant[r->a].domain[0]; i++)
 		if (!strcmp(k->tenant[i].domain, k->tenant[r->a].domain))
@@ -703,8 +580,8 @@ void checker_end(struct checker *k)
 	for (uint32_t e = 0; e < WORLD_ENGINES; e++)
 		for (uint32_t i = 0; k->engine[e].attached && i < k->engine[e].pending_high; i++)
 			if (k->engine[e].pending[i].live)
-				fail(k, "a submission was never answered", k->engine[e].pending[i].sqe.verb, e);
+				checker_fail(k, "a submission was never answered", k->engine[e].pending[i].sqe.verb, e);
 	for (uint32_t f = 0; f < k->n_frames; f++)
 		if (k->frame[f].holders)
-			fail(k, "a frame is in a table and nobody runs", f, k->frame[f].holders);
+			checker_fail(k, "a frame is in a table and nobody runs", f, k->frame[f].holders);
 }

@@ -1,0 +1,74 @@
+/* checker.h - the checker's model of what can be seen; shared by checker.c (submissions, completions,
+ * tables, facts) and checker_bytes.c (frames, steps, the mover). */
+#ifndef KVD_TEST_SIM_CHECKER_H
+#define KVD_TEST_SIM_CHECKER_H
+
+#include "tests/sim/sim.h"
+
+enum { PENDING_MAX = 128, HISTORY = 64 };
+enum view_state { VIEW_EMPTY = 0, VIEW_WAITING, VIEW_RUNNING, VIEW_STOPPED };
+
+struct view_frame {
+	uint64_t content;              /* identity of its tokens and all before; 0: not sealed */
+	uint64_t origin;               /* that of the page the mover copied it from, until it is written */
+	uint16_t holders, views;       /* rows; unfinished steps */
+	uint8_t dirty, copied;         /* written since it was zeroed; by the mover */
+	uint8_t writer;                /* tenant + 1 */
+};
+
+struct view_slot {
+	enum view_state state;
+	bool no_index;
+	uint32_t tenant, n_prompt, n_sealed, n_pages, row_high;
+	uint64_t age;
+	uint32_t row[WORLD_PAGES], step[WORLD_PAGES];
+	uint64_t chain[WORLD_PAGES];   /* of the sealed pages */
+	uint64_t prompt[WORLD_PAGES];
+	uint32_t promised[WORLD_PAGES], n_promised; /* entries of the map */
+};
+
+struct pending {
+	bool live;
+	struct kvd_sqe sqe;
+	uint64_t pages[WORLD_PAGES];   /* identities: OPEN, RESUME the prompt's; SEAL those sealed; FORK the source's */
+	uint32_t tenant;
+	bool no_index;
+	uint64_t when;
+};
+
+struct view_engine {
+	bool attached;
+	uint32_t space, n_frames, page_bytes, max_seqs;
+	uint8_t *mapped;
+	struct view_slot slot[WORLD_SLOTS];
+	struct pending pending[PENDING_MAX];
+	uint32_t pending_high;
+};
+
+struct fact { uint64_t key, when, promised; uint32_t computed, promiser, engine; };
+
+struct checker {
+	struct swarm swarm;
+	uint32_t slot_bits, n_extents, n_frames;
+	struct view_frame *frame;
+	struct view_engine engine[WORLD_ENGINES];
+	struct { char domain[KVD_NAME_MAX]; uint32_t number, sharing; uint64_t max_bytes; } tenant[SIM_TENANTS];
+	struct fact *facts;            /* open addressing; (domain, content) */
+	uint32_t n_facts, facts_max;
+	uint64_t next_age, computed, records;
+	struct world_record history[HISTORY];
+};
+
+_Noreturn void checker_fail(struct checker *k, const char *what, uint64_t a, uint64_t b);
+
+/* A copy that nobody has written yet is as good as its origin: compaction moves sealed pages so. */
+static inline uint64_t content_of(const struct view_frame *f)
+{
+	return f->content ? f->content : f->origin;
+}
+
+void see_moved(struct checker *k, const struct world_record *r);
+void see_write(struct checker *k, const struct world_record *r);
+void see_step(struct checker *k, const struct world_record *r);
+
+#endif

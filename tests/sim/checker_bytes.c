@@ -1,0 +1,75 @@
+/* checker_bytes.c - the checker's view of bytes: who writes which frame, and who may still read it. */
+#include "tests/sim/checker.h"
+
+void see_moved(struct checker *k, const struct world_record *r)
+{
+	if (r->a == CORE_MOVE_SCRUB_EXTENT) {
+		for (uint32_t e = 0; e < WORLD_ENGINES; e++)
+			if (k->engine[e].mapped[r->c])
+				checker_fail(k, "an extent is zeroed that an engine maps", r->c, e);
+		for (uint32_t i = 0; i < 1u << k->slot_bits; i++) {
+			struct view_frame *f = &k->frame[(r->c << k->slot_bits) + i];
+			if (f->holders || f->views)
+				checker_fail(k, "an extent is zeroed with a page in use", r->c, i);
+			if (r->slot)
+				*f = (struct view_frame){ 0 };
+		}
+		return;
+	}
+	if (r->b == r->c)
+		return;                      /* a comparison only */
+	struct view_frame *f = &k->frame[r->c];
+	if (f->holders)
+		checker_fail(k, "the mover writes a page that is in a table", r->c, f->holders);
+	if (f->views)
+		checker_fail(k, "the mover writes a page that a running step may read", r->c, f->views);
+	if (r->a == CORE_MOVE_SCRUB) {
+		if (r->slot == 1)
+			*f = (struct view_frame){ 0 };
+		return;
+	}
+	if (f->dirty)
+		checker_fail(k, "the mover copies over somebody's bytes", r->c, f->writer);
+	if (r->slot == 2)
+		return;
+	const struct view_frame *source = &k->frame[r->b];
+	bool to_engine = false;              /* else to where everybody reads */
+	for (uint32_t e = 0; e < WORLD_ENGINES; e++)
+		to_engine = to_engine || k->engine[e].mapped[r->c >> k->slot_bits] == 2;
+	if (!to_engine && !content_of(source) && r->slot == 1)
+		checker_fail(k, "the mover copies a page that is not sealed to where everybody reads", r->b, r->c);
+	f->dirty = r->slot != 1 || source->dirty;
+	f->copied = r->slot == 1;
+	f->writer = source->writer;
+	f->origin = r->slot == 1 ? content_of(source) : 0;
+	f->content = to_engine ? 0 : f->origin;
+}
+
+void see_write(struct checker *k, const struct world_record *r)
+{
+	struct view_frame *f = &k->frame[r->a];
+	const struct view_slot *s = &k->engine[r->engine].slot[r->slot];
+	if (f->content)
+		checker_fail(k, "a sealed page is written", r->a, r->engine);
+	if (f->holders > 1 || f->views > 1)
+		checker_fail(k, "a page is written that others may see", r->a, f->holders);
+	f->dirty = 1;
+	f->copied = 0;
+	f->origin = 0;
+	f->writer = (uint8_t)(s->tenant + 1);
+}
+
+void see_step(struct checker *k, const struct world_record *r)
+{
+	struct view_engine *e = &k->engine[r->engine];
+	for (uint32_t n = 0; n < e->max_seqs; n++) {
+		struct view_slot *s = &e->slot[n];
+		for (uint32_t i = 0; i < s->row_high; i++) {
+			if (s->step[i])
+				k->frame[KVD_ENTRY_FRAME(s->step[i])].views--;
+			s->step[i] = r->b ? s->row[i] : 0;
+			if (s->step[i])
+				k->frame[KVD_ENTRY_FRAME(s->step[i])].views++;
+		}
+	}
+}
