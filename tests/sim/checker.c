@@ -250,7 +250,8 @@ static void check_computed_once(struct checker *k, uint32_t engine, struct view_
 		}
 		if (f->promiser) {
 			if (may_take && f->promiser != self && f->promised < asked)
-				checker_fail(k, "a page is computed while another computes it", f->promiser, self * 100 + i);
+				checker_fail(k, "a page is computed while another computes it",
+					     f->promiser, self * 100 + i);
 			return;
 		}
 		f->promiser = self;
