@@ -17,6 +17,7 @@
 #define LIMIT_PEERS_RESERVED 64u         /* of LIMIT_PEERS, for root and the daemon's own uid */
 
 #define LIMIT_CONNECTS_PER_SEC 500u      /* per uid; each costs kvd 20 usec: a flood takes one per cent */
+#define LIMIT_CONNECTS_BURST_USEC 2000000u /* twice LIMIT_PEERS_PER_UID at once: a gateway that starts */
 #define LIMIT_QUIET_USEC 100000u         /* who is over its ops-rate is not read for so long */
 
 /* Work per peer and round: enough to keep a busy engine fed (a step submits a few entries per

@@ -28,8 +28,8 @@ bool connect_allowed(struct connect_pace *pace, uint32_t uid, uint64_t now_usec)
 	for (uint32_t i = 0; i < PROBES; i++) {
 		slot = (first + i) % CONNECT_SLOTS;
 		if (pace->slots[slot].uid == uid && pace->slots[slot].until_usec)
-			return pace_allows(&pace->slots[slot].until_usec, now_usec, 1000000u / LIMIT_CONNECTS_PER_SEC,
-					   1000000u);
+			return pace_allows(&pace->slots[slot].until_usec, now_usec,
+					   1000000u / LIMIT_CONNECTS_PER_SEC, LIMIT_CONNECTS_BURST_USEC);
 		/* Whoever owes nothing any more is as good as new. */
 		if (spare == CONNECT_SLOTS && pace->slots[slot].until_usec <= now_usec)
 			spare = slot;
