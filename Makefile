@@ -34,7 +34,9 @@ SANFLAGS := $(if $(SAN),-DLIMIT_SLOW=10u $(or $(SAN_$(SAN)),$(error SAN must be 
 PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
 PKG_LIBS := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
 CFLAGS_ALL = $(BASE_CFLAGS) $(CFLAGS) $(SANFLAGS) -fPIC -fvisibility=hidden -MMD -MP $(PKG_CFLAGS)
-LDLIBS_ALL = $(PKG_LIBS) -lm -lpthread
+# The spill file's cipher; what does not spill does not link it.
+CRYPTO_LIBS := -Wl,--as-needed $(shell pkg-config --libs libcrypto 2>/dev/null)
+LDLIBS_ALL = $(PKG_LIBS) $(CRYPTO_LIBS) -lm -lpthread
 Q := $(if $(V),,@)
 say = $(if $(V),,@printf '  %-7s %s\n' $(1) $(2);)
 

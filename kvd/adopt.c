@@ -214,6 +214,8 @@ void adopt_engines(struct daemon *daemon)
 	for (uint32_t i = 0; i < CORE_ENGINES_MAX; i++)
 		if (taken >> i & 1u)
 			adopt_engine_tell(daemon, i);
+	if (daemon->spill.fd >= 0 && !daemon->spill.taken_over)
+		daemon_event(daemon, &(struct core_event){ .type = CORE_EV_SPILL_GONE, .engine = CORE_NONE });
 	report_lost(daemon, &lost);
 	daemon->whole = !lost_engines;
 	for (uint32_t i = 0; i < CORE_ENGINES_MAX; i++)

@@ -145,6 +145,7 @@ void bundle_release(struct bundle *bundle, uint32_t n_extents)
 	/* The book first: killed on the way, we have left no bundle. */
 	fdstore_forget("book");
 	fdstore_forget("mover");
+	fdstore_forget("spill");
 	for (uint32_t i = 0; i < n_extents; i++)
 		fdstore_forget(bundle_name(name, "x", i));
 }

@@ -73,6 +73,7 @@ struct config {
 	char device[16];
 	uint64_t pool_bytes;       /* 0: not given */
 	uint64_t extent_bytes;     /* 0: follows the pool */
+	uint64_t spill_bytes;      /* 0: four times the pool, or half of what is free there */
 	uint32_t page_tokens, page_bytes_min;
 	enum core_sharing sharing; /* of tenants outside every domain */
 	enum log_level log_level;

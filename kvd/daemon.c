@@ -275,10 +275,12 @@ static int open_book(struct daemon *daemon)
 		.holds_max = LIMIT_HOLDS,
 		.promise_usec = LIMIT_PROMISE_USEC,
 		.shell_bytes = kept_bytes(daemon->n_extents),
+		.spill_bytes = daemon->spill.fd >= 0 ? daemon->spill.bytes : 0,
 	};
 	int r;
 
-	if (getrandom(config.hash_key, sizeof(config.hash_key), 0) != sizeof(config.hash_key))
+	if (getrandom(config.hash_key, sizeof(config.hash_key), 0) != sizeof(config.hash_key) ||
+	    getrandom(config.spill_key, sizeof(config.spill_key), 0) != sizeof(config.spill_key))
 		return -EIO;
 	daemon->book_bytes = core_book_bytes(&config);
 	if (!daemon->book_bytes)
@@ -296,7 +298,10 @@ static int open_book(struct daemon *daemon)
 	vmm_close(daemon->vmm);
 	daemon->vmm = NULL;
 	r = vmm_open(daemon->extent_bytes, daemon->n_extents, &daemon->vmm);
-	return r < 0 ? r : open_cold(daemon, &config);
+	if (r == 0)
+		r = open_cold(daemon, &config);
+	explicit_bzero(config.spill_key, sizeof(config.spill_key));
+	return r;
 }
 
 static int open_memory(struct daemon *daemon)
@@ -322,6 +327,23 @@ static int failed(const char *what, int r)
 	return r;
 }
 
+static int open_spill(struct daemon *daemon)
+{
+	char error[SPILL_FILE_ERROR_MAX], bytes[SIZE_TEXT_MAX];
+	int r = spill_file_open(daemon->config, bundle_take(daemon->bundle, "spill"), &daemon->spill, error);
+
+	if (r < 0) {
+		log_error("start.failed what=\"%s\"", error);
+		return r;
+	}
+	if (daemon->spill.fd < 0)
+		return 0;
+	size_format(daemon->spill.bytes, bytes);
+	log_info("spill.open size=%s direct=%d preallocated=%d taken_over=%d", bytes, daemon->spill.direct,
+		 daemon->spill.preallocated, daemon->spill.taken_over);
+	return 0;
+}
+
 static int daemon_init(struct daemon *daemon, const struct daemon_options *options)
 {
 	/* Sources: peers, engines' processes, listener, signals, mover. */
@@ -338,9 +360,14 @@ static int daemon_init(struct daemon *daemon, const struct daemon_options *optio
 	r = event_open(daemon);
 	if (r < 0)
 		return failed("events", r);
+	r = open_spill(daemon);
+	if (r < 0)
+		return r;
 	r = open_book(daemon);
 	if (r < 0)
 		return failed("book or extents (do --pool, --extent and --page-bytes-min fit together?)", r);
+	if (daemon->spill.fd >= 0)
+		bundle_keep(daemon->bundle, "spill", daemon->spill.fd);
 	if (options->listen_name)
 		bundle_keep(daemon->bundle, options->listen_name, options->listen_fd);
 	r = introduce_init(daemon);
@@ -382,7 +409,7 @@ int daemon_open(const struct config *config, const struct daemon_options *option
 		daemon->slot_bits++;
 	daemon->uid = getuid();
 	daemon->pid = (uint32_t)getpid();
-	daemon->book_fd = daemon->signals.fd = -1;
+	daemon->book_fd = daemon->signals.fd = daemon->spill.fd = -1;
 	daemon->deadline_usec = CLOCK_NEVER;
 	daemon->step_poll_usec = STEP_POLL_USEC_MIN;
 	r = daemon_init(daemon, options);
@@ -425,6 +452,8 @@ void daemon_close(struct daemon *daemon)
 		munmap(daemon->book, daemon->book_bytes);
 	if (daemon->book_fd >= 0)
 		close(daemon->book_fd);
+	if (daemon->spill.fd >= 0)
+		close(daemon->spill.fd);
 	if (daemon->signals.fd >= 0)
 		close(daemon->signals.fd);
 	loop_close(daemon->loop);

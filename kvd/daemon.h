@@ -18,6 +18,7 @@
 #include "kvd/loop.h"
 #include "kvd/mover_link.h"
 #include "kvd/peer.h"
+#include "kvd/spill_file.h"
 #include "kvd/tenant_of.h"
 #include "kvd/tenant_use.h"
 #include "kvd/version.h"
@@ -54,6 +55,7 @@ struct daemon {
 	struct core *core;         /* in the book */
 	const struct kept *kept;   /* likewise: what the shell remembers (kept.h) */
 	struct bundle *bundle;     /* main's: who holds our descriptors in case that we are killed */
+	struct spill_file spill;   /* fd -1: no tier */
 	struct mover_link mover;
 	struct peers peers;
 	struct attached engines[CORE_ENGINES_MAX];

@@ -83,6 +83,7 @@
  * waiting. */
 #define LIMIT_MOVER_SMALL 64u
 #define LIMIT_MOVER_BIG 2u
+#define LIMIT_MOVER_DISK 32u              /* a device's queue; more only wait in another place */
 #define LIMIT_MOVER_SILENCE_USEC 30000000u /* the largest job, touching 1 GiB, takes a second */
 #define LIMIT_MOVER_RESTART_USEC 100000u /* after one that lived under 1 s; doubles to 5 s */
 

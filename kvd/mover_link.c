@@ -21,6 +21,7 @@
 /* Jobs that wait here.  The core has fewer than a thousand under way (JOBS_MAX of its book.h); each
  * engine adds a flush.  Asserted in queue_push(). */
 #define MOVER_SMALL_QUEUE 2048u
+#define MOVER_DISK_QUEUE 512u              /* the core has at most SPILLS_MAX + FETCHES_MAX of its book.h */
 #define MOVER_POPULATE_RETRY_USEC 1000000u
 #define MOVER_BACKOFF_MAX_USEC 5000000u
 #define MOVER_REAP_POLL_USEC 2000u
@@ -56,6 +57,19 @@ static bool is_big(uint32_t kind)
 	return kind == MOVER_POPULATE || kind == MOVER_SCRUB_EXTENT;
 }
 
+static bool is_disk(uint32_t kind)
+{
+	return kind == MOVER_SPILL || kind == MOVER_FETCH;
+}
+
+static struct mover_queue *queue_of(struct mover_link *link, uint32_t kind)
+{
+	return is_disk(kind) ? &link->disk : is_big(kind) ? &link->big : &link->small;
+}
+
+_Static_assert(MOVER_SPILL_TRAILER == CORE_SPILL_TRAILER && MOVER_SPILL_ALIGN == CORE_SPILL_ALIGN &&
+	       LIMIT_MOVER_DISK <= MOVER_DISK_JOBS_MAX, "core and mover agree about the spill file");
+
 void mover_link_move(struct mover_link *link, const struct core_action *action)
 {
 	static const uint32_t kinds[] = {
@@ -63,15 +77,19 @@ void mover_link_move(struct mover_link *link, const struct core_action *action)
 		[CORE_MOVE_COPY] = MOVER_COPY,
 		[CORE_MOVE_COMPARE_COPY] = MOVER_COMPARE_COPY,
 		[CORE_MOVE_SCRUB_EXTENT] = MOVER_SCRUB_EXTENT,
+		[CORE_MOVE_SPILL] = MOVER_SPILL,
+		[CORE_MOVE_FETCH] = MOVER_FETCH,
 	};
 	uint32_t kind = kinds[action->move.kind];
-	struct mover_entry *entry = queue_push(is_big(kind) ? &link->big : &link->small);
+	struct mover_entry *entry = queue_push(queue_of(link, kind));
 
 	entry->job.kind = kind;
 	entry->job.source = action->move.source;
 	entry->job.peer = action->move.peer;
 	entry->job.target = action->move.target;
 	entry->job.geometry = action->move.geometry;
+	entry->job.place = (struct mover_place){ action->move.place.offset, action->move.place.generation,
+						 action->move.place.identity };
 	entry->number = action->move.job;
 }
 
@@ -147,8 +165,10 @@ static int send_extents_of(struct mover_link *link, const struct mover_job *job)
 		return 0;
 	if (is_big(job->kind))
 		return send_extent(link, job->target);
+	if (job->kind == MOVER_SPILL)
+		return send_extent(link, job->source >> bits);
 	r = send_extent(link, job->target >> bits);
-	if (r == 0 && job->kind != MOVER_SCRUB)
+	if (r == 0 && job->kind != MOVER_SCRUB && job->kind != MOVER_FETCH)
 		r = send_extent(link, job->source >> bits);
 	if (r == 0 && job->kind == MOVER_COMPARE_COPY)
 		r = send_extent(link, job->peer >> bits);
@@ -217,7 +237,9 @@ static struct mover_entry flight_take(struct mover_link *link, uint32_t place)
 	struct mover_entry entry = link->flight[place];
 
 	link->flight[place].used = false;
-	if (is_big(entry.job.kind))
+	if (is_disk(entry.job.kind))
+		link->n_disk--;
+	else if (is_big(entry.job.kind))
 		link->n_big--;
 	else
 		link->n_small--;
@@ -238,7 +260,8 @@ static void handle_reply(struct mover_link *link, const struct mover_reply *repl
 		return;
 	}
 	if (reply->error)
-		log_error("mover.job_failed kind=%u target=%u error=\"%s\"", entry.job.kind,
+		log_error("mover.job_failed kind=%u frame=%u error=\"%s\"", entry.job.kind,
+			  entry.job.kind == MOVER_SPILL ? entry.job.source :
 			  entry.job.target, strerror(-reply->error));
 	report(link, &entry, reply->error == 0, reply->differs != 0);
 }
@@ -293,7 +316,7 @@ static bool mover_reap(struct mover_link *link, uint64_t now_usec)
 	link->restart_at_usec = now_usec + link->backoff_usec;
 	log_error("mover.lost signal=%d exit=%d jobs=%u restart_in_usec=%" PRIu64,
 		  WIFSIGNALED(status) ? WTERMSIG(status) : 0,
-		  WIFEXITED(status) ? WEXITSTATUS(status) : 0, link->n_small + link->n_big,
+		  WIFEXITED(status) ? WEXITSTATUS(status) : 0, link->n_small + link->n_big + link->n_disk,
 		  link->backoff_usec);
 	for (uint32_t i = 0; i < MOVER_FLIGHT; i++) {
 		struct mover_entry entry;
@@ -338,6 +361,19 @@ static void mover_ready(struct loop_source *source, uint32_t events)
 
 /* ---- life ---- */
 
+/* The spill file and its key: this mover's from now on. */
+static int send_spill_file(struct mover_link *link)
+{
+	const struct core_config *config = core_config_of(link->daemon->core);
+	struct mover_job job = { .kind = MOVER_SPILL_FILE, .file = { .bytes = config->spill_bytes } };
+	int r;
+
+	memcpy(job.file.key, config->spill_key, sizeof(job.file.key));
+	r = send_job(link, &job, link->daemon->spill.fd);
+	explicit_bzero(job.file.key, sizeof(job.file.key));
+	return r;
+}
+
 static int mover_start(struct mover_link *link, uint64_t now_usec)
 {
 	struct mover_job setup = { .kind = MOVER_SETUP, .n_extents = link->daemon->n_extents };
@@ -362,6 +398,8 @@ static int mover_start(struct mover_link *link, uint64_t now_usec)
 	setup.geometry.extent_bytes = link->daemon->extent_bytes;
 	if (r == 0)
 		r = send_job(link, &setup, -1);
+	if (r == 0 && link->daemon->spill.fd >= 0)
+		r = send_spill_file(link);
 	if (r < 0)
 		mover_lost(link);
 	return r == -EPIPE ? 0 : r;
@@ -407,6 +445,9 @@ uint64_t mover_link_pump(struct mover_link *link, uint64_t now_usec)
 			break;
 	if (link->populate_at_usec <= now_usec)
 		link->populate_at_usec = 0;
+	while (link->disk.n && link->n_disk < LIMIT_MOVER_DISK)
+		if (!send_first(link, &link->disk, &link->n_disk, now_usec))
+			break;
 	while (link->big.n && link->n_big < LIMIT_MOVER_BIG && !link->populate_at_usec)
 		if (!send_first(link, &link->big, &link->n_big, now_usec))
 			break;
@@ -450,6 +491,7 @@ int mover_link_open(struct daemon *daemon, uint32_t n_extents)
 
 	link->daemon = daemon;
 	link->source.fd = link->pidfd = -1;
+	link->disk.size = MOVER_DISK_QUEUE;
 	link->silent_at_usec = CLOCK_NEVER;
 	r = mover_find(link);
 	if (r < 0)
@@ -460,7 +502,8 @@ int mover_link_open(struct daemon *daemon, uint32_t n_extents)
 	link->known = calloc(n_extents, 1);
 	link->small.entries = calloc(link->small.size, sizeof(struct mover_entry));
 	link->big.entries = calloc(link->big.size, sizeof(struct mover_entry));
-	if (!link->known || !link->small.entries || !link->big.entries)
+	link->disk.entries = calloc(link->disk.size, sizeof(struct mover_entry));
+	if (!link->known || !link->small.entries || !link->big.entries || !link->disk.entries)
 		return -ENOMEM;
 	return mover_start(link, clock_now_usec());
 }
@@ -481,5 +524,6 @@ void mover_link_close(struct mover_link *link)
 	free(link->known);
 	free(link->small.entries);
 	free(link->big.entries);
+	free(link->disk.entries);
 	*link = (struct mover_link){ 0 };
 }

@@ -1,7 +1,7 @@
 /* mover_link.h - kvd-mover's parent: starts it, gives it jobs, survives it.
  *
- * At most LIMIT_MOVER_SMALL frame jobs and LIMIT_MOVER_BIG extent jobs are with the mover; the
- * others wait here, frame jobs first.  When the mover dies, jobs it had are reported failed to the
+ * At most LIMIT_MOVER_SMALL frame jobs, LIMIT_MOVER_BIG extent jobs and LIMIT_MOVER_DISK jobs of the spill
+ * file are with the mover; the others wait here, frame jobs first.  A silent disk is no silent mover.  When the mover dies, jobs it had are reported failed to the
  * core (the targets are garbage; the core asks again), extents are sent again to the next one as
  * jobs need them.  What only the link asked for (populate, flush) is simply done again. */
 #ifndef KVD_MOVER_LINK_H
@@ -18,7 +18,7 @@
 
 struct daemon;
 
-#define MOVER_FLIGHT (LIMIT_MOVER_SMALL + LIMIT_MOVER_BIG)
+#define MOVER_FLIGHT (LIMIT_MOVER_SMALL + LIMIT_MOVER_BIG + LIMIT_MOVER_DISK)
 #define MOVER_PATH_MAX 512
 
 struct mover_entry {
@@ -39,9 +39,9 @@ struct mover_link {
 	int pidfd;                 /* of it; -1 */
 	char path[MOVER_PATH_MAX];
 	uint8_t *known;            /* (n_extents) this mover has been given the extent */
-	struct mover_queue small, big;
+	struct mover_queue small, big, disk;
 	struct mover_entry flight[MOVER_FLIGHT];
-	uint32_t n_small, n_big;   /* in flight */
+	uint32_t n_small, n_big, n_disk; /* in flight */
 	uint64_t started_usec, restart_at_usec, backoff_usec;
 	bool ending;               /* told to end, not yet reaped: its jobs are still its own */
 	uint64_t silent_at_usec;   /* jobs in flight and no reply until then: it is stuck */

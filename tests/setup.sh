@@ -4,7 +4,7 @@
 # one line that installs them is printed and the run stops.  Usage: tests/setup.sh [PACKAGE...]
 set -eu
 need="gcc g++ make pkg-config check liburing-dev libjansson-dev libpcre2-dev libutf8proc-dev libinih-dev
-	libxxhash-dev libsystemd-dev python3 python3-pip python3-jinja2 $*"
+	libxxhash-dev libsystemd-dev libssl-dev python3 python3-pip python3-jinja2 $*"
 
 if ! command -v dpkg-query >/dev/null 2>&1; then
 	echo "setup: this is not Debian or Ubuntu; install what stands for these packages:" $need >&2

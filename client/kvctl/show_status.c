@@ -23,13 +23,14 @@ static int status_json(const struct kvctl_view *v, const struct kvd_row_status *
 		json_object_set_new(frames, kvctl_frame_state(i),
 				    admin_number(admin, s->frames[i]));
 	}
-	/* This version measures no stalls and spills nothing: null is "not known", 0 is a fact. */
+	/* This version measures no stalls: null is "not known", 0 is a fact. */
 	json_t *root = json_pack(
-		"{s:o, s:I, s:o, s:I, s:I, s:o, s:o, s:i, s:i, s:o, s:o, s:o, s:o, s:o, s:o}",
+		"{s:o, s:I, s:o, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}",
 		"version", kvctl_json_name(s->version), "pid", (json_int_t)s->kvd_pid, "device",
 		kvctl_json_name(s->device), "pool_bytes", (json_int_t)s->pool_bytes, "extent_bytes",
 		(json_int_t)s->extent_bytes, "frame_states", bytes, "frames", frames,
-		"spilled_pages", 0, "lost_pages", 0, "tail_bytes",
+		"spilled_pages", admin_number(admin, s->spilled_pages), "lost_pages",
+		admin_number(admin, s->lost_pages), "tail_bytes",
 		admin_number(admin, s->tail_bytes), "unassigned_bytes",
 		admin_number(admin, s->unassigned_bytes), "scrub_bytes",
 		admin_number(admin, s->scrub_bytes), "logical_bytes",
@@ -51,6 +52,13 @@ static int status_json(const struct kvctl_view *v, const struct kvd_row_status *
 		admin_number(admin, s->preemptions), "evicted_pages",
 		admin_number(admin, s->evicted_pages), "peers_closed",
 		admin_number(admin, s->peers_closed));
+	json_t *spill = json_pack("{s:o, s:o, s:o, s:o}", "spill_bytes", admin_number(admin, s->spill_bytes),
+				  "spill_slots_used", admin_number(admin, s->spill_slots_used), "spill_writes",
+				  admin_number(admin, s->spill_writes), "spill_reads",
+				  admin_number(admin, s->spill_reads));
+	if (more && spill)
+		json_object_update(more, spill);
+	json_decref(spill);
 	if (root && more)
 		json_object_update(root, more);
 	json_decref(more);

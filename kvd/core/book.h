@@ -43,6 +43,7 @@ struct core {
 	uint32_t regions_high;         /* from here on never used */
 	struct list spilled;           /* records SPILLED: the coldest first */
 	struct list spilling;          /* records SPILLING whose page leaves: the oldest write first */
+	struct list fetching;          /* records FETCHING that are waited for: the oldest read first */
 	struct list free_regions, space_regions[SPACES_MAX]; /* unassigned after use; with room */
 	struct list fetch_waiters;     /* sequences that wait until a read may begin */
 	uint32_t job_serial, stamp_out, more, memory_changed, n_batches, waiting;

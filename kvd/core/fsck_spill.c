@@ -2,7 +2,7 @@
 #include "kvd/core/spill.h"
 #include "kvd/core/fsck.h"
 
-struct spill_sums { uint32_t in[SPILL_STATES]; uint32_t counted[GROUPS_MAX]; uint32_t n_counted, jobs; };
+struct spill_sums { uint32_t in[SPILL_STATES]; uint32_t counted[GROUPS_MAX]; uint32_t n_counted, n_awaited; };
 
 static void check_written_page(struct check *k, uint32_t number, const struct spill *r, struct spill_sums *sums)
 {
@@ -49,6 +49,7 @@ static void check_record(struct check *k, uint32_t number, uint32_t space, struc
 	fsck_check(k, !r->page || r->state == SPILL_SPILLING, "a page is written out that need not be", number);
 	fsck_check(k, r->generation && r->generation <= c->spill_generation,
 		   "a spill record was written in no known generation", number);
+	sums->n_awaited += r->state == SPILL_FETCHING && r->counted;
 	if (!r->node)
 		return;
 	if (r->node > c->nodes.high || node_at(c, r->node)->next_free) {
@@ -140,6 +141,8 @@ void fsck_spill(struct check *k)
 			   c->spilled.count);
 	if (fsck_list(k, LIST_SPILLS, &c->spilling, c->layout.spills_max + 1, "the list of writes is broken"))
 		fsck_check(k, c->spilling.count == sums.n_counted, "writes are not all listed", c->spilling.count);
+	if (fsck_list(k, LIST_SPILLS, &c->fetching, c->layout.spills_max + 1, "the list of reads is broken"))
+		fsck_check(k, c->fetching.count == sums.n_awaited, "reads are not all listed", c->fetching.count);
 	for (uint32_t i = 1; i <= c->jobs.high; i++)
 		fetches += c->job[i].kind == JOB_FETCH && c->job[i].seq;
 	for (uint32_t i = 1; i <= c->config.seqs_max; i++)

@@ -26,6 +26,7 @@ enum {
 	FETCH_AHEAD_PAGES = 16,        /* pages of a chain read ahead of the one waited for */
 	SPILL_PATIENCE_USEC = 50000,   /* a write that takes longer is no longer waited for, and ... */
 	SPILL_PAUSE_USEC = 1000000,    /* ... for this long pages are forgotten instead of written */
+	FETCH_PATIENCE_USEC = 5000000, /* a read that takes longer is slower than computing */
 	SHELF_LEVELS = 6,              /* by log2(hits): from 32 on they are all alike */
 	PLAN_STEP = 32,                /* candidates planned and then dropped in one go */
 	LEDGER_ROWS = 1024,            /* (victim, by, reason); the least recent go to row 0, "others" */
@@ -180,6 +181,7 @@ struct seq {
 	uint8_t no_index, alone, no_share, lookup, tenant_full;
 	uint8_t throttled;             /* its own tenant's limits keep it in the queue */
 	uint8_t stall;                 /* enum seq_stall */
+	uint8_t no_fetch;              /* the disk has been too slow: compute */
 	uint8_t fetch;                 /* enum seq_fetch: a frame to read a spilled page into */
 	uint32_t n_fetches;            /* reads in flight into frames of its reservation */
 	uint32_t pending_slot;
@@ -282,10 +284,10 @@ struct spill {
 	uint32_t job;
 	uint32_t tenant, domain;       /* who made the page */
 	uint8_t keep_private;
-	uint8_t counted;               /* SPILLING, page leaving: in its group's count `spilling` */
+	uint8_t counted;               /* SPILLING, page leaving: in its group's count `spilling`; FETCHING: waited for */
 	uint8_t failures;              /* movers that died over it in a row */
 	uint64_t generation, begun_usec;
-	struct link link;              /* c->spilled, c->spilling or its region's free list */
+	struct link link;              /* c->spilled, c->spilling, c->fetching or its region's free list */
 };
 
 struct region {                        /* of the spill file; as large as an extent */

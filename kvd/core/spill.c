@@ -23,6 +23,8 @@
  * flight, else pages are forgotten as without a tier; a write under way for longer than
  * SPILL_PATIENCE_USEC is no longer counted upon, and none begins for SPILL_PAUSE_USEC.
  *
+ * A read that takes longer than FETCH_PATIENCE_USEC is given up by those who wait for it: they compute.
+ *
  * Never touches a byte: the mover encrypts, writes, reads and checks. */
 #include "kvd/core/spill.h"
 
@@ -36,6 +38,14 @@ static const uint8_t spill_moves[SPILL_STATES] = {
 };
 #undef TO
 
+static void fetch_uncount(const struct core *c, uint32_t number)
+{
+	if (!spill_at(c, number)->counted)
+		return;
+	SET(spill_at(c, number)->counted, 0);
+	list_remove(c, LIST_SPILLS, &c->fetching, number);
+}
+
 /* The only place where a record's state changes. */
 static void spill_move(const struct core *c, uint32_t number, enum spill_state to)
 {
@@ -43,6 +53,8 @@ static void spill_move(const struct core *c, uint32_t number, enum spill_state t
 	assert(spill_moves[r->state] >> to & 1u);
 	if (r->state == SPILL_SPILLED)
 		list_remove(c, LIST_SPILLS, &c->spilled, number);
+	if (r->state == SPILL_FETCHING)
+		fetch_uncount(c, number);
 	if (r->state != SPILL_FREE)
 		ADD(c->spills_in[r->state], -1);
 	if (to != SPILL_FREE)
@@ -50,6 +62,10 @@ static void spill_move(const struct core *c, uint32_t number, enum spill_state t
 	SET(r->state, to);
 	if (to == SPILL_SPILLED)
 		list_push(c, LIST_SPILLS, &c->spilled, number);
+	if (to == SPILL_FETCHING) {
+		SET(r->counted, 1);
+		list_push(c, LIST_SPILLS, &c->fetching, number);
+	}
 	if (to == SPILL_FREE)
 		spill_slot_return(c, number);
 }
@@ -102,6 +118,8 @@ void spill_forget(const struct core *c, uint32_t node)
 		}
 		SET(r->page, 0);
 	}
+	if (r->state == SPILL_FETCHING)      /* who waits for it computes */
+		wake_all(c, &n->waiters);
 	SET(n->spill, 0);
 	SET(r->node, 0);
 	spill_move(c, number, r->state == SPILL_SPILLED ? SPILL_FREE : SPILL_LOST);
@@ -298,7 +316,7 @@ void spill_written(const struct core *c, uint32_t job, const struct core_event *
 	node_unref(c, node);
 }
 
-/* Writes that take too long: others' memory is found elsewhere from now on. */
+/* Writes that take too long: memory is found elsewhere from now on.  Reads that do: who waits computes. */
 void spill_tick(const struct core *c)
 {
 	while (c->spilling.count &&
@@ -306,12 +324,28 @@ void spill_tick(const struct core *c)
 		uncount(c, list_first(&c->spilling));
 		SET(c->spill_pause_usec, c->now_usec + SPILL_PAUSE_USEC);
 	}
+	while (c->fetching.count &&
+	       spill_at(c, list_first(&c->fetching))->begun_usec + FETCH_PATIENCE_USEC <= c->now_usec) {
+		uint32_t number = list_first(&c->fetching);
+		const struct list *waiters = &node_at(c, spill_at(c, number)->node)->waiters;
+		fetch_uncount(c, number);
+		while (waiters->count) {
+			uint32_t seq = list_first(waiters);
+			SET(seq_at(c, seq)->no_fetch, 1);
+			seq_wake(c, seq);
+		}
+	}
 }
 
 uint64_t spill_next_usec(const struct core *c)
 {
-	uint32_t first = list_first(&c->spilling);
-	return first == CORE_NONE ? UINT64_MAX : spill_at(c, first)->begun_usec + SPILL_PATIENCE_USEC;
+	uint32_t write = list_first(&c->spilling), read = list_first(&c->fetching);
+	uint64_t write_usec = UINT64_MAX, read_usec = UINT64_MAX;
+	if (write != CORE_NONE)
+		write_usec = spill_at(c, write)->begun_usec + SPILL_PATIENCE_USEC;
+	if (read != CORE_NONE)
+		read_usec = spill_at(c, read)->begun_usec + FETCH_PATIENCE_USEC;
+	return write_usec < read_usec ? write_usec : read_usec;
 }
 
 /* ---- back ---- */
@@ -351,6 +385,7 @@ static enum begin fetch_begin(const struct core *c, uint32_t seq, uint32_t index
 	uint32_t claim = claim_find(c, node, s->domain);
 	if (claim)                           /* none yet: the page is public */
 		claim_touch(c, claim);
+	SET(r->begun_usec, c->now_usec);
 	spill_move(c, number, SPILL_FETCHING);
 	job_start(c, job);
 	return BEGIN_DONE;
@@ -377,7 +412,10 @@ bool spill_wait(const struct core *c, uint32_t seq, uint32_t index)
 	const struct seq *s = seq_at(c, seq);
 	uint32_t node = hold_at(c, s->row + index)->node;
 	enum begin begun = BEGIN_DONE;
-	if (spill_at(c, node_at(c, node)->spill)->state == SPILL_SPILLED) {
+	const struct spill *r = spill_at(c, node_at(c, node)->spill);
+	if (s->no_fetch || (r->state == SPILL_FETCHING && !r->counted))
+		return false;                /* the disk is too slow */
+	if (r->state == SPILL_SPILLED) {
 		if (c->jobs_in[JOB_FETCH] >= FETCHES_MAX || !act_room(c)) {
 			promise_break_all(c, seq);
 			seq_wait(c, seq, WAIT_FETCH, 0);

@@ -113,6 +113,7 @@ void seq_open(const struct core *c, const struct core_event *ev, uint32_t seq)
 	SET(s->state, SEQ_WAITING);
 	SET(s->no_index, (uint8_t)(sqe->flags & KVD_OPEN_PRIVATE));
 	SET(s->no_share, 0);
+	SET(s->no_fetch, 0);
 	SET(s->lookup, 0);
 	SET(s->need, need);
 	SET(s->n_tokens, sqe->n_tokens);
@@ -160,6 +161,7 @@ void seq_grow(const struct core *c, const struct core_event *ev, uint32_t seq)
 	pending_set(c, seq, ev);
 	SET(s->want, sqe->want);
 	SET(s->no_share, 0);
+	SET(s->no_fetch, 0);
 	/* Only where all that is computed is sealed: what lies between would be lost. */
 	SET(s->lookup, (sqe->flags & KVD_GROW_LOOKUP) && sqe->page == s->n_sealed);
 	seq_grow_on(c, seq);

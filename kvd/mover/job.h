@@ -18,9 +18,18 @@ enum mover_kind {
 	MOVER_COPY,                /* frame `source` -> frame `target` */
 	MOVER_COMPARE_COPY,        /* `source` equals `peer`? then `source` -> `target` */
 	MOVER_SCRUB_EXTENT,        /* zero extent `target` */
+	MOVER_SPILL_FILE,          /* + fd: the spill file, its size and key.  No reply. */
+	MOVER_SPILL,               /* frame `source` -> place in the spill file */
+	MOVER_FETCH,               /* place in the spill file -> frame `target` */
 	MOVER_FLUSH,               /* nothing: the reply says that all jobs before it are done */
 	MOVER_KINDS,
 };
+
+#define MOVER_SPILL_TRAILER 64u    /* bytes behind a page in its slot */
+#define MOVER_SPILL_ALIGN 4096u    /* slots begin and end at whole blocks */
+#define MOVER_DISK_JOBS_MAX 32u    /* SPILL and FETCH jobs that kvd gives the mover at once */
+
+struct mover_place { uint64_t offset, generation, identity; };  /* see core.h, struct core_spill_place */
 
 struct mover_job {
 	uint32_t kind;             /* enum mover_kind */
@@ -28,12 +37,20 @@ struct mover_job {
 	uint32_t source, peer, target;
 	uint32_t n_extents;        /* SETUP */
 	struct kvd_geometry geometry;  /* frame jobs; SETUP: extent_bytes */
+	union {
+		struct mover_place place;  /* SPILL, FETCH */
+		struct {           /* SPILL_FILE */
+			uint64_t bytes;
+			uint8_t key[32];
+		} file;
+	};
 };
 
 struct mover_reply {
 	uint32_t cookie;
 	int32_t error;             /* 0 or -errno */
-	uint32_t differs;          /* COMPARE_COPY: the bytes differ, nothing was copied */
+	uint32_t differs;          /* COMPARE_COPY: the bytes differ, nothing was copied.  SPILL, FETCH with an
+				    * error: the file is to blame */
 	uint32_t pad;
 };
 

@@ -1,7 +1,7 @@
 /* main.c - kvd-mover: kvd's disposable child that touches page bytes.
  *
  * Started by kvd with its end of a socket pair as descriptor MOVER_FD; takes jobs one after
- * another, answers each, ends when the socket closes or kvd dies.  Holds no state that kvd could
+ * another, answers each (jobs of the spill file when the device has done them, beside the others), ends when the socket closes or kvd dies.  Holds no state that kvd could
  * miss: kvd starts another one and sends the extents again.  Meant to be the first victim when
  * memory runs out. */
 #include <errno.h>
@@ -11,17 +11,22 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <poll.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "kvd/mover/job.h"
 #include "kvd/mover/move.h"
+#include "kvd/mover/spill.h"
 
 struct mover {
 	struct move_window window;
 	bool ready; /* SETUP has come */
+	struct spill_store *spill; /* NULL: no spill file */
+	enum spill_io_kind spill_io;
 };
 
 __attribute__((noreturn, format(printf, 1, 2)))
@@ -79,7 +84,28 @@ static ssize_t receive(struct mover_job *ret, int *ret_fd)
 }
 
 /* Messages without a reply.  An extent that cannot be mapped shows as -EINVAL of its first job. */
-static void handle_setup(struct mover *mover, const struct mover_job *job, int fd)
+/* The spill file: from now on this process holds a key, and leaves no core behind. */
+static void handle_spill_file(struct mover *mover, struct mover_job *job, int fd)
+{
+	struct rlimit none = { 0, 0 };
+	const char *given = getenv("KVD_SPILL_IO");
+	int r;
+
+	if (!mover->ready || fd < 0 || mover->spill)
+		fail("a spill file without set-up or descriptor, or a second one");
+	(void)setrlimit(RLIMIT_CORE, &none);
+	if (given && !strcmp(given, "threads"))
+		mover->spill_io = SPILL_IO_THREADS;
+	fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+	if (fd < 0)
+		fail("the spill file: %s", strerror(errno));
+	r = spill_store_open(&mover->window, fd, job->file.bytes, job->file.key, mover->spill_io, &mover->spill);
+	explicit_bzero(job->file.key, sizeof(job->file.key));
+	if (r < 0)
+		fprintf(stderr, "kvd-mover: the spill file cannot be used: %s\n", strerror(-r));
+}
+
+static void handle_setup(struct mover *mover, struct mover_job *job, int fd)
 {
 	int r;
 
@@ -93,12 +119,69 @@ static void handle_setup(struct mover *mover, const struct mover_job *job, int f
 		mover->ready = true;
 		return;
 	}
+	if (job->kind == MOVER_SPILL_FILE) {
+		handle_spill_file(mover, job, fd);
+		return;
+	}
 	if (!mover->ready || fd < 0)
 		fail("extent %u without set-up or descriptor", job->target);
 	r = move_map(&mover->window, job->target, fd);
 	if (r < 0)
 		fprintf(stderr, "kvd-mover: extent %u cannot be mapped: %s\n", job->target,
 			strerror(-r));
+}
+
+/* False: kvd is gone. */
+static bool answer(const struct mover_reply *reply)
+{
+	ssize_t n;
+
+	do
+		n = send(MOVER_FD, reply, sizeof(*reply), MSG_NOSIGNAL);
+	while (n < 0 && errno == EINTR);
+	return n >= 0;
+}
+
+static bool handle(struct mover *mover, struct mover_job *job, int fd)
+{
+	struct mover_reply reply;
+
+	if (job->kind == MOVER_SETUP || job->kind == MOVER_EXTENT || job->kind == MOVER_SPILL_FILE) {
+		handle_setup(mover, job, fd);
+		return true;
+	}
+	if (!mover->ready)
+		fail("job before set-up");
+	if (job->kind == MOVER_SPILL || job->kind == MOVER_FETCH) {
+		if (mover->spill) {
+			spill_store_job(mover->spill, job);
+			return true;
+		}
+		reply = (struct mover_reply){ .cookie = job->cookie, .error = -ENXIO, .differs = 1 };
+	} else {
+		move_run(&mover->window, job, &reply);
+	}
+	return answer(&reply);
+}
+
+/* Wait until kvd speaks, answering for the spill file meanwhile.  False: kvd is gone. */
+static bool wait_for_job(struct mover *mover)
+{
+	struct mover_reply reply;
+
+	while (mover->spill) {
+		struct pollfd fds[2] = { { .fd = MOVER_FD, .events = POLLIN },
+					 { .fd = spill_store_fd(mover->spill), .events = POLLIN } };
+
+		while (spill_store_next(mover->spill, &reply))
+			if (!answer(&reply))
+				return false;
+		if (poll(fds, 2, -1) < 0 && errno != EINTR)
+			fail("poll: %s", strerror(errno));
+		if (fds[0].revents)
+			return true;
+	}
+	return true;
 }
 
 int main(int argc, char **argv)
@@ -111,29 +194,21 @@ int main(int argc, char **argv)
 		return 2;
 	}
 	be_disposable();
-	for (;;) {
+	while (wait_for_job(&mover)) {
 		struct mover_job job;
-		struct mover_reply reply;
 		int fd;
 		ssize_t n = receive(&job, &fd);
+		bool more;
 
 		if (n <= 0)
 			return 0;
 		if (n != sizeof(job))
 			fail("job of %zd bytes; kvd and kvd-mover are of two builds", n);
-		if (job.kind == MOVER_SETUP || job.kind == MOVER_EXTENT) {
-			handle_setup(&mover, &job, fd);
-		} else {
-			if (!mover.ready)
-				fail("job before set-up");
-			move_run(&mover.window, &job, &reply);
-			do
-				n = send(MOVER_FD, &reply, sizeof(reply), MSG_NOSIGNAL);
-			while (n < 0 && errno == EINTR);
-			if (n < 0)
-				return 0;
-		}
+		more = handle(&mover, &job, fd);
 		if (fd >= 0)
 			close(fd);
+		if (!more)
+			return 0;
 	}
+	return 0;
 }

@@ -98,6 +98,11 @@ static bool frame_valid(const struct move_window *window, const struct kvd_geome
 	       extent_usable(window, frame >> g->slot_bits);
 }
 
+bool move_frame_valid(const struct move_window *window, const struct kvd_geometry *g, uint32_t frame)
+{
+	return geometry_valid(window, g) && frame_valid(window, g, frame);
+}
+
 static uint8_t *block(struct move_window *window, const struct kvd_geometry *g, uint32_t frame,
 		      uint32_t plane)
 {

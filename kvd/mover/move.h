@@ -21,6 +21,9 @@ void move_close(struct move_window *window);
 /* Map an extent; fd stays the caller's.  -EINVAL: no such extent, or the file has another size. */
 int move_map(struct move_window *window, uint32_t extent, int fd);
 
+/* Is that geometry one of this pool, and the frame there? */
+bool move_frame_valid(const struct move_window *window, const struct kvd_geometry *geometry, uint32_t frame);
+
 /* Do one job.  Checks every field; never touches memory outside mapped extents.
  * Returns 0 and fills *ret, or reports the error in ret->error. */
 void move_run(struct move_window *window, const struct mover_job *job, struct mover_reply *ret);
