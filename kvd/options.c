@@ -123,8 +123,10 @@ static int apply(const struct options *options, struct config *config, char *err
 		return complain(error, 2, "--log-level %s; write error, warn, info or debug", options->log_level);
 	if (options->keeper)
 		config->keeper = true;
-	if (options->spill_bytes && (size_parse(options->spill_bytes, &config->spill_bytes) < 0 || !config->spill_bytes))
-		return complain(error, 2, "--spill-bytes %s is not a size; write for example 32G", options->spill_bytes);
+	if (options->spill_bytes &&
+	    (size_parse(options->spill_bytes, &config->spill_bytes) < 0 || !config->spill_bytes))
+		return complain(error, 2, "--spill-bytes %s is not a size; write for example 32G",
+				options->spill_bytes);
 	r = apply_path("state", options->state, config->state, error);
 	return r ? r : apply_path("spill", options->spill, config->spill, error);
 }

@@ -65,7 +65,8 @@ static int choose(const struct config *config, const char **ret_directory, uint6
 	*ret_directory = config->spill;
 	*ret_bytes = config->spill_bytes;
 	if (config->spill[0] && config->n_tiers)
-		return complain(error, EINVAL, "spill %s and [tier %s] are both given; kvd uses one, leave out the other",
+		return complain(error, EINVAL,
+				"spill %s and [tier %s] are both given; kvd uses one, leave out the other",
 				config->spill, config->tiers[0].name);
 	if (config->n_tiers > 1)
 		return complain(error, EINVAL, "[tier %s] is the second tier; this kvd uses one, leave it out",

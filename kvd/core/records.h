@@ -284,7 +284,7 @@ struct spill {
 	uint32_t job;
 	uint32_t tenant, domain;       /* who made the page */
 	uint8_t keep_private;
-	uint8_t counted;               /* SPILLING, page leaving: in its group's count `spilling`; FETCHING: waited for */
+	uint8_t counted;               /* SPILLING, page leaving: in its group's `spilling`; FETCHING: awaited */
 	uint8_t failures;              /* movers that died over it in a row */
 	uint64_t generation, begun_usec;
 	struct link link;              /* c->spilled, c->spilling, c->fetching or its region's free list */

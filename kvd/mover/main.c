@@ -1,9 +1,9 @@
 /* main.c - kvd-mover: kvd's disposable child that touches page bytes.
  *
  * Started by kvd with its end of a socket pair as descriptor MOVER_FD; takes jobs one after
- * another, answers each (jobs of the spill file when the device has done them, beside the others), ends when the socket closes or kvd dies.  Holds no state that kvd could
- * miss: kvd starts another one and sends the extents again.  Meant to be the first victim when
- * memory runs out. */
+ * another, answers each (those of the spill file when the device has done them, beside the others),
+ * ends when the socket closes or kvd dies.  Holds no state that kvd could miss: kvd starts another one
+ * and sends the extents again.  Meant to be the first victim when memory runs out. */
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>

@@ -42,7 +42,9 @@ void spill_cipher_close(struct spill_cipher *cipher)
 
 size_t spill_slot_bytes(uint64_t page_bytes)
 {
-	return (size_t)((page_bytes + MOVER_SPILL_TRAILER + MOVER_SPILL_ALIGN - 1) & ~(uint64_t)(MOVER_SPILL_ALIGN - 1));
+	uint64_t bytes = page_bytes + MOVER_SPILL_TRAILER + MOVER_SPILL_ALIGN - 1;
+
+	return (size_t)(bytes & ~(uint64_t)(MOVER_SPILL_ALIGN - 1));
 }
 
 static void nonce_of(const struct mover_place *place, uint8_t ret[12])

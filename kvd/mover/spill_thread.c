@@ -46,7 +46,8 @@ static void perform(int fd, struct spill_transfer *t)
 	while (!t->error && t->done < t->n_bytes) {
 		size_t left = t->n_bytes - t->done;
 		off_t at = (off_t)(t->offset + t->done);
-		ssize_t n = t->write ? pwrite(fd, t->bytes + t->done, left, at) : pread(fd, t->bytes + t->done, left, at);
+		ssize_t n = t->write ? pwrite(fd, t->bytes + t->done, left, at)
+				     : pread(fd, t->bytes + t->done, left, at);
 
 		if (n > 0)
 			t->done += (size_t)n;

@@ -178,7 +178,8 @@ START_TEST(the_file_does_not_give_the_bytes_away)
 	ck_assert_uint_eq(st.st_mode & 0777, 0600);
 	uint8_t *file = malloc((size_t)st.st_size);
 	size_t have = 0;
-	for (ssize_t r; have < (size_t)st.st_size && (r = pread(fd, file + have, (size_t)st.st_size - have, (off_t)have)) > 0;)
+	size_t size = (size_t)st.st_size;
+	for (ssize_t r; have < size && (r = pread(fd, file + have, size - have, (off_t)have)) > 0;)
 		have += (size_t)r;
 	uint64_t counts[256] = { 0 }, total = 0;
 	for (size_t i = 0; i + 4096 <= have; i += 4096) {
