@@ -3,7 +3,8 @@
  * At most LIMIT_MOVER_SMALL frame jobs, LIMIT_MOVER_BIG extent jobs and LIMIT_MOVER_DISK jobs of the spill
  * file are with the mover; the others wait here, frame jobs first.  A silent disk is no silent mover.
  * When the mover dies, jobs it had are reported failed to the core (the targets are garbage; the core
- * asks again), extents are sent again to the next one as jobs need them.  What only the link asked for (populate, flush) is simply done again. */
+ * asks again), extents are sent again to the next one as jobs need them.  What only the link asked for
+ * (populate, flush) is simply done again. */
 #ifndef KVD_MOVER_LINK_H
 #define KVD_MOVER_LINK_H
 
