@@ -390,7 +390,8 @@ int keeper_main(const char *path)
 
 	if (seconds && atoi(seconds) > 0)
 		keeper.alone_usec = (uint64_t)atoi(seconds) * 1000000ull;
-	if (lstat(path, &ours) < 0)
+	/* Once more: who connects is told our process, not that of the kvd that bound it. */
+	if (lstat(path, &ours) < 0 || listen(KEEPER_FD, KEEPER_CALLERS) < 0)
 		return 1;
 	(void)signal(SIGPIPE, SIG_IGN);
 	(void)signal(SIGHUP, SIG_IGN);
