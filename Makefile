@@ -156,6 +156,14 @@ sim: $(O)/tests/sim ## simulate the memory core: SEED=N repeats one, TRACE=FILE 
 	@$(O)/tests/sim --commit $$(git rev-parse --short HEAD 2>/dev/null || echo none) \
 		$(if $(SEED),--seed $(SEED)) $(if $(TRACE),--trace $(TRACE)) $(SIM_ARGS)
 
+# Kills at named points of the protocol; KILLS=N.
+KILLS ?= 1000
+.PHONY: chaos
+chaos: ## SIGKILL engines, mover and kvd KILLS times under load
+	@tests/setup.sh
+	@$(MAKE) --no-print-directory all $(O)/tests/test_chaos
+	@KVD_TEST_CHAOS=$(KILLS) $(O)/tests/test_chaos
+
 demo: ## install what is missing, build, run the main job on a real model
 	@tests/setup.sh
 	@$(MAKE) --no-print-directory all tools

@@ -91,9 +91,9 @@ bool book_layout(const struct core_config *g, struct layout *ret)
 	PART(at_regions, struct region, n_regions);
 	PART(at_spills, struct spill, (uint64_t)c.spills_max + 1);
 	PART(at_shell, uint8_t, g->shell_bytes);
-	/* The worst event touches every table slot and frame a few dozen times; untouched entries cost
-	 * address space only. */
-	c.journal_max = 64ull * c.frames_max + 128ull * g->holds_max + (1u << 20);
+	/* The worst event lets go of every table slot (a dozen words each) and every page (some forty);
+	 * untouched entries cost address space only. */
+	c.journal_max = 48ull * c.frames_max + 16ull * g->holds_max + (1u << 20);
 	if (c.journal_max > 1ull << 30)
 		c.journal_max = 1ull << 30;
 	PART(at_journal, struct journal_entry, c.journal_max);
