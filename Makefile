@@ -13,6 +13,7 @@
 #   tests/tools/X.c       helper programs of tests   -> build/tests/X
 #   tests/sim/*.c         the simulator, with the core compiled to tell of every store -> build/tests/sim
 #   tests/sim/alone_X.c   its other programs         -> build/tests/sim_X
+#   tests/preload/X.c     LD_PRELOAD libraries       -> build/tests/X.so
 # A file named *_avx2.c or *_avx512.c is compiled for that instruction set alone and chosen at run time.
 
 SAN ?=
@@ -116,6 +117,9 @@ $(UNITS) $(INTEGS) $(O)/tests/bench_tenants: EXTRA_LIBS = $(CHECK_LIBS)
 $(UNITS): $(O)/tests/%: $(O)/obj/tests/unit/%.o $(ALL_LIBS); $(link)
 $(INTEGS): $(O)/tests/%: $(O)/obj/tests/integration/%.o $(ALL_LIBS); $(link)
 $(O)/tests/test_examples: | $(EXAMPLES)
+$(O)/tests/%.so: tests/preload/%.c
+	$(call say,LD,$@)mkdir -p $(@D) && $(CC) $(BASE_CFLAGS) -U_FORTIFY_SOURCE -fPIC -shared -fvisibility=hidden -o $@ $< -ldl
+$(O)/tests/test_nth_failure: | $(EXAMPLES) $(O)/tests/nth_failure.so
 $(TOOLS): $(O)/tests/%: $(O)/obj/tests/tools/%.o $(ALL_LIBS); $(link)
 # The simulator's core calls core_book_hook() before every store to the book.
 SIM_CORE := $(patsubst %.c,$(O)/obj/sim/%.o,$(CORE_SRC))
@@ -126,6 +130,8 @@ $(O)/obj/sim/%.o: %.c
 $(O)/libkvdcore-sim.a: $(SIM_CORE); $(ar)
 $(O)/tests/sim: $(call obj,tests/sim/main.c $(SIM_SRC)) $(SIM_WORLD) $(O)/libkvdcore-sim.a; $(link)
 $(O)/tests/sim_%: $(O)/obj/tests/sim/alone_%.o $(call obj,$(SIM_SRC)) $(SIM_WORLD) $(O)/libkvdcore-sim.a; $(link)
+# The core's bench on the core that tells of every store, to count them.
+$(O)/tests/bench_core_steps: $(O)/obj/tests/tools/bench_core.o $(O)/libkvdcore-sim.a; $(link)
 $(O)/fuzz/replay_%: $(O)/obj/tests/fuzz/fuzz_%.o $(O)/obj/tests/fuzz/replay.o $(ALL_LIBS); $(link)
 FUZZERS := $(patsubst tests/fuzz/fuzz_%.c,$(O)/fuzz/%,$(FUZZ_SRC))
 $(FUZZERS): $(O)/fuzz/%: $(O)/obj/tests/fuzz/fuzz_%.o $(ALL_LIBS)

@@ -264,11 +264,18 @@ static void engine_deinit(struct engine *e)
 static void take_signals(struct engine *e, uint64_t now_usec)
 {
 	struct signalfd_siginfo info;
+	ssize_t n;
 
-	while (read(e->signal_fd, &info, sizeof(info)) == (ssize_t)sizeof(info)) {
+	while ((n = read(e->signal_fd, &info, sizeof(info))) == (ssize_t)sizeof(info)) {
 		log_info("draining signal=%u", info.ssi_signo);
 		/* a second signal means: now */
 		e->drain_usec = e->drain_usec ? now_usec : now_usec + DRAIN_USEC;
+		e->draining = true;
+	}
+	/* A signal that cannot be read is never seen again: obey whatever it was. */
+	if (n < 0 && errno != EAGAIN && errno != EINTR && !e->draining) {
+		log_error("signals cannot be read: %s; draining", strerror(errno));
+		e->drain_usec = now_usec + DRAIN_USEC;
 		e->draining = true;
 	}
 }

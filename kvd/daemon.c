@@ -10,7 +10,6 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <grp.h>
 #include <inttypes.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -190,8 +189,9 @@ static void signals_ready(struct loop_source *source, uint32_t events)
 						  offsetof(struct daemon, signals));
 	struct signalfd_siginfo info;
 	bool again = false;
+	ssize_t n;
 
-	while (read(source->fd, &info, sizeof(info)) == sizeof(info)) {
+	while ((n = read(source->fd, &info, sizeof(info))) == sizeof(info)) {
 		if (info.ssi_signo == SIGHUP) {
 			again = true;
 			continue;
@@ -202,6 +202,11 @@ static void signals_ready(struct loop_source *source, uint32_t events)
 	}
 	if (again && !daemon->stop)
 		reload(daemon);
+	/* A signal that cannot be read is never seen again: whoever asks us to stop is obeyed all the same. */
+	if (n < 0 && errno != EAGAIN && errno != EINTR) {
+		log_error("signal.unreadable error=\"%s\" now=\"stopping\"", strerror(errno));
+		daemon->stop = true;
+	}
 }
 
 static int open_signals(struct daemon *daemon)
@@ -306,11 +311,8 @@ static int open_book(struct daemon *daemon)
 
 static int open_memory(struct daemon *daemon)
 {
-	struct group *group = getgrnam("kvadm");
-
-	daemon->admin_gid = group ? group->gr_gid : CONFIG_NO_ID;
-	group = getgrnam("kvengine");
-	daemon->engine_gid = group ? group->gr_gid : CONFIG_NO_ID;
+	daemon->admin_gid = tenant_group_gid("/etc/group", "kvadm");
+	daemon->engine_gid = tenant_group_gid("/etc/group", "kvengine");
 	tenant_users_read("/etc/passwd", &daemon->users);
 	daemon->packet = aligned_alloc(64, KVD_MSG_MAX);
 	daemon->rows = aligned_alloc(64, LIMIT_ROWS_BYTES_PER_ROUND);
@@ -391,11 +393,11 @@ int daemon_open(const struct config *config, const struct daemon_options *option
 	int r;
 
 	if (!daemon)
-		return -ENOMEM;
+		return failed("memory", -ENOMEM);
 	daemon->configs = calloc(2, sizeof(daemon->configs[0]));
 	if (!daemon->configs) {
 		free(daemon);
-		return -ENOMEM;
+		return failed("memory", -ENOMEM);
 	}
 	memcpy(&daemon->configs[0], config, sizeof(*config));
 	daemon->config = &daemon->configs[0];

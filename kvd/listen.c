@@ -122,6 +122,7 @@ static int bind_path(const char *path, struct listen_socket *ret, char error[LIS
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
 	struct stat st;
+	bool bound;
 	int r;
 
 	strcpy(address.sun_path, path);
@@ -139,10 +140,12 @@ static int bind_path(const char *path, struct listen_socket *ret, char error[LIS
 	if (ret->fd < 0)
 		return fail(error, -errno, "no socket: %s", strerror(errno));
 	/* Any user may connect: the directory decides who gets here, the kernel says who it is. */
-	if (bind(ret->fd, (struct sockaddr *)&address, sizeof(address)) < 0 || chmod(path, 0666) < 0 ||
-	    listen(ret->fd, LISTEN_BACKLOG) < 0 || lstat(path, &st) < 0) {
+	bound = bind(ret->fd, (struct sockaddr *)&address, sizeof(address)) == 0;
+	if (!bound || chmod(path, 0666) < 0 || listen(ret->fd, LISTEN_BACKLOG) < 0 || lstat(path, &st) < 0) {
 		r = fail(error, -errno, "cannot listen at %s: %s; give another --socket", path,
 			 strerror(errno));
+		if (bound)
+			(void)unlink(path);
 		close(ret->fd);
 		ret->fd = -1;
 		return r;

@@ -28,14 +28,15 @@ static bool parse_user(char *line, struct tenant_user *ret)
 	return true;
 }
 
-void tenant_users_read(const char *path, struct tenant_users *ret)
+/* Calls take() with every line of the file until it returns false. */
+static void read_lines(const char *path, bool (*take)(void *arg, char *line), void *arg)
 {
 	char text[4096];
 	size_t n = 0;
+	bool more = true;
 	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
 
-	ret->n = 0;
-	while (fd >= 0 && ret->n < LIMIT_USERS) {
+	while (fd >= 0 && more) {
 		ssize_t got = read(fd, text + n, sizeof(text) - 1 - n);
 		char *line = text, *end;
 
@@ -49,9 +50,9 @@ void tenant_users_read(const char *path, struct tenant_users *ret)
 			text[n] = '\n'; /* a last line without one */
 		n += got ? (size_t)got : 1;
 		text[n] = '\0';
-		while ((end = strchr(line, '\n')) && ret->n < LIMIT_USERS) {
+		while (more && (end = strchr(line, '\n'))) {
 			*end = '\0';
-			ret->n += parse_user(line, &ret->users[ret->n]);
+			more = take(arg, line);
 			line = end + 1;
 		}
 		n = (size_t)(text + n - line);
@@ -63,6 +64,45 @@ void tenant_users_read(const char *path, struct tenant_users *ret)
 	}
 	if (fd >= 0)
 		close(fd);
+}
+
+static bool take_user(void *arg, char *line)
+{
+	struct tenant_users *users = arg;
+
+	users->n += parse_user(line, &users->users[users->n]);
+	return users->n < LIMIT_USERS;
+}
+
+void tenant_users_read(const char *path, struct tenant_users *ret)
+{
+	ret->n = 0;
+	read_lines(path, take_user, ret);
+}
+
+struct wanted_group {
+	const char *name;
+	uint32_t gid;
+};
+
+/* "name:password:gid:members" has the form of a user's line. */
+static bool take_group(void *arg, char *line)
+{
+	struct wanted_group *wanted = arg;
+	struct tenant_user group;
+
+	if (!parse_user(line, &group) || strcmp(group.name, wanted->name))
+		return true;
+	wanted->gid = group.uid;
+	return false;
+}
+
+uint32_t tenant_group_gid(const char *path, const char *name)
+{
+	struct wanted_group wanted = { .name = name, .gid = CONFIG_NO_ID };
+
+	read_lines(path, take_group, &wanted);
+	return wanted.gid;
 }
 
 static const struct config_tenant *mapped(const struct config *config, const struct tenant_peer *peer,

@@ -28,6 +28,8 @@ struct tenant_users {
 };
 /* Allocates nothing; a file that cannot be read has no names. */
 void tenant_users_read(const char *path, struct tenant_users *ret);
+/* Number of a group of /etc/group; CONFIG_NO_ID: there is none. */
+uint32_t tenant_group_gid(const char *path, const char *name);
 
 /* What the kernel says of a peer. */
 struct tenant_peer {

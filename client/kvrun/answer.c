@@ -70,9 +70,10 @@ static void take_chunk(struct run *r, const struct kvd_chunk *chunk)
 	}
 	if (chunk->kind != KVD_CHUNK_TOKENS)
 		return;
+	bool kept = true;
 	for (uint32_t i = 0; a->tokens && i < chunk->n_ids; i++)
-		json_array_append_new(a->tokens, json_integer(chunk->ids[i]));
-	if (!keep_text(&a->text, chunk->text, chunk->text_bytes))
+		kept = kept && json_array_append_new(a->tokens, json_integer(chunk->ids[i])) == 0;
+	if (!keep_text(&a->text, chunk->text, chunk->text_bytes) || !kept)
 		snprintf(a->error, sizeof(a->error), "not enough memory to keep the answer");
 	/* What comes after Ctrl-C was computed before the engine heard of it. */
 	if (r->print && !a->interrupted && r->write_errno == 0 && chunk->text_bytes > 0)
@@ -205,8 +206,10 @@ json_t *kvrun_answer_json(const struct kvrun_answer *a)
 			  (double)a->end.total_usec / 1e3, "finish_reason", finish_reason(a),
 			  "engine", a->engine, "resumed", a->resumed, "logits_hash",
 			  a->end.logits_hash ? json_string(hash) : json_null());
-	if (root && a->error[0])
-		json_object_set_new(root, "error", json_string(a->error));
+	if (root && a->error[0] && json_object_set_new(root, "error", json_string(a->error)) != 0) {
+		json_decref(root);
+		root = NULL;
+	}
 	return root;
 }
 

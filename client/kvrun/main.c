@@ -96,6 +96,8 @@ static int once(struct kvd_connection *c, const struct kvrun_options *o, const s
 	if (task->prompt) {
 		prompt.bytes = strdup(task->prompt);
 		prompt.n = strlen(task->prompt);
+		if (!prompt.bytes)
+			fprintf(stderr, "kvrun: not enough memory for the prompt\n");
 	} else {
 		r = kvrun_read_all(STDIN_FILENO, "stdin", &prompt);
 		/* The newline is the shell's, not the question's; a raw prompt is taken to the
@@ -134,7 +136,10 @@ static int run(struct kvd_connection *c, struct kvrun_options *o)
 	int r = 0;
 
 	o->engine = task.engine;
-	if (o->system_path) {
+	if (!messages) {
+		fprintf(stderr, "kvrun: not enough memory\n");
+		r = 1;
+	} else if (o->system_path) {
 		struct kvrun_text system;
 		r = kvrun_read_file(o->system_path, &system);
 		if (r == 0) {

@@ -64,14 +64,16 @@ int kvrun_message(json_t *messages, const char *role, const char *text, size_t n
 			role);
 		return 2;
 	}
+	errno = 0;
 	json_t *content = json_stringn(text, n);
-	if (!content) {
+	if (!content && errno != ENOMEM) {
 		fprintf(stderr, "kvrun: the %s text is not UTF-8; convert it first (iconv)\n",
 			role);
 		return 2;
 	}
-	return json_array_append_new(messages,
-				     json_pack("{s:s, s:o}", "role", role, "content", content)) == 0
-		       ? 0
-		       : 1;
+	json_t *message = json_pack("{s:s, s:o}", "role", role, "content", content);
+	if (json_array_append_new(messages, message) == 0)
+		return 0;
+	fprintf(stderr, "kvrun: not enough memory for the %s text\n", role);
+	return 1;
 }
