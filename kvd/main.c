@@ -171,32 +171,42 @@ static int run(struct daemon *daemon, struct bundle *bundle, const char *path, c
 	return r;
 }
 
-static int serve(const struct config *config, const char *given_socket, struct daemon_options *options)
+static int serve_bundle(const struct config *config, const char *path, int systemd_fd, struct daemon_options *options)
 {
-	char path[LISTEN_PATH_MAX], error[LISTEN_ERROR_MAX], name[BUNDLE_NAME_MAX];
+	char error[LISTEN_ERROR_MAX], name[BUNDLE_NAME_MAX];
 	struct listen_socket socket;
-	struct bundle bundle;
 	struct daemon *daemon = NULL;
-	int r, systemd_fd;
+	int r;
 
-	_Static_assert(LISTEN_ERROR_MAX >= BUNDLE_ERROR_MAX, "one sentence");
-	if (listen_path(given_socket ? given_socket : config->socket, path, error) < 0 ||
-	    bundle_open(&bundle, config->keeper, path, &systemd_fd, error) < 0)
-		return complain(1, "%s", error);
 	/* The pool of a killed kvd is there already: it is not to be found free once more. */
-	if (!bundle_find(&bundle, "book") && (r = check_memory(config)) >= 0)
+	if (!bundle_find(options->bundle, "book") && (r = check_memory(config)) >= 0)
 		return r;
-	if (open_socket(&bundle, path, systemd_fd, &socket, name, error) < 0)
+	if (open_socket(options->bundle, path, systemd_fd, &socket, name, error) < 0)
 		return complain(1, "%s", error);
-	options->bundle = &bundle;
 	options->listen_fd = socket.fd;
 	options->listen_name = name[0] ? name : NULL;
 	r = daemon_open(config, options, &daemon);
 	if (r == 0)
-		r = run(daemon, &bundle, path, options->listen_name);
+		r = run(daemon, options->bundle, path, options->listen_name);
 	listen_close(&socket);
-	bundle_close(&bundle);
 	return r < 0 ? 1 : 0;
+}
+
+static int serve(const struct config *config, const char *given_socket, struct daemon_options *options)
+{
+	char path[LISTEN_PATH_MAX], error[LISTEN_ERROR_MAX];
+	struct bundle bundle = { .keeper = -1 };
+	int r, systemd_fd;
+
+	_Static_assert(LISTEN_ERROR_MAX >= BUNDLE_ERROR_MAX, "one sentence");
+	options->bundle = &bundle;
+	if (listen_path(given_socket ? given_socket : config->socket, path, error) < 0 ||
+	    bundle_open(&bundle, config->keeper, path, &systemd_fd, error) < 0)
+		r = complain(1, "%s", error);
+	else
+		r = serve_bundle(config, path, systemd_fd, options);
+	bundle_close(&bundle);
+	return r;
 }
 
 static int load_again(void *arg, struct config *config, char *ret_error)
