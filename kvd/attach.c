@@ -31,7 +31,7 @@ static bool request_valid(struct peer *peer, const struct kvd_msg_attach *m,
 	if (!peer->may_attach)
 		peer_error(peer, seq, KVD_S_REFUSED, 0, 0,
 			   "uid %u may not attach engines; run it as the user of kvd, "
-			   "or write [engine] uid = %u in kvd.conf",
+			   "or write [engine] uid = %u in kvd.conf, or put it into group kvengine",
 			   peer->uid, peer->uid);
 	else if (peer->engine)
 		peer_error(peer, seq, KVD_S_STALE, 0, 0, "this connection is engine %s already",

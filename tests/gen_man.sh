@@ -173,6 +173,9 @@ An error changes nothing and is logged.
 .TP
 .BR SIGTERM ", " SIGINT
 End.
+.TP
+.B SIGUSR2
+End, but leave memory, book and sockets to the next kvd where systemd or a keeper holds them; without one, end.
 .SH SYSTEMD
 .B kvd.socket
 holds the control socket,

@@ -415,6 +415,46 @@ START_TEST(users_of_passwd)
 }
 END_TEST
 
+/* The file that is installed names every key, and its lines are what holds without them. */
+START_TEST(the_default_file_is_the_defaults)
+{
+	static struct config defaults;
+	static char text[16384];
+	FILE *file = fopen("systemd/kvd.conf", "r");
+	char line[256];
+	size_t n = 0;
+	unsigned keys = 0;
+
+	if (!file) {
+		printf("skipped: not run in the source tree\n");
+		return;
+	}
+	while (fgets(line, sizeof(line), file)) {
+		const char *value = strstr(line, " =");
+		bool key = line[0] == '#' && line[1] >= 'a' && line[1] <= 'z' && value &&
+			   !memchr(line, ' ', (size_t)(value - line));
+		bool header = line[0] == '[' || !strncmp(line, "#[", 2);
+
+		keys += key;
+		if (header || (key && value[2] == ' ')) /* a default that can be written */
+			n += (size_t)snprintf(text + n, sizeof(text) - n, "%s", line + (line[0] == '#'));
+	}
+	fclose(file);
+	ck_assert_uint_eq(keys, CONFIG_KEYS);
+	config_init(&defaults);
+	ck_assert_msg(parse(text) == 0, "%s", error);
+	ck_assert_str_eq(config.device, defaults.device);
+	ck_assert_uint_eq(config.page_bytes_min, defaults.page_bytes_min);
+	ck_assert_int_eq(config.sharing, defaults.sharing);
+	ck_assert_int_eq(config.log_level, defaults.log_level);
+	ck_assert_uint_eq(config.n_tenants, 1);
+	ck_assert_str_eq(config.tenants[0].name, "NAME");
+	ck_assert_uint_eq(config.tenants[0].ops_per_sec, config.stranger.ops_per_sec);
+	ck_assert_uint_eq(config.tenants[0].min_bytes + config.tenants[0].max_bytes + config.tenants[0].low_bytes, 0);
+	ck_assert_int_eq(config.domains[0].sharing, CORE_REUSE);
+}
+END_TEST
+
 static void note_change(void *arg, const char *section, const char *key)
 {
 	char *list = arg;
@@ -587,6 +627,7 @@ int main(void)
 	tcase_add_test(tcase, control_groups);
 	tcase_add_test(tcase, control_group_of_a_process);
 	tcase_add_test(tcase, users_of_passwd);
+	tcase_add_test(tcase, the_default_file_is_the_defaults);
 	tcase_add_test(tcase, keys_that_wait_for_a_restart);
 	tcase_add_test(tcase, free_memory);
 	suite_add_tcase(suite, tcase);
