@@ -59,6 +59,9 @@ struct core_config {
 	uint64_t spill_bytes;          /* size of the spill file, rounded down to whole extents; 0: no tier */
 	uint64_t spill_key[4];         /* random, for the mover alone: kept here so that it outlives the shell */
 	uint64_t shell_bytes;          /* of the book, for the shell's own facts (core_shell) */
+	uint64_t token_key[2];         /* random, in no record: keys core_tokens_word() */
+	uint32_t tokens_mapped;        /* a replay: tokens[0..1] of each page are that word itself */
+	uint32_t pad_mapped;
 };
 
 /* ---- events ---- */
@@ -216,6 +219,14 @@ struct core *core_init(void *book, const struct core_config *config);
 #define CORE_WHY_MAX 200
 struct core *core_adopt(void *book, size_t bytes, const struct core_config *expect, char *why);
 uint64_t core_layout_version(void);
+/* ---- records (canon.c) ---- */
+#define CORE_CANON_BLOCK 4096u
+typedef void (*core_canon_map)(void *arg, const int32_t tokens[KVD_PAGE_TOKENS], int32_t ret[KVD_PAGE_TOKENS]);
+/* One block of the book, 8-byte aligned, as a record or a hash of it has it: without what does not follow from the
+ * events.  map: what stands for a page's tokens (NULL: zeroes).  False: nothing but zeroes, or left out whole. */
+bool core_canon_block(const struct core *core, uint64_t offset, core_canon_map map, void *arg, uint8_t *block);
+/* The word that page identities are made of. */
+uint64_t core_tokens_word(const struct core *core, const int32_t tokens[KVD_PAGE_TOKENS]);
 /* *cursor: 0 at first.  False: no more. */
 bool core_job_in_flight(const struct core *core, uint32_t *cursor, uint32_t *ret_job);
 bool core_populate_in_flight(const struct core *core, uint32_t *cursor, uint32_t *ret_extent);

@@ -20,10 +20,8 @@ static const uint32_t *bucket_at(const struct core *c, uint64_t base, uint32_t h
 /* Of all tokens from the start on: by way of the parent's. */
 static uint64_t node_identity(const struct core *c, uint32_t space, uint32_t parent, const int32_t *tokens)
 {
-	uint64_t words[1 + KVD_PAGE_TOKENS / 2];
-	words[0] = parent ? node_at(c, parent)->identity : space;
-	memcpy(words + 1, tokens, KVD_PAGE_TOKENS * sizeof(*tokens));
-	return siphash_words(c->config.hash_key, words, 1 + KVD_PAGE_TOKENS / 2);
+	uint64_t words[2] = { parent ? node_at(c, parent)->identity : space, core_tokens_word(c, tokens) };
+	return siphash_words(c->config.hash_key, words, 2);
 }
 
 static uint32_t node_find_hashed(const struct core *c, uint32_t space, uint32_t parent,
