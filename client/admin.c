@@ -41,7 +41,10 @@ static int take_event(void *arg, const struct kvd_msg *m, struct kvd_packet *pac
 int kvd_steer(struct kvd_connection *c, enum kvd_steer what, const char *argument, const uint64_t number[8],
 	      int fd, struct kvd_msg_steered *ret)
 {
-	struct kvd_msg_steer steer = { .m = { .type = KVD_M_STEER, .size = sizeof(steer) }, .what = what };
+	struct kvd_msg_steer steer = {
+		.m = { .type = what == KVD_STEER_RECORD ? KVD_M_RECORD : KVD_M_STEER, .size = sizeof(steer) },
+		.what = what,
+	};
 	struct kvd_waiter waiter = { .type = KVD_M_STEERED, .min_bytes = sizeof(struct kvd_msg_steered) };
 
 	c->error[0] = '\0';

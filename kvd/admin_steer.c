@@ -12,6 +12,7 @@
 #include "kvd/daemon.h"
 #include "kvd/event.h"
 #include "kvd/peer.h"
+#include "kvd/recorder.h"
 
 static const char *steer_name(uint32_t what)
 {
@@ -265,13 +266,14 @@ void admin_steer_forget(struct peer *peer)
 		trigger_set(daemon, i, CORE_NONE, false);
 	}
 	event_unwatch(peer);
+	record_forget(daemon, peer);
 }
 
-void admin_steer(struct peer *peer, const struct kvd_msg_steer *m)
+void admin_steer(struct peer *peer, const struct kvd_msg_steer *m, int fd)
 {
 	int admin_only = steer_admin_only(m->what);
 
-	if (admin_only < 0) {
+	if (admin_only < 0 || (m->what == KVD_STEER_RECORD) != (m->m.type == KVD_M_RECORD)) {
 		peer_error(peer, m->m.seq, KVD_S_BAD_REQUEST, 0, 0, "verb %u is not one this kvd knows; upgrade it",
 			   m->what);
 		return;
@@ -294,5 +296,6 @@ void admin_steer(struct peer *peer, const struct kvd_msg_steer *m)
 		answer(peer, m, 0, 0, false);
 		event_watch(peer, (uint32_t)m->number[0], m->number[1]);
 		return;
+	case KVD_STEER_RECORD: record_request(peer, m, fd); return;
 	}
 }

@@ -16,7 +16,8 @@ struct steer_trigger {
 	uint64_t threshold_usec, window_usec;
 };
 
-void admin_steer(struct peer *peer, const struct kvd_msg_steer *m);
+/* fd: the socket of a RECORD, else -1; stays the caller's. */
+void admin_steer(struct peer *peer, const struct kvd_msg_steer *m, int fd);
 /* CORE_ACT_PRESSURE: tell whose trigger it is. */
 void admin_steer_pressure(struct daemon *daemon, const struct core_action *action);
 /* A peer is going: so are its triggers.  Only where the core may be called. */

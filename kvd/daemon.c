@@ -40,9 +40,13 @@ void daemon_event(struct daemon *daemon, const struct core_event *event)
 {
 	struct core_action action;
 
-	core_step(daemon->core, event, clock_now_usec());
+	uint64_t now_usec = clock_now_usec();
+
+	record_event(daemon, event, now_usec);
+	core_step(daemon->core, event, now_usec);
 	while (core_next_action(daemon->core, &action))
 		act_perform(daemon, &action);
+	record_event_done(daemon);
 }
 
 /* ---- the round ---- */
@@ -165,6 +169,7 @@ int daemon_run(struct daemon *daemon)
 		peers_reap(daemon);
 		daemon_deadline(daemon, mover_link_pump(&daemon->mover, clock_now_usec()));
 		daemon_deadline(daemon, event_pump(daemon, clock_now_usec()));
+		daemon_deadline(daemon, record_pump(daemon, clock_now_usec()));
 		ring_doorbells(daemon);
 		daemon_deadline(daemon, watchdog_run(daemon, clock_now_usec()));
 		/* What the last steps have left over: another round at once. */
@@ -285,6 +290,7 @@ static int open_book(struct daemon *daemon)
 	int r;
 
 	if (getrandom(config.hash_key, sizeof(config.hash_key), 0) != sizeof(config.hash_key) ||
+	    getrandom(config.token_key, sizeof(config.token_key), 0) != sizeof(config.token_key) ||
 	    getrandom(config.spill_key, sizeof(config.spill_key), 0) != sizeof(config.spill_key))
 		return -EIO;
 	daemon->book_bytes = core_book_bytes(&config);
@@ -306,6 +312,7 @@ static int open_book(struct daemon *daemon)
 	if (r == 0)
 		r = open_cold(daemon, &config);
 	explicit_bzero(config.spill_key, sizeof(config.spill_key));
+	explicit_bzero(config.token_key, sizeof(config.token_key));
 	return r;
 }
 
@@ -448,6 +455,7 @@ void daemon_close(struct daemon *daemon)
 		loop_remove(daemon->loop, &daemon->signals);
 	}
 	introduce_deinit(daemon);
+	record_close(daemon);
 	event_close(daemon);
 	vmm_close(daemon->vmm);
 	if (daemon->book)

@@ -19,6 +19,7 @@
 #include "kvd/mover_link.h"
 #include "kvd/peer.h"
 #include "kvd/spill_file.h"
+#include "kvd/recorder.h"
 #include "kvd/tenant_of.h"
 #include "kvd/tenant_use.h"
 #include "kvd/version.h"
@@ -76,6 +77,7 @@ struct daemon {
 	bool engines_changed;      /* one came or went: streams that wait may be served */
 	bool queries_active;
 	struct events events;
+	struct recorder recorder;
 	struct steer_trigger triggers[CORE_TRIGGERS_MAX];
 	struct core_action steered;/* what came of the last PIN ... EVICT (admin_steer.c) */
 	struct tenant_use *uses;   /* (LIMIT_TENANTS) what each has at the control socket */

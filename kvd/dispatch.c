@@ -34,7 +34,8 @@ void dispatch_message(struct peer *peer, const struct kvd_msg *m, int fd)
 	case KVD_M_STREAM_OPEN: introduce_open(peer, body); return;
 	case KVD_M_STREAM_AGAIN: introduce_again(peer, body); return;
 	case KVD_M_QUERY: admin_query(peer, body); return;
-	case KVD_M_STEER: admin_steer(peer, body); return;
+	case KVD_M_STEER:
+	case KVD_M_RECORD: admin_steer(peer, body, fd); return;
 	}
 	peer_violation(peer, "not a message that kvd takes"); /* wire.c and this list disagree */
 }

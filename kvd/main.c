@@ -15,6 +15,7 @@
 #include "kvd/keeper.h"
 #include "kvd/listen.h"
 #include "kvd/memory.h"
+#include "kvd/recorder.h"
 #include "kvd/options.h"
 
 __attribute__((format(printf, 2, 3)))
@@ -226,6 +227,10 @@ int main(int argc, char **argv)
 	if (argc == 3 && !strcmp(argv[1], "--keeper-serve"))
 		return keeper_main(argv[2]);
 	r = options_parse(argc, argv, &options);
+	if (r < 0 && options.replay) {
+		free(config);
+		return replay_file(options.replay);
+	}
 	if (r < 0 && !config)
 		r = complain(1, "out of memory");
 	if (r < 0 && options.loop) {

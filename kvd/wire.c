@@ -34,6 +34,7 @@ static const struct wire_rule wire_rules[] = {
 	{ KVD_M_STREAM_AGAIN, SIZE(stream_again), WIRE_CLIENT, 1, { AT(stream_again, engine) } },
 	{ KVD_M_QUERY, SIZE(query), WIRE_CLIENT | WIRE_ENGINE, 1, { AT(query, argument) } },
 	{ KVD_M_STEER, SIZE(steer), WIRE_CLIENT, 1, { AT(steer, argument) } },
+	{ KVD_M_RECORD, SIZE(steer), WIRE_CLIENT, 1, { AT(steer, argument) } },
 };
 #undef AT
 #undef SIZE

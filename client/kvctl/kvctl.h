@@ -35,7 +35,8 @@ struct kvctl_arguments {
 	const char *tenant;
 	uint64_t prefix, bytes;
 	bool dry_run, wait, follow;
-	double timeout_seconds;
+	double timeout_seconds, seconds;
+	bool with_tokens;
 };
 
 struct kvctl_view {
@@ -116,6 +117,7 @@ int kvctl_evict(const struct kvctl_view *v, struct kvd_connection *c);
 int kvctl_quota(const struct kvctl_view *v, struct kvd_connection *c);
 int kvctl_drain(const struct kvctl_view *v, struct kvd_connection *c);
 int kvctl_events(const struct kvctl_view *v, struct kvd_connection *c);
+int kvctl_record(const struct kvctl_view *v, struct kvd_connection *c);
 int kvctl_show_event(const struct kvctl_view *v, const struct kvd_msg_event *event);
 int kvctl_show_smaps(const struct kvctl_view *v, bool admin, const struct kvctl_rows *rows);
 int kvctl_show_prefixes(const struct kvctl_view *v, const struct kvctl_rows *rows);

@@ -186,7 +186,7 @@ enum kvd_event_kind {
 #include "kvd/event.def"
 #undef KVD_EVENT
 };
-struct kvd_msg_steer {             /* STEER */
+struct kvd_msg_steer {             /* STEER; RECORD (+ fd: a stream socket) */
 	struct kvd_msg m;
 	uint32_t what;             /* enum kvd_steer */
 	uint32_t pad;

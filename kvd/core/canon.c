@@ -2,12 +2,12 @@
  *
  * Two kvd that have taken the same events have the same canonical book, byte for byte.  Left out (zero): the
  * undo journal, the action queue (empty between events), the shell's region, the checker's scratch fields, the
- * keys of the tokens and of the spill file, and the tokens themselves, which the caller may have replaced by something of its own.
- * Everything else follows from the events alone, since page identities are hashes of tokens_word(), and that
- * survives the replacement (core_config.tokens_mapped).  Decision 0009. */
+ * keys of the tokens and of the spill file, and the tokens themselves, which the caller may have replaced by
+ * something of its own.  Everything else follows from the events alone, since page identities are hashes of
+ * core_tokens_word(), and that survives the replacement (core_config.tokens_mapped).  Decision 0009. */
 #include "kvd/core/parts.h"
 
-uint64_t core_tokens_word(const struct core *c, const int32_t *tokens)
+uint64_t core_tokens_word(const struct core *c, const int32_t tokens[KVD_PAGE_TOKENS])
 {
 	uint64_t words[KVD_PAGE_TOKENS / 2];
 	memcpy(words, tokens, sizeof(words));
@@ -60,6 +60,7 @@ static void canon_tenants(const struct core *c, uint64_t offset, uint8_t *block)
 	static const uint16_t scratch[] = {
 		offsetof(struct tenant, check_rss), offsetof(struct tenant, check_held),
 		offsetof(struct tenant, check_reserved), offsetof(struct tenant, check_spilled),
+		offsetof(struct tenant, check_guarded),
 	};
 	for (uint32_t t = 0; t < c->n_tenants; t++)
 		for (uint32_t i = 0; i < sizeof(scratch) / sizeof(scratch[0]); i++)
@@ -94,4 +95,19 @@ bool core_canon_block(const struct core *c, uint64_t offset, core_canon_map map,
 	for (uint64_t i = 0; i < CORE_CANON_BLOCK && !zero; i += 8)
 		zero |= *(const uint64_t *)(const void *)(block + i);
 	return zero != 0;
+}
+
+uint64_t core_keyed_hash(const uint64_t key[2], const int32_t tokens[KVD_PAGE_TOKENS])
+{
+	uint64_t words[KVD_PAGE_TOKENS / 2];
+	memcpy(words, tokens, sizeof(words));
+	return siphash_words(key, words, KVD_PAGE_TOKENS / 2);
+}
+
+void core_canon_load(void *book, const struct core_config *config)
+{
+	struct core *c = book;
+	memcpy(&c->config, config, sizeof(*config));
+	memset(&c->journal, 0, sizeof(c->journal));
+	c->items_head = c->items_tail = c->item_at = 0;
 }

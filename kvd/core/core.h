@@ -225,6 +225,9 @@ typedef void (*core_canon_map)(void *arg, const int32_t tokens[KVD_PAGE_TOKENS],
 /* One block of the book, 8-byte aligned, as a record or a hash of it has it: without what does not follow from the
  * events.  map: what stands for a page's tokens (NULL: zeroes).  False: nothing but zeroes, or left out whole. */
 bool core_canon_block(const struct core *core, uint64_t offset, core_canon_map map, void *arg, uint8_t *block);
+uint64_t core_keyed_hash(const uint64_t key[2], const int32_t tokens[KVD_PAGE_TOKENS]);
+/* A book put together from such blocks: what they leave out.  core_adopt() comes next. */
+void core_canon_load(void *book, const struct core_config *config);
 /* The word that page identities are made of. */
 uint64_t core_tokens_word(const struct core *core, const int32_t tokens[KVD_PAGE_TOKENS]);
 /* *cursor: 0 at first.  False: no more. */
@@ -250,8 +253,8 @@ bool core_next_action(struct core *core, struct core_action *ret);
  * for step counters (then the shell polls DONE). */
 uint64_t core_next_tick_usec(const struct core *core);
 bool core_waits_for_steps(const struct core *core);
-
 const struct core_config *core_config_of(const struct core *core);
+
 
 /* Number of the tenant of that name, CORE_NONE if there is none. */
 uint32_t core_tenant_find(const struct core *core, const char *name);

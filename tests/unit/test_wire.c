@@ -112,7 +112,7 @@ START_TEST(refuses_what_flows_the_other_way)
 		ck_assert_msg(any == to_kvd, "%s %s", wire_name(all[i].type), all[i].direction);
 		taken += any;
 	}
-	ck_assert_uint_eq(taken, 9);
+	ck_assert_uint_eq(taken, 11);
 	ck_assert_str_eq(wire_name(9999), "?");
 }
 END_TEST
