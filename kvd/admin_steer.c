@@ -65,7 +65,8 @@ static uint32_t tenant_named(struct peer *peer, const struct kvd_msg_steer *m)
 
 	if (tenant == CORE_NONE)
 		peer_error(peer, m->m.seq, KVD_S_BAD_REQUEST, 0, 0,
-			   "there is no tenant %s; see kvctl tenants", m->argument[0] ? m->argument : "without a name");
+			   "there is no tenant %s; see kvctl tenants",
+			   m->argument[0] ? m->argument : "without a name");
 	return tenant;
 }
 
@@ -97,13 +98,15 @@ static void steer_core(struct peer *peer, const struct kvd_msg_steer *m)
 		return;
 	case KVD_S_LIMIT:
 		peer_error(peer, m->m.seq, KVD_S_LIMIT, done->steered.need, done->steered.have,
-			   "with this pin, pins would hold %u extents and may hold %u: a quarter of the pool, and what "
+			   "with this pin, pins would hold %u extents and may hold %u: a quarter "
+			   "of the pool, and what "
 			   "running sequences do not need; unpin something",
 			   done->steered.need, done->steered.have);
 		return;
 	case KVD_S_REFUSED:
 		peer_error(peer, m->m.seq, KVD_S_REFUSED, 0, 0,
-			   "a page of that prefix is a private tenant's, or its copies differ; it cannot be published");
+			   "a page of that prefix is a private tenant's, or its copies differ; it "
+			   "cannot be published");
 		return;
 	default:
 		peer_error(peer, m->m.seq, KVD_S_STALE, 0, 0,

@@ -172,8 +172,9 @@ size_t record_event_encode(const struct core_event *event, uint64_t now_usec, ui
 	else
 		memcpy(ret + sizeof(head), &event->tenant, n); /* every part begins where this one does */
 	if (event->type == CORE_EV_SUBMIT)  /* an address of ours: whether there is one is all it says */
-		((struct core_event *)(void *)(ret + sizeof(head) - offsetof(struct core_event, submit)))->submit.tokens =
-			event->submit.tokens ? (const int32_t *)8 : NULL;
+		((struct core_event *)(void *)(ret + sizeof(head) -
+					       offsetof(struct core_event, submit)))
+			->submit.tokens = event->submit.tokens ? (const int32_t *)8 : NULL;
 	whole = (sizeof(head) + n + 7) / 8 * 8;
 	memset(ret + sizeof(head) + n, 0, whole - sizeof(head) - n);
 	head.bytes = (uint32_t)whole;

@@ -294,7 +294,8 @@ void record_request(struct peer *peer, const struct kvd_msg_steer *m, int fd)
 /* The header is first in the ring, the snapshot comes behind it, then the rest of the ring. */
 static bool snapshot_due(const struct recorder *r)
 {
-	uint64_t header = sizeof(struct kvd_record_block) + sizeof(struct kvd_record_header) + sizeof(struct core_config);
+	uint64_t header = sizeof(struct kvd_record_block) + sizeof(struct kvd_record_header) +
+			  sizeof(struct core_config);
 
 	return r->snapshot && r->head == header;
 }
@@ -323,7 +324,8 @@ static void stage_fill(struct recorder *r)
 static size_t next_bytes(struct recorder *r, const uint8_t **ret)
 {
 	size_t at = r->head % LIMIT_RECORD_BYTES, n = r->tail - r->head;
-	uint64_t header = sizeof(struct kvd_record_block) + sizeof(struct kvd_record_header) + sizeof(struct core_config);
+	uint64_t header = sizeof(struct kvd_record_block) + sizeof(struct kvd_record_header) +
+			  sizeof(struct core_config);
 
 	if (snapshot_due(r) && r->stage_at == r->stage_n) {
 		if (r->snapshot_at < r->snapshot_bytes) {

@@ -112,7 +112,10 @@ static int take_option(struct arguments *a, int option)
 	case OPT_TENANT: more->tenant = optarg; return 0;
 	case OPT_PREFIX:
 		return kvctl_prefix_parse(optarg, &more->prefix)
-			       ? 0 : usage("--prefix %s is no name of a prefix, as kvctl prefixes shows them", optarg);
+			       ? 0
+			       : usage("--prefix %s is no name of a prefix, as kvctl prefixes "
+				       "shows them",
+				       optarg);
 	case OPT_BYTES:
 		return kvctl_size_parse(optarg, &more->bytes) && more->bytes
 			       ? 0 : usage("--bytes %s is no size; write for example 512M", optarg);

@@ -129,11 +129,14 @@ int kvctl_record(const struct kvctl_view *v, struct kvd_connection *c)
 	if (r != 0)
 		return kvctl_complain(1, "%s: %s", path, strerror(-r));
 	if (!p.ended)
-		return kvctl_complain(1, "%s is cut off after event %" PRIu64 ": this disk was too slow, or kvd ended", path,
-				      p.n_events);
+		return kvctl_complain(1,
+				      "%s is cut off after event %" PRIu64
+				      ": this disk was too slow, or kvd ended",
+				      path, p.n_events);
 	if (v->json)
-		return kvctl_json(v, json_pack("{s:s, s:I, s:I}", "file", path, "events", (json_int_t)p.n_events, "bytes",
-					       (json_int_t)p.bytes));
+		return kvctl_json(v,
+				  json_pack("{s:s, s:I, s:I}", "file", path, "events",
+					    (json_int_t)p.n_events, "bytes", (json_int_t)p.bytes));
 	fprintf(v->out, "%s: %" PRIu64 " events, %s; replay it with kvd --replay %s\n", path, p.n_events,
 		kvctl_size(p.bytes).s, path);
 	return 0;

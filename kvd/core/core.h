@@ -314,7 +314,10 @@ uint32_t core_fsck(const struct core *core, void (*report)(void *arg, const char
  * only the whole shows (counts over all records, lists of the pool) is core_fsck()'s.
  * cursor   zero at first
  * Returns  the number of problems; *ret_records = records looked at. */
-struct core_sample { uint32_t extent, node, swept, passed_over; /* whole sweeps done; nodes too large for a slice */ };
+struct core_sample {
+	uint32_t extent, node, swept,
+		passed_over; /* whole sweeps done; nodes too large for a slice */
+};
 uint32_t core_fsck_sample(const struct core *core, struct core_sample *cursor, uint32_t budget,
 			  void (*report)(void *arg, const char *problem), void *arg, uint32_t *ret_records);
 

@@ -27,8 +27,13 @@ static size_t add_header(uint8_t *file, uint32_t with_tokens)
 
 	memset(&all, 0, sizeof(all));
 	all.config = (struct core_config){
-		.pool_bytes = 4u << 20, .extent_bytes = 1u << 20, .page_bytes_min = 8192, .tenants_max = 4, .seqs_max = 16,
-		.holds_max = 256, .promise_usec = 1000,
+		.pool_bytes = 4u << 20,
+		.extent_bytes = 1u << 20,
+		.page_bytes_min = 8192,
+		.tenants_max = 4,
+		.seqs_max = 16,
+		.holds_max = 256,
+		.promise_usec = 1000,
 	};
 	all.header = (struct kvd_record_header){
 		.version = KVD_RECORD_VERSION, .config_bytes = sizeof(all.config),

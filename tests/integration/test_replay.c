@@ -126,8 +126,10 @@ START_TEST(a_record_runs_again)
 	char *rows = run(&h, "kvctl prefixes --no-headers", &exit_code);
 	ck_assert_int_eq(sscanf(rows, "%39s", id), 1);
 	free(rows);
-	snprintf(line, sizeof(line), "kvctl pin %s && kvctl publish %s && kvctl unpin %s && kvctl evict --bytes 1M && "
-		 "kvctl fsck", id, id, id);
+	snprintf(line, sizeof(line),
+		 "kvctl pin %s && kvctl publish %s && kvctl unpin %s && kvctl evict --bytes 1M && "
+		 "kvctl fsck",
+		 id, id, id);
 	run_expect(&h, line, 0, "clean");
 	host_kill(&h.engines[1], SIGKILL);
 	load(&h, 9, 3);
@@ -217,7 +219,8 @@ START_TEST(what_is_wrong_is_named)
 	copy[n / 3] ^= 64;
 	write_file(bad, copy, n);
 	run_expect(&h, line, 1, "checksum");
-	/* an event that did not happen so: another prompt in the first submission with tokens, its checksum made right */
+	/* an event that did not happen so: another prompt in the first submission with tokens, its
+	 * checksum made right */
 	memcpy(copy, bytes, n);
 	struct kvd_record_block *block = block_of(copy, n, KVD_RECORD_EVENTS, 0);
 	struct kvd_record_event *event = (struct kvd_record_event *)(void *)(block + 1);

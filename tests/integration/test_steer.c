@@ -58,7 +58,8 @@ static void kvctl_refused(struct host *h, const char *arguments, int expected, c
 {
 	int exit_code;
 	char *text = kvctl(h, arguments, &exit_code);
-	ck_assert_msg(exit_code == expected && strstr(text, part), "kvctl %s: exit %d: %s", arguments, exit_code, text);
+	ck_assert_msg(exit_code == expected && strstr(text, part), "kvctl %s: exit %d: %s",
+		      arguments, exit_code, text);
 	free(text);
 }
 
