@@ -31,22 +31,29 @@ static bool doubt(char why[ADOPT_WHY_MAX], const char *format, ...)
 	return false;
 }
 
-/* The old mover may still be writing into extents: it is gone before anything else happens.  A dead one
- * has no number any more. */
-static bool end_mover(struct daemon *daemon, uint32_t expected_pid, char why[ADOPT_WHY_MAX])
+/* The old mover may still be writing into extents: it is gone before anything else happens.  Whatever is
+ * kept under that name was some killed kvd's mover; the last one must be among them.  A dead one has no
+ * number any more. */
+static bool end_mover(struct daemon *daemon, char why[ADOPT_WHY_MAX])
 {
-	int pidfd = bundle_take(daemon->bundle, "mover"), number, r;
+	uint32_t expected = daemon->kept->mover_pid;
+	bool found = !expected;
+	int pidfd, number, r;
 
-	if (pidfd < 0)
-		return expected_pid ? doubt(why, "its mover, process %u, was not kept", expected_pid) : true;
-	number = process_number(pidfd);
-	if (number < 0 || (number > 0 && expected_pid && (uint32_t)number != expected_pid)) {
+	while ((pidfd = bundle_take(daemon->bundle, "mover")) >= 0) {
+		number = process_number(pidfd);
+		found |= number == 0 || (number > 0 && (uint32_t)number == expected);
+		r = process_kill(pidfd, LIMIT_OLD_MOVER_USEC);
 		close(pidfd);
-		return doubt(why, "the mover that was kept is not process %u", expected_pid);
+		if (r < 0)
+			return doubt(why, "its mover, process %d, does not end: %s", number, strerror(-r));
 	}
-	r = process_kill(pidfd, LIMIT_OLD_MOVER_USEC);
-	close(pidfd);
-	return r == 0 ? true : doubt(why, "its mover, process %d, does not end: %s", number, strerror(-r));
+	if (!found)
+		return doubt(why, "its mover, process %u, was not kept", expected);
+	KEPT_SET(daemon, daemon->kept->mover_pid, 0u);
+	core_commit(daemon->core);
+	bundle_forget(daemon->bundle, "mover");
+	return true;
 }
 
 static bool map_book(struct daemon *daemon, size_t bytes, int fd, char why[ADOPT_WHY_MAX])
@@ -90,14 +97,13 @@ static bool take_book(struct daemon *daemon, const struct core_config *expect, i
 	_Static_assert(ADOPT_WHY_MAX >= CORE_WHY_MAX, "one sentence");
 	if (!map_book(daemon, bytes, fd, why))
 		return false;
-	/* Before the book is touched: nobody else stores into anything of ours from now on. */
 	daemon->core = core_adopt(daemon->book, bytes, expect, why);
 	if (!daemon->core)
 		return false;
 	daemon->kept = core_shell(daemon->core);
 	if (!kept_valid(daemon->kept, &problem))
 		return doubt(why, "%s", problem);
-	return end_mover(daemon, daemon->kept->mover_pid, why) && take_extents(daemon, why);
+	return end_mover(daemon, why) && take_extents(daemon, why);
 }
 
 bool adopt_book(struct daemon *daemon, const struct core_config *expect, char why[ADOPT_WHY_MAX])

@@ -377,7 +377,7 @@ static int daemon_init(struct daemon *daemon, const struct daemon_options *optio
 		return failed("book or extents (do --pool, --extent and --page-bytes-min fit together?)", r);
 	if (daemon->spill.fd >= 0)
 		bundle_keep(daemon->bundle, "spill", daemon->spill.fd);
-	if (options->listen_name)
+	if (options->listen_name && !(options->listen_kept && daemon->taken_over))
 		bundle_keep(daemon->bundle, options->listen_name, options->listen_fd);
 	r = introduce_init(daemon);
 	if (r < 0)

@@ -94,6 +94,7 @@ struct daemon_options {
 	enum loop_kind loop;
 	int listen_fd;             /* bound and listening; main's */
 	const char *listen_name;   /* its name of the bundle; NULL: systemd's own, it needs no keeping */
+	bool listen_kept;          /* it came out of the bundle */
 	struct bundle *bundle;
 	/* Read the whole configuration again, for SIGHUP: 0, or not and a sentence. */
 	int (*load)(void *arg, struct config *ret, char *ret_error);

@@ -131,18 +131,20 @@ static int raise_descriptors(const struct config *config)
 /* The listening socket: systemd's, that of the kvd before us, or a new one.
  * name  what it is called in the bundle; "": systemd's */
 static int open_socket(struct bundle *bundle, const char *path, int systemd_fd, struct listen_socket *ret,
-		       char name[BUNDLE_NAME_MAX], char error[LISTEN_ERROR_MAX])
+		       char name[BUNDLE_NAME_MAX], bool *ret_kept, char error[LISTEN_ERROR_MAX])
 {
 	const char *before = bundle_find(bundle, "listen.");
 	int r = -ENOENT;
 
 	name[0] = '\0';
+	*ret_kept = false;
 	*ret = (struct listen_socket){ .fd = systemd_fd };
 	if (systemd_fd >= 0)
 		return 0;
 	if (before) {
 		snprintf(name, BUNDLE_NAME_MAX, "%s", before);
 		r = listen_adopt(path, name, bundle_take(bundle, name), ret);
+		*ret_kept = r == 0;
 		if (r < 0)
 			bundle_forget(bundle, name);
 	}
@@ -182,7 +184,7 @@ static int serve_bundle(const struct config *config, const char *path, int syste
 	/* The pool of a killed kvd is there already: it is not to be found free once more. */
 	if (!bundle_find(options->bundle, "book") && (r = check_memory(config)) >= 0)
 		return r;
-	if (open_socket(options->bundle, path, systemd_fd, &socket, name, error) < 0)
+	if (open_socket(options->bundle, path, systemd_fd, &socket, name, &options->listen_kept, error) < 0)
 		return complain(1, "%s", error);
 	options->listen_fd = socket.fd;
 	options->listen_name = name[0] ? name : NULL;

@@ -113,6 +113,7 @@ struct storm {
 	unsigned chunks, kill_at;      /* chunks seen; kill at this one, 0: no more */
 	unsigned kills;
 	void (*between)(struct storm *s); /* while no kvd lives */
+	bool managed;                  /* by tests/tools/fdstore_manager.c */
 };
 
 static bool log_has(const struct host_child *child, const char *text)
@@ -124,8 +125,31 @@ static bool log_has(const struct host_child *child, const char *text)
 	return has;
 }
 
+/* The service manager's stand-in starts it again; ours to do is the killing. */
+static void kill_under_manager(struct storm *s)
+{
+	struct kvd_row_status status;
+	uint32_t killed;
+
+	host_status(&s->h, &status);
+	killed = status.kvd_pid;
+	ck_assert_int_eq(kill((pid_t)killed, SIGKILL), 0);
+	for (unsigned i = 0; i < 1000u * test_slow(); i++) {
+		host_status(&s->h, &status);
+		if (status.kvd_pid != killed)
+			break;
+		usleep(5000);
+	}
+	ck_assert_uint_ne(status.kvd_pid, killed);
+	s->kills++;
+}
+
 static void kill_and_restart(struct storm *s)
 {
+	if (s->managed) {
+		kill_under_manager(s);
+		return;
+	}
 	host_kill(&s->h.kvd, SIGKILL);
 	if (s->between)
 		s->between(s);
@@ -144,11 +168,9 @@ static void on_chunk(void *arg, struct host_job *job)
 	}
 }
 
-static void storm_open(struct storm *s, uint64_t seed)
+/* Two engines, and what each stream is without any trouble. */
+static void storm_run_alone(struct storm *s)
 {
-	memset(s, 0, sizeof(*s));
-	s->seed = seed;
-	host_start(&s->h, POOL, kvd_args);
 	for (unsigned i = 0; i < 2; i++)
 		host_engine(&s->h, engines[i], host_model_bundled(), engine_args);
 	for (unsigned i = 0; i < N_STREAMS; i++) {
@@ -157,6 +179,14 @@ static void storm_open(struct storm *s, uint64_t seed)
 		ck_assert_msg(s->alone[i].status == 0, "%s", s->alone[i].error);
 	}
 	host_populated(&s->h);
+}
+
+static void storm_open(struct storm *s, uint64_t seed)
+{
+	memset(s, 0, sizeof(*s));
+	s->seed = seed;
+	host_start(&s->h, POOL, kvd_args);
+	storm_run_alone(s);
 }
 
 static void storm_close(struct storm *s)
@@ -447,6 +477,100 @@ START_TEST(upgrade_in_place)
 }
 END_TEST
 
+/* ---- the fd store of a service manager instead of the keeper ---- */
+
+START_TEST(kill_kvd_under_a_service_manager)
+{
+	char manager[600], program[600];
+	char *argv[] = { manager, NULL, program, (char *)"--pool", (char *)POOL, (char *)"--socket", NULL, NULL };
+	struct kvd_row_status status;
+	struct storm s;
+
+	memset(&s, 0, sizeof(s));
+	s.seed = 31;
+	/* A kvd that makes the directory, and gives its place to the manager. */
+	host_start(&s.h, POOL, NULL);
+	host_kill(&s.h.kvd, SIGTERM);
+	snprintf(manager, sizeof(manager), "%.500s/../tests/fdstore_manager", s.h.bin);
+	snprintf(program, sizeof(program), "%.500s/kvd", s.h.bin);
+	argv[1] = argv[6] = s.h.socket;
+	ck_assert_msg(access(manager, X_OK) == 0, "%s is not built: make tools", manager);
+	host_child_spawn(&s.h, &s.h.kvd, "kvd", argv);
+	for (unsigned i = 0; i < 1000u * test_slow() && access(s.h.socket, F_OK) < 0; i++)
+		usleep(10000);
+	storm_run_alone(&s);
+	s.managed = true;
+	for (unsigned round = 0; round < 6; round++) {
+		storm_round(&s, true);
+		status = adopted_status(&s);
+		ck_assert_msg(status.adopted, "kill %u: not taken over", s.kills);
+		host_settle(&s.h);
+	}
+	/* `systemctl restart` with RestartKillSignal=SIGUSR2 */
+	ck_assert_int_eq(kill(s.h.kvd.pid, SIGUSR2), 0);
+	for (uint32_t before = status.kvd_pid; status.kvd_pid == before; host_status(&s.h, &status))
+		usleep(5000);
+	ck_assert(adopted_status(&s).adopted);
+	expect_cached(&s);
+	ck_assert(!log_has(&s.h.kvd, "start.cold"));
+	storm_close(&s);
+}
+END_TEST
+
+/* ---- an engine of the release before ---- */
+
+/* It does not know how to be taken over: it is hung up, and its streams go on with another. */
+START_TEST(engine_of_the_previous_release)
+{
+	char line[600] = "", bin[512];
+	struct host_job jobs[N_STREAMS];
+	struct storm s;
+	FILE *script = popen(host_path("tests/previous_release.sh"), "r");
+	int status;
+
+	ck_assert_ptr_nonnull(script);
+	(void)!fgets(line, sizeof(line), script);
+	pclose(script);
+	line[strcspn(line, "\n")] = '\0';
+	if (line[0] != '/') {
+		printf("%s\n", line[0] ? line : "skipped: tests/previous_release.sh said nothing");
+		return;
+	}
+	storm_open(&s, 41);
+	memcpy(bin, s.h.bin, sizeof(bin));
+	*strrchr(line, '/') = '\0';
+	snprintf(s.h.bin, sizeof(s.h.bin), "%.500s", line);
+	host_engine(&s.h, "old", host_model_bundled(), engine_args);
+	memcpy(s.h.bin, bin, sizeof(bin));
+	/* It works with this kvd as it did with its own. */
+	for (unsigned i = 0; i < N_STREAMS; i++) {
+		struct host_job old = scenario_alone(&s.h, "blue", "old", s.texts[i], N_TOKENS);
+
+		ck_assert_msg(host_jobs_equal(&old, &s.alone[i]), "stream %u", i);
+		host_jobs_free(&old, 1);
+		scenario_job(&jobs[i], "blue", NULL, s.texts[i], N_TOKENS);
+	}
+	s.kill_at = N_STREAMS * 4;
+	host_run(&s.h, jobs, N_STREAMS, on_chunk, &s);
+	ck_assert_uint_eq(s.kills, 1);
+	for (unsigned i = 0; i < N_STREAMS; i++) {
+		ck_assert_msg(jobs[i].status == 0, "stream %u: %s", i, jobs[i].error);
+		ck_assert_uint_eq(jobs[i].n_ids, s.alone[i].n_ids);
+		ck_assert_mem_eq(jobs[i].ids, s.alone[i].ids, jobs[i].n_ids * sizeof(*jobs[i].ids));
+	}
+	host_jobs_free(jobs, N_STREAMS);
+	ck_assert(log_has(&s.h.kvd, "its release does not know how to be taken over"));
+	ck_assert(!log_has(&s.h.kvd, "start.cold"));
+	/* That release's engines end where their kvd hangs up. */
+	ck_assert_int_eq(waitpid(s.h.engines[2].pid, &status, 0), s.h.engines[2].pid);
+	s.h.engines[2].pid = 0;
+	host_settle(&s.h);
+	storm_round(&s, true);
+	host_settle(&s.h);
+	storm_close(&s);
+}
+END_TEST
+
 int main(void)
 {
 	const struct scenario_test tests[] = {
@@ -454,6 +578,8 @@ int main(void)
 		SCENARIO(any_doubt_is_a_cold_start),
 		SCENARIO(one_kvd_at_a_time),
 		SCENARIO(upgrade_in_place),
+		SCENARIO(kill_kvd_under_a_service_manager),
+		SCENARIO(engine_of_the_previous_release),
 	};
 	return scenario_run("adopt", tests, sizeof(tests) / sizeof(tests[0]), 600);
 }
