@@ -6,7 +6,7 @@
  * who we are, and show the ticket (STREAM_AGAIN); kvd passes it to the engine with a fresh handle, and the
  * engine goes on.  Nothing is sent again and nothing is lost.
  *
- * If that does not come about within ten seconds the engine closes the stream, and it goes on like one
+ * If that does not come about within five seconds the engine closes the stream, and it goes on like one
  * whose engine died (stream_reopen.c).  So nothing here has a deadline or fails.  Runs inside kvd_next();
  * never waits. */
 #include "client/stream.h"

@@ -13,7 +13,7 @@
 
 /* An engine that takes no byte of a prompt for so long is stuck: it reads its sockets every step. */
 #define SEND_STALL_USEC 10000000u
-/* Engines attach to a new kvd within half a second of its start; a busy machine is slower. */
+/* Engines attach to a new kvd within a quarter of a second of its start; a busy machine is slower. */
 #define ATTACH_USEC 10000000u
 #define ANSWER_USEC 500000u        /* kvd says "nobody came" so much after the time is over, or is stuck */
 

@@ -8,7 +8,8 @@
  * Lost, the engine has no pages: window, rings and rows of the old kvd are unmapped at once, so that their
  * memory is free for the next one.  What it keeps is what no kvd owns: the model, the sockets to the clients
  * and, in every session, all tokens so far.  From these each sequence is computed again at the next kvd, and by
- * decision 0001 to the same bytes.  While nobody answers it goes on trying, and says so after a minute.
+ * decision 0001 to the same bytes.  While nobody answers it goes on trying.  After a minute it says so and closes
+ * the streams without END: another engine may be better off, and nobody waits for ever.
  *
  * The engine's thread, between two steps; never waits. */
 #include "engine/engine.h"
@@ -20,7 +21,7 @@
 #include "engine/log.h"
 
 #define BACKOFF_USEC_MIN 20000u
-#define BACKOFF_USEC_MAX 500000u   /* a new kvd's clients wait that long at most for their engine */
+#define BACKOFF_USEC_MAX 200000u   /* a new kvd's clients wait that long at most for their engine */
 #define STEADY_USEC 10000000u      /* an attachment that lasted so long was sound: no back-off is due */
 #define ADVANCE_USEC 10000u        /* a try is under way: look for kvd's answer */
 #define COMPLAIN_USEC 60000000u    /* as a keeper waits for a kvd */
@@ -110,6 +111,8 @@ static void attached(struct engine *e, uint64_t now_usec)
 	e->running_sent = UINT32_MAX;      /* so that the new kvd hears our numbers */
 	engine_take_geometry(e);
 	engine_offer_weights(e);
+	if (e->draining && !e->drain_usec)         /* the old kvd wished it, and this one has not */
+		e->draining = e->link.draining = e->serve.draining = false;
 	log_info("attached again kvd_pid=%u number=%u streams=%u usec=%llu", a->kvd_pid,
 		 kvd_engine_number(e->kvd), e->serve.n_active, (unsigned long long)(now_usec - a->lost_usec));
 	serve_attached(&e->serve, now_usec);
@@ -137,6 +140,7 @@ static void try_attach(struct engine *e, uint64_t now_usec)
 			  (unsigned long long)((now_usec - a->lost_usec) / 1000000u), e->serve.n_active,
 			  reason(e, r));
 		a->complain_usec = now_usec + COMPLAIN_AGAIN_USEC;
+		serve_give_up(&e->serve, "no kvd for a minute");
 	}
 }
 

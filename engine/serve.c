@@ -33,7 +33,7 @@
 
 #define READ_USEC 30000000u /* a request must be complete this long after its stream opened */
 #define LINGER_USEC 10000000u
-#define AGAIN_USEC 10000000u       /* a client names itself to a new kvd within a turn of its loop */
+#define AGAIN_USEC 5000000u        /* a client names itself to a new kvd within a turn of its loop */
 #define SLOW_USEC 30000000u        /* design: a client that reads nothing for 30 s is closed */
 #define PACKETS_A_TURN 64u         /* of one stream before others get their turn */
 /* Longer texts cannot fit the context and are not tokenised to learn by how much: that would cost
@@ -298,6 +298,12 @@ void serve_lost(struct serve *v)
 		s->client = 0;
 		s->again_usec = 0;
 	}
+}
+
+void serve_give_up(struct serve *v, const char *why)
+{
+	for (uint32_t i = 0; i < v->n_active; i++)
+		drop(v, &v->streams[v->active[i]], why);
 }
 
 /* Ask a client to name itself. */

@@ -86,6 +86,8 @@ void serve_deinit(struct serve *v);
 void serve_accept(struct serve *v, const struct kvd_engine_client *client, uint64_t now_usec);
 /* kvd is gone: its handles mean nothing any more.  The streams stay. */
 void serve_lost(struct serve *v);
+/* It does not come back: close all streams without END, so that libkvd looks for another engine. */
+void serve_give_up(struct serve *v, const char *why);
 /* There is a new kvd: ask the clients to name themselves to it. */
 void serve_attached(struct serve *v, uint64_t now_usec);
 /* One has.  A RUNNING stream's sequence is opened again. */

@@ -128,6 +128,46 @@ START_TEST(killed_again_and_again)
 }
 END_TEST
 
+/* An engine dies with kvd: its stream waits for the next kvd, there for the other engine, and goes on. */
+static void kill_both(void *arg, struct host_job *job)
+{
+	struct restart *r = arg;
+	(void)job;
+	if (r->killed || ++r->chunks < 30)
+		return;
+	r->killed++;
+	host_kill(&r->h->engines[0], SIGKILL);
+	restart_kvd(r->h, true);
+}
+
+START_TEST(an_engine_dies_with_kvd)
+{
+	struct host h;
+	char *text = scenario_text(7, 80);
+	struct host_job jobs[2];
+	start(&h);
+	struct host_job alone = scenario_alone(&h, "green", "two", text, 300);
+	scenario_job(&jobs[0], "green", "one", text, 300);
+	scenario_job(&jobs[1], "red", "two", text, 300);
+	struct restart r = { .h = &h };
+	ck_assert_msg(host_run(&h, jobs, 2, kill_both, &r) == 0, "%s%s", jobs[0].error, jobs[1].error);
+	ck_assert_uint_eq(r.killed, 1);
+	ck_assert_int_eq(jobs[0].resumed, 1);
+	ck_assert_int_eq(jobs[1].resumed, 0);
+	for (unsigned i = 0; i < 2; i++) {
+		ck_assert_str_eq(jobs[i].served_by, "two");
+		ck_assert_uint_eq(jobs[i].n_ids, alone.n_ids);
+		ck_assert_mem_eq(jobs[i].ids, alone.ids, alone.n_ids * sizeof(*alone.ids));
+		ck_assert_str_eq(jobs[i].answer, alone.answer);
+	}
+	host_settle(&h);
+	host_stop(&h);
+	host_jobs_free(jobs, 2);
+	host_jobs_free(&alone, 1);
+	free(text);
+}
+END_TEST
+
 /* A stream's socket is closed a moment after its client has gone. */
 static unsigned settled_fds(pid_t pid)
 {
@@ -231,9 +271,10 @@ int main(void)
 	const struct scenario_test tests[] = {
 		SCENARIO(streams_go_on_at_the_next_kvd),
 		SCENARIO(killed_again_and_again),
+		SCENARIO(an_engine_dies_with_kvd),
 		SCENARIO(nothing_grows),
 		SCENARIO(clients_wait_for_kvd),
 		SCENARIO(engine_without_kvd_ends_on_sigterm),
 	};
-	return scenario_run("restart", tests, 5, 300);
+	return scenario_run("restart", tests, 6, 300);
 }
