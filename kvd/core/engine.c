@@ -48,6 +48,7 @@ static uint32_t space_make(const struct core *c, const struct core_event *ev)
 	SET_ZERO(s);
 	SET(s->geometry, g);
 	SET(s->page_bytes, page_bytes);
+	SET(s->worth_usec, space_worth_usec(c, (uint32_t)(s - c->spaces)));
 	SET(s->layout, ev->attach.layout);
 	SET(s->kv_format, ev->attach.kv_format);
 	SET_BYTES(s->fingerprint, ev->attach.fingerprint, sizeof(s->fingerprint));

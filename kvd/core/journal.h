@@ -39,23 +39,32 @@ struct journal_target {
 };
 extern struct journal_target journal_target;
 
-static inline void journal_note(const void *address, size_t size)
+static inline void journal_note_word(struct journal *j, uintptr_t at)
+{
+	uint64_t n = j->n;
+	if (__builtin_expect(n >= journal_target.max, 0)) {
+		j->overflow = 1;
+		return;
+	}
+	struct journal_entry *entry = &journal_target.entries[n];
+	entry->word = (at - journal_target.base) / 8;
+	entry->old = *(const uint64_t *)at;
+	__atomic_signal_fence(__ATOMIC_SEQ_CST);
+	j->n = n + 1;
+}
+
+static inline __attribute__((always_inline)) void journal_note(const void *address, size_t size)
 {
 	struct journal *j = journal_target.journal;
 	uintptr_t first = (uintptr_t)address & ~(uintptr_t)7, end = (uintptr_t)address + size;
 	if (!j)
 		return;
-	for (uintptr_t at = first; at < end; at += 8) {
-		if (__builtin_expect(j->n >= journal_target.max, 0)) {
-			j->overflow = 1;
-			break;
-		}
-		struct journal_entry *entry = &journal_target.entries[j->n];
-		entry->word = (at - journal_target.base) / 8;
-		entry->old = *(const uint64_t *)at;
-		__atomic_signal_fence(__ATOMIC_SEQ_CST);
-		j->n++;
-	}
+	/* A field of up to four bytes is aligned and lies in one word: no loop on the hot paths. */
+	if (__builtin_constant_p(size) && size <= 4)
+		journal_note_word(j, first);
+	else
+		for (uintptr_t at = first; at < end; at += 8)
+			journal_note_word(j, at);
 	__atomic_signal_fence(__ATOMIC_SEQ_CST);
 }
 

@@ -62,6 +62,7 @@ void trigger_set(const struct core *c, const struct core_event *event);
 #define HALF_LIFE_USEC 300000000ull            /* of a hit: long against a dialogue, short against a day's turn */
 uint32_t hits_now(uint32_t hits_256, uint64_t used_usec, uint64_t now_usec);
 uint32_t space_tokens_per_mib(const struct core *c, uint32_t space);
+uint64_t space_worth_usec(const struct core *c, uint32_t space);
 uint64_t claim_worth_usec(const struct core *c, const struct claim *k);
 uint64_t claim_value(const struct core *c, uint32_t claim);
 void claim_relist(const struct core *c, uint32_t claim);

@@ -60,7 +60,9 @@ uint32_t reclaim_run(const struct core *c, uint32_t group, uint32_t n_frames)
 	struct reclaim_candidate plan[PLAN_STEP];
 	/* Dropping a claim may free nothing here: bounded, and the next event goes on. */
 	for (uint32_t round = 0; round < 16 && reclaimed(g) - before < n_frames; round++) {
-		uint32_t n = reclaim_plan(c, (struct reclaim_scope){ group, CORE_NONE }, plan, PLAN_STEP);
+		uint32_t missing = n_frames - (reclaimed(g) - before);
+		uint32_t n = reclaim_plan(c, (struct reclaim_scope){ group, CORE_NONE }, plan,
+					  missing < PLAN_STEP ? missing : PLAN_STEP);
 		for (uint32_t i = 0; i < n && reclaimed(g) - before < n_frames; i++)
 			if (claim_at(c, plan[i].claim)->shelf) /* an earlier one may have taken it along */
 				reclaim_out(c, plan[i].claim);

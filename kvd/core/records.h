@@ -253,6 +253,7 @@ struct space {
 	uint64_t page_bytes,
 		engines; /* engines LIVE or DEAD: those that may still look at a frame */
 	uint32_t first_tenant, many;   /* a second tenant or engine has appeared */
+	uint64_t worth_usec;           /* what a page's cost adds to the time of its last use (shelf.c) */
 };
 
 struct group {                         /* one (space, colour): who may use which extents */

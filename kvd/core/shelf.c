@@ -70,8 +70,13 @@ static uint64_t log2_16(uint64_t n)
 /* What hits and cost add to the time of its last use. */
 uint64_t claim_worth_usec(const struct core *c, const struct claim *k)
 {
-	return HALF_LIFE_USEC * hits_level(k->hits_256) +
-	       HALF_LIFE_USEC * log2_16(space_tokens_per_mib(c, node_at(c, k->node)->space)) / 16;
+	return HALF_LIFE_USEC * hits_level(k->hits_256) + c->spaces[node_at(c, k->node)->space].worth_usec;
+}
+
+/* What the cost of computing one of its pages again adds. */
+uint64_t space_worth_usec(const struct core *c, uint32_t space)
+{
+	return HALF_LIFE_USEC * log2_16(space_tokens_per_mib(c, space)) / 16;
 }
 
 uint64_t claim_value(const struct core *c, uint32_t claim)
