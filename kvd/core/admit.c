@@ -2,12 +2,12 @@
  *
  * Admission reserves the prompt's pages plus one.  The queue is one per pool, by age (order of the
  * first OPEN), strictly: nobody overtakes the oldest, so nobody starves; a resumed sequence stands
- * where its age puts it.  Only a RESUME that its own tenant's max holds back is passed by.
+ * where its age puts it.  Passed by are only those that would not get in if everybody else ended: held back by
+ * their own tenant's max or high (throttled), or larger than what the floors of others leave.  And who asks for
+ * no more than its min does not stand behind others at all.
  *
- * OPEN and RESUME never take anything from a running sequence.  GROW beyond its reservation does,
- * when nothing can be reclaimed: the youngest sequence of the tenant with most bytes is preempted,
- * which may be the one that grows, but never the oldest running one.  So the oldest always
- * proceeds, and everybody becomes the oldest.  If the oldest is alone and still does not fit, the
+ * OPEN and RESUME take nothing from a running sequence, but for a floor.  GROW beyond its reservation does,
+ * when nothing can be reclaimed (preempt.c).  If the oldest is alone and still does not fit, the
  * shared extents it reads from are in its way: it is preempted too, and computes all its pages
  * itself when resumed. */
 #include "kvd/core/parts.h"
@@ -54,74 +54,25 @@ void admit_stop(const struct core *c, uint32_t seq)
 	SET(c->memory_changed, 1);
 }
 
-/* Take a sequence's pages away.  Sealed ones stay cached as long as memory allows. */
-void admit_preempt(const struct core *c, uint32_t seq)
-{
-	const struct seq *s = seq_at(c, seq);
-	admit_stop(c, seq);
-	SET(s->state, SEQ_PREEMPTED);
-	seq_release(c, seq);
-	ADD(s->preempted, 1);
-	ADD(c->preemptions, 1);
-	if (s->pending)
-		seq_complete(c, seq, KVD_S_PREEMPTED);
-	act_complete(c, s->engine, &(struct kvd_cqe){ .verb = KVD_EV_PREEMPT, .slot = s->slot });
-}
+enum admission { ADMIT_LEFT, ADMIT_BLOCKED, ADMIT_PASSED_BY, ADMIT_THROTTLED };
 
-/* The youngest sequence of the tenant with most bytes; never the oldest of all.  0: only that runs.
- *  */
-static uint32_t victim_find(const struct core *c)
-{
-	uint32_t best = 0, oldest = list_first(&c->running);
-	uint64_t most = 0;
-	for (uint32_t t = list_first(&c->tenants_running); t != CORE_NONE;
-	     t = list_next(c, LIST_TENANTS, t)) {
-		const struct tenant *tenant = tenant_at(c, t);
-		uint64_t bytes = tenant->held_bytes + tenant->reserved_bytes;
-		uint32_t youngest = list_last(&tenant->running);
-		if (youngest != oldest && (!best || bytes > most)) {
-			best = youngest;
-			most = bytes;
-		}
-	}
-	return best;
-}
-
-/* Reserve frames for a running sequence, whatever it costs others.  False: it cost itself. */
-bool admit_reserve(const struct core *c, uint32_t seq, uint32_t pages)
-{
-	const struct seq *s = seq_at(c, seq);
-	const struct tenant *t = tenant_at(c, s->tenant);
-	if (t->quota.max_bytes)
-		reclaim_tenant(c, s->tenant,
-			       pages * page_bytes_of_space(c, c->engines[s->engine].space));
-	seq_reserve(c, seq, pages);
-	while (!core_fits(c)) {
-		uint32_t victim = victim_find(c);
-		if (!victim) {
-			SET(s->alone, 1);
-			victim = seq;
-		}
-		admit_preempt(c, victim);
-		if (victim == seq)
-			return false;
-	}
-	return true;
-}
-
-enum admission { ADMIT_LEFT, ADMIT_BLOCKED, ADMIT_PASSED_BY };
-
-/* The tenant's max: ADMIT_LEFT = there is room. */
+/* The tenant's own limits: ADMIT_LEFT = it has room.  Over its max an OPEN is refused, at once and with the
+ * numbers; a RESUME waits for the tenant's other sequences, as both do over its high. */
 static enum admission tenant_check(const struct core *c, uint32_t seq, uint32_t pages)
 {
 	const struct seq *s = seq_at(c, seq);
 	const struct tenant *t = tenant_at(c, s->tenant);
+	const struct core_quota *q = &t->quota;
 	uint64_t bytes = pages * page_bytes_of_space(c, c->engines[s->engine].space);
-	if (!t->quota.max_bytes)
-		return ADMIT_LEFT;
-	if (t->held_bytes + t->reserved_bytes + bytes > t->quota.max_bytes)
-		return s->pending == KVD_SEQ_OPEN ? ADMIT_BLOCKED : ADMIT_PASSED_BY;
-	reclaim_tenant(c, s->tenant, bytes);
+	uint64_t used = t->held_bytes + t->reserved_bytes + bytes;
+	if (q->max_bytes && used > q->max_bytes)
+		return s->pending == KVD_SEQ_OPEN ? ADMIT_BLOCKED : ADMIT_THROTTLED;
+	if (q->high_bytes && used > q->high_bytes && t->running.count)
+		return ADMIT_THROTTLED;
+	if (q->max_bytes && !reclaim_tenant(c, s->tenant, bytes)) {
+		SET(c->more, 1);
+		return ADMIT_THROTTLED;
+	}
 	return ADMIT_LEFT;
 }
 
@@ -140,11 +91,19 @@ static void refuse_tenant_max(const struct core *c, uint32_t seq, uint32_t pages
 	act_complete(c, engine, &cqe);
 }
 
+static uint32_t hits_count(const struct core *c, uint32_t seq)
+{
+	uint32_t hits = 0, record;
+	while (lookup_probe(c, seq, hits, &record) == PROBE_HIT)
+		hits++;
+	return hits;
+}
+
 /* Hold the `hits` cached pages, reserve the rest; false: it does not fit, and all is as before. */
 static bool admit_take(const struct core *c, uint32_t seq, uint32_t hits)
 {
 	const struct seq *s = seq_at(c, seq);
-	uint32_t page = 0;
+	uint32_t page = 0, changed = c->memory_changed;
 	for (uint32_t i = 0; i < hits; i++) {
 		enum probe found = lookup_probe(c, seq, i, &page);
 		assert(found == PROBE_HIT);
@@ -159,10 +118,13 @@ static bool admit_take(const struct core *c, uint32_t seq, uint32_t hits)
 		SET(s->n_sealed, i + 1);
 	}
 	seq_reserve(c, seq, (int64_t)s->need - hits);
+	guard_settle(c, s->tenant);          /* its own floor keeps less now */
 	if (core_fits(c)) {
 		SET(s->n_cached, hits);
-		for (uint32_t i = 0; i < hits; i++)
+		for (uint32_t i = 0; i < hits; i++) {
 			ADD(node_at(c, hold_at(c, s->row + i)->node)->hits, 1);
+			claim_hit(c, hold_at(c, s->row + i)->claim);
+		}
 		return true;
 	}
 	seq_reserve(c, seq, -(int64_t)s->reserved);
@@ -171,17 +133,37 @@ static bool admit_take(const struct core *c, uint32_t seq, uint32_t hits)
 		SET(s->n_sealed, i);
 		hold_drop(c, seq, i);
 	}
+	SET(c->memory_changed, changed);     /* what it took and gave back is not new memory */
 	return false;
+}
+
+/* The oldest of all, and nobody runs: whatever is in its way goes, shared extents and others' floors. */
+static bool take_alone(const struct core *c, uint32_t seq)
+{
+	const struct seq *s = seq_at(c, seq);
+	SET(s->alone, 1);                    /* not even the shared pages that it could read */
+	bool taken = admit_take(c, seq, 0);
+	while (!taken && floors_yield(c, s->tenant))
+		taken = admit_take(c, seq, 0);
+	if (!taken)
+		SET(s->alone, 0);
+	return taken;
+}
+
+/* Would it have to wait for floors of others, not for sequences that end? */
+static bool waits_for_floors(const struct core *c, uint32_t seq)
+{
+	const struct seq *s = seq_at(c, seq);
+	uint64_t pool = pool_pages(c, s->engine) * page_bytes_of_space(c, c->engines[s->engine].space);
+	uint64_t others = c->floor_bytes - tenant_at(c, s->tenant)->floor_bytes;
+	return s->need * page_bytes_of_space(c, c->engines[s->engine].space) + others > pool;
 }
 
 static enum admission admit_try(const struct core *c, uint32_t seq)
 {
 	const struct seq *s = seq_at(c, seq);
-	uint32_t hits = 0, record;
-	enum probe found;
-	while ((found = lookup_probe(c, seq, hits, &record)) == PROBE_HIT)
-		hits++;
-	if (found == PROBE_PROMISED) {
+	uint32_t hits = hits_count(c, seq), record;
+	if (lookup_probe(c, seq, hits, &record) == PROBE_PROMISED) {
 		/* It waits outside the queue and holds nothing, so it cannot be in the promiser's
 		 * way. */
 		seq_unwait(c, seq);
@@ -193,21 +175,22 @@ static enum admission admit_try(const struct core *c, uint32_t seq)
 		refuse_tenant_max(c, seq, s->need - hits);
 		return ADMIT_LEFT;
 	}
-	if (may == ADMIT_PASSED_BY)
+	if (may == ADMIT_THROTTLED) {
+		seq_throttle(c, seq);
 		return may;
-	/* tenant_check may have dropped claims of pages counted above */
-	for (hits = 0; lookup_probe(c, seq, hits, &record) == PROBE_HIT;)
-		hits++;
+	}
+	hits = hits_count(c, seq);           /* tenant_check may have dropped claims of some */
 	bool taken = admit_take(c, seq, hits);
-	if (!taken && hits && !c->running.count) {
-		SET(s->alone, 1);            /* the shared extents of those pages are in the way */
+	while (!taken && floor_covers(c, seq, s->need) && act_room(c) && floor_preempt(c, s->tenant)) {
+		hits = hits_count(c, seq);
+		taken = admit_take(c, seq, hits);
+	}
+	if (!taken && !c->running.count && seq == list_first(&c->queue)) {
 		hits = 0;
-		taken = admit_take(c, seq, 0);
-		if (!taken)
-			SET(s->alone, 0);
+		taken = take_alone(c, seq);
 	}
 	if (!taken)
-		return ADMIT_BLOCKED;
+		return waits_for_floors(c, seq) ? ADMIT_PASSED_BY : ADMIT_BLOCKED;
 	seq_unwait(c, seq);
 	admit_run(c, seq);
 	act_row(c, seq, 0, hits);
@@ -216,11 +199,26 @@ static enum admission admit_try(const struct core *c, uint32_t seq)
 	return ADMIT_LEFT;
 }
 
+/* Who is below its min does not stand in the queue behind others: it gets what is its own. */
+static void admit_floors(const struct core *c)
+{
+	uint32_t tenant = list_first(&c->floor_tenants);
+	for (uint32_t n = 0; tenant != CORE_NONE && n < 64 && act_room(c); n++) {
+		const struct tenant *t = tenant_at(c, tenant);
+		uint32_t next = list_next(c, LIST_FLOORS, tenant), seq = list_first(&t->queued);
+		if (!floor_covers(c, seq, seq_at(c, seq)->need) || admit_try(c, seq) != ADMIT_LEFT)
+			tenant = next;
+		else if (!t->floor_listed)           /* that was its last one */
+			tenant = next;
+	}
+}
+
 void admit_pump(const struct core *c)
 {
 	if (!c->memory_changed)
 		return;
 	SET(c->memory_changed, 0);
+	admit_floors(c);
 	uint32_t seq = list_first(&c->queue);
 	for (uint32_t n = 0; seq != CORE_NONE; n++) {
 		uint32_t next = list_next(c, LIST_WAITERS, seq);
@@ -229,11 +227,8 @@ void admit_pump(const struct core *c)
 			SET(c->memory_changed, 1);
 			return;
 		}
-		if (admit_try(c, seq) == ADMIT_BLOCKED) {
-			/* what it took and gave back is not new memory */
-			SET(c->memory_changed, 0);
+		if (admit_try(c, seq) == ADMIT_BLOCKED)
 			return;
-		}
 		seq = next;
 	}
 }

@@ -57,6 +57,10 @@ struct core {
 	struct list running;           /* sequences, oldest first */
 	struct list promisers;         /* sequences with promises, least recent progress first */
 	struct list tenants_running;
+	struct list floor_tenants;     /* with a min, and sequences in the queue */
+	struct list rate_tenants;      /* with sequences that wait for their insert rate */
+	uint64_t rate_usec;            /* when the first of these may go on */
+	uint32_t reclaiming;           /* between the marks low and high */
 	struct list dirty_tenants;     /* to be looked at before the event ends */
 	uint64_t guarded_bytes, floor_bytes; /* sums over tenants */
 	uint64_t refault_tokens, reclaimed_pages[KVD_RECLAIM_REASONS], n_evicted;
@@ -187,7 +191,7 @@ enum list_kind {
 	LIST_HOLDERS,
 	LIST_COPIES,
 	LIST_COOL,
-	LIST_CHILDREN, LIST_MERGES, LIST_SWITCHES, LIST_NODE_CLAIMS, LIST_LRU, LIST_SHELVES, LIST_DIRTY,
+	LIST_CHILDREN, LIST_MERGES, LIST_SWITCHES, LIST_NODE_CLAIMS, LIST_LRU, LIST_SHELVES, LIST_DIRTY, LIST_FLOORS, LIST_RATES,
 	LIST_PROMISES,
 	LIST_WAITERS,
 	LIST_RUNNING,

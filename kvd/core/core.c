@@ -319,6 +319,7 @@ void core_step(struct core *core, const struct core_event *event, uint64_t now_u
 	 * two rounds settle what one event can settle, and `more` asks for another event. */
 	for (uint32_t round = 0; round < 2; round++) {
 		tenants_pump(c);
+		rate_pump(c);
 		extent_pump(c);
 		while (c->awake.count && act_room(c)) {
 			uint32_t seq = list_first(&c->awake);
@@ -327,6 +328,7 @@ void core_step(struct core *core, const struct core_event *event, uint64_t now_u
 		}
 		admit_pump(c);
 		admit_serve(c);
+		watermark_pump(c);
 		share_pump(c);
 		compact_pump(c);
 		if (!c->awake.count && !c->memory_changed)
@@ -351,5 +353,7 @@ uint64_t core_next_tick_usec(const struct core *core)
 	uint64_t least_usec = compact_usec < promise_usec ? compact_usec : promise_usec;
 	uint64_t spill_usec = spill_next_usec(core), psi_usec = psi_tick_usec(core);
 	least_usec = least_usec < spill_usec ? least_usec : spill_usec;
-	return least_usec < psi_usec ? least_usec : psi_usec;
+	uint64_t rate_usec = rate_tick_usec(core);
+	least_usec = least_usec < psi_usec ? least_usec : psi_usec;
+	return least_usec < rate_usec ? least_usec : rate_usec;
 }

@@ -294,7 +294,7 @@ enum core_explain { CORE_EXPLAIN_PREFIX = 1, CORE_EXPLAIN_FRAME, CORE_EXPLAIN_TE
 uint32_t core_read_explain(const struct core *core, uint32_t tenant, enum core_explain kind, uint64_t number,
 			   uint64_t now_usec, uint32_t *cursor, struct kvd_row_plan *ret, uint32_t max);
 
-/* A prefix is named by its last page's node: number and hash, so that a stale name is found out. */
+/* The number of the prefix that ends with this node: a keyed hash of its tokens. */
 uint64_t core_prefix_id(const struct core *core, uint32_t node);
 /* Administrators only; the walk is over moving things where it takes several calls. */
 uint32_t core_read_prefixes(const struct core *core, uint64_t now_usec, uint32_t *cursor,

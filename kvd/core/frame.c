@@ -109,5 +109,7 @@ uint32_t frame_take(const struct core *c, uint32_t group, uint32_t prefer, enum 
 	}
 	assert(frame_state(c, f) == KVD_FRAME_FREE);
 	frame_move(c, f, to, owner);
+	if (c->taker != owner)
+		SET(c->taker, owner);
 	return f;
 }

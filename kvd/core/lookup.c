@@ -208,6 +208,7 @@ static bool take_one(const struct core *c, uint32_t seq, uint32_t index, uint32_
 	}
 	SET(s->n_sealed, index + 1);
 	ADD(node_at(c, page_at(c, page)->node)->hits, 1);
+	claim_hit(c, claim);
 	ADD(s->n_cached, 1);
 	return true;
 }

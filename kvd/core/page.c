@@ -210,7 +210,7 @@ void hold_claim(const struct core *c, uint32_t seq, uint32_t index, uint32_t cla
 	uint64_t bytes = bytes_of(c, h->page);
 	assert(k->complete && !h->claim);
 	SET(h->claim, claim);
-	claim_hit(c, claim);
+	claim_use(c, claim);
 	SET(k->home, page_group(c, h->page));
 	ADD(k->holds, 1);
 	if (k->holds > 1)

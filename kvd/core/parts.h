@@ -67,6 +67,7 @@ uint64_t claim_worth_usec(const struct core *c, const struct claim *k);
 uint64_t claim_value(const struct core *c, uint32_t claim);
 void claim_relist(const struct core *c, uint32_t claim);
 void claim_unlist(const struct core *c, uint32_t claim);
+void claim_use(const struct core *c, uint32_t claim);
 void claim_hit(const struct core *c, uint32_t claim);
 void claim_touch(const struct core *c, uint32_t claim);
 void shelf_begin(const struct shelf *s, uint32_t cursor[SHELF_LEVELS]);
@@ -153,6 +154,7 @@ bool page_may_share(const struct core *c, uint32_t page);
 uint32_t node_find(const struct core *c, uint32_t space, uint32_t parent, const int32_t *tokens);
 uint32_t node_find_or_make(const struct core *c, uint32_t space, uint32_t parent,
 			   const int32_t *tokens);
+uint32_t node_of_prefix(const struct core *c, uint64_t id);  /* 0: nobody has it now */
 void node_ref(const struct core *c, uint32_t node);
 void node_unref(const struct core *c, uint32_t node);
 void node_maybe_free(const struct core *c, uint32_t node);
@@ -216,6 +218,9 @@ void seq_complete(const struct core *c, uint32_t seq,
 void seq_wait(const struct core *c, uint32_t seq, enum seq_wait kind, uint32_t on);
 void seq_unwait(const struct core *c, uint32_t seq);
 void seq_wake(const struct core *c, uint32_t seq);
+void seq_throttle(const struct core *c, uint32_t seq);    /* its tenant's limits keep it in the queue */
+void seq_refuse(const struct core *c, uint32_t seq, uint32_t need_pages, uint32_t have_pages); /* TENANT_MAX */
+void floor_list(const struct core *c, uint32_t tenant);
 void seq_release(const struct core *c, uint32_t seq); /* all holds, reservation, promises, waits */
 void seq_end(const struct core *c, uint32_t seq);
 void seq_reserve(const struct core *c, uint32_t seq, int64_t pages);
@@ -231,11 +236,28 @@ uint64_t pool_pages(const struct core *c, uint32_t engine);
 void admit_enqueue(const struct core *c, uint32_t seq);
 void admit_run(const struct core *c, uint32_t seq);      /* state RUNNING, into the lists by age */
 void admit_stop(const struct core *c, uint32_t seq);
-bool admit_reserve(const struct core *c, uint32_t seq,
-		   uint32_t pages); /* false: seq itself was preempted */
-void admit_preempt(const struct core *c, uint32_t seq);
 void admit_pump(const struct core *c);
 void admit_serve(const struct core *c); /* groups whose sequences wait for frames */
+
+/* preempt.c */
+void admit_preempt(const struct core *c, uint32_t seq);
+bool admit_reserve(const struct core *c, uint32_t seq, uint32_t pages); /* false: seq itself was preempted */
+bool max_allows(const struct core *c, uint32_t seq, uint32_t pages);    /* false: preempted or refused */
+bool floor_covers(const struct core *c, uint32_t seq, uint32_t pages);
+bool floor_preempt(const struct core *c, uint32_t tenant);
+bool floors_yield(const struct core *c, uint32_t tenant);
+
+/* rate.c: new pages per second */
+bool rate_allows(const struct core *c, uint32_t seq);                   /* false: it waits */
+void rate_unlist(const struct core *c, uint32_t tenant);
+void rate_pump(const struct core *c);
+uint64_t rate_tick_usec(const struct core *c);
+
+/* watermark.c */
+void watermark_pump(const struct core *c);
+uint64_t available_bytes(const struct core *c);
+struct watermarks { uint64_t min_bytes, low_bytes, high_bytes; };
+struct watermarks watermarks(const struct core *c);
 
 /* plan.c: the one ranked plan */
 struct reclaim_candidate {

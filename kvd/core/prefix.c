@@ -43,6 +43,21 @@ uint32_t node_find(const struct core *c, uint32_t space, uint32_t parent, const 
 	return node_find_hashed(c, space, parent, tokens, node_identity(c, space, parent, tokens));
 }
 
+/* A prefix's number is the keyed hash of its tokens: the same when it has gone and come back, and it tells a
+ * tenant nothing of what others have. */
+uint64_t core_prefix_id(const struct core *c, uint32_t node)
+{
+	return node_at(c, node)->identity;
+}
+
+uint32_t node_of_prefix(const struct core *c, uint64_t id)
+{
+	uint32_t i = *bucket_at(c, c->layout.at_node_hash, (uint32_t)id);
+	while (i && node_at(c, i)->identity != id)
+		i = node_at(c, i)->hash_next;
+	return i;
+}
+
 /* 0: the pool of nodes is full. */
 uint32_t node_find_or_make(const struct core *c, uint32_t space, uint32_t parent,
 			   const int32_t *tokens)

@@ -10,6 +10,29 @@ static void copy_name(char *target, const char *source)
 	target[KVD_NAME_MAX - 1] = 0;
 }
 
+static void read_pressure(const struct core *c, uint64_t now_usec, struct kvd_row_status *ret)
+{
+	struct watermarks mark = watermarks(c);
+	struct kvd_row_psi psi;
+	ret->available_bytes = available_bytes(c);
+	ret->mark_min_bytes = mark.min_bytes;
+	ret->mark_low_bytes = mark.low_bytes;
+	ret->mark_high_bytes = mark.high_bytes;
+	ret->guarded_bytes = c->guarded_bytes;
+	ret->refault_tokens = c->refault_tokens;
+	memcpy(ret->reclaimed_pages, c->reclaimed_pages, sizeof(ret->reclaimed_pages));
+	for (uint32_t i = 0; i < c->n_tenants; i++)
+		ret->throttled += tenant_at(c, i)->throttled;
+	ret->reclaiming = c->reclaiming;
+	psi_read(&c->psi, now_usec, &psi);
+	ret->some_avg10 = psi.some_avg10;
+	ret->some_avg60 = psi.some_avg60;
+	ret->some_avg300 = psi.some_avg300;
+	ret->full_avg10 = psi.full_avg10;
+	ret->full_avg60 = psi.full_avg60;
+	ret->full_avg300 = psi.full_avg300;
+}
+
 void core_read_status(const struct core *c, uint64_t now_usec, struct kvd_row_status *ret)
 {
 	memset(ret, 0, sizeof(*ret));
@@ -48,6 +71,7 @@ void core_read_status(const struct core *c, uint64_t now_usec, struct kvd_row_st
 			ret->sequences += c->engines[i].n_seqs;
 	}
 	ret->healthy = 1;
+	read_pressure(c, now_usec, ret);
 }
 
 uint32_t core_read_engines(const struct core *c, uint32_t *cursor, struct kvd_row_engine *ret,
@@ -149,6 +173,11 @@ uint32_t core_read_tenants(const struct core *c, uint32_t tenant, uint32_t *curs
 		row->guarded_bytes = t->guarded_bytes;
 		row->refault_tokens = t->refault_tokens;
 		row->throttled = t->throttled;
+		row->stalled = t->stalled;
+		struct kvd_row_psi psi;
+		psi_read(&t->psi, c->now_usec, &psi);
+		row->some_avg10 = psi.some_avg10;
+		row->full_avg10 = psi.full_avg10;
 		row->spilled_bytes = t->spilled_bytes;
 		row->evicted_pages = t->evicted;
 		row->sequences = t->n_seqs;

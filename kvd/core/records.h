@@ -166,6 +166,7 @@ enum seq_wait {
 	WAIT_FETCH,
 	WAIT_ACK,
 	WAIT_MEMORY,
+	WAIT_RATE,
 	WAIT_AWAKE,
 	WAIT_JOB
 };
@@ -183,6 +184,8 @@ struct seq {
 	uint8_t stall;                 /* enum seq_stall */
 	uint8_t no_fetch;              /* the disk has been too slow: compute */
 	uint8_t fetch;                 /* enum seq_fetch: a frame to read a spilled page into */
+	uint8_t rate_turn;             /* it waited for its tenant's rate, and goes first now */
+	uint32_t paid;                 /* pages of this GROW that its tenant's rate was charged for, up to here */
 	uint32_t n_fetches;            /* reads in flight into frames of its reservation */
 	uint32_t pending_slot;
 	uint16_t pending;              /* verb answered late, 0: none */
@@ -228,8 +231,13 @@ struct tenant {
 	uint64_t check_rss, check_held, check_reserved, check_guarded; /* fsck's sums, no part of the state */
 	uint32_t check_stalled, check_stalled_running;
 	struct list shelves;           /* with reclaim candidates, one for each group */
-	struct list running;           /* sequences, oldest first */
+	struct list running, queued;   /* sequences, oldest first */
+	struct list rated;             /* sequences that wait for its insert rate, in order of arrival */
 	struct link link;              /* tenants with running sequences */
+	struct link floor_link, rate_link;
+	uint8_t floor_listed, rate_listed;
+	uint64_t max_age;              /* sequences older than this began before its max was lowered */
+	uint64_t rate_usec;            /* when what was inserted so far is paid for, at its rate */
 	struct link dirty_link;
 	struct psi psi;
 };

@@ -15,14 +15,39 @@
  * Nothing a peer submits is asserted on: it gets a completion with a status. */
 #include "kvd/core/spill.h"
 
-static void queue_insert(const struct core *c, uint32_t seq)
+static void insert_by_age(const struct core *c, enum list_kind kind, const struct list *l, uint32_t seq)
 {
-	uint32_t where = CORE_NONE, last = list_last(&c->queue);
+	uint32_t where = CORE_NONE, last = list_last(l);
 	while (last != CORE_NONE && seq_at(c, last)->age > seq_at(c, seq)->age) {
 		where = last;
-		last = list_prev(c, LIST_WAITERS, last);
+		last = list_prev(c, kind, last);
 	}
-	list_insert(c, LIST_WAITERS, &c->queue, seq, where);
+	list_insert(c, kind, l, seq, where);
+}
+
+/* Tenants with a min whose sequences are in the queue are in a list of their own. */
+void floor_list(const struct core *c, uint32_t tenant)
+{
+	const struct tenant *t = tenant_at(c, tenant);
+	bool want = t->queued.count && t->quota.min_bytes;
+	if (want == t->floor_listed)
+		return;
+	if (want)
+		list_push(c, LIST_FLOORS, &c->floor_tenants, tenant);
+	else
+		list_remove(c, LIST_FLOORS, &c->floor_tenants, tenant);
+	SET(t->floor_listed, want);
+}
+
+/* In its tenant's part of the queue, too: its link there is free while it does not run. */
+static void queue_of_tenant(const struct core *c, uint32_t seq, bool in)
+{
+	uint32_t tenant = seq_at(c, seq)->tenant;
+	if (in)
+		insert_by_age(c, LIST_TENANT_RUNNING, &tenant_at(c, tenant)->queued, seq);
+	else
+		list_remove(c, LIST_TENANT_RUNNING, &tenant_at(c, tenant)->queued, seq);
+	floor_list(c, tenant);
 }
 
 static const struct list *wait_list(const struct core *c, const struct seq *s)
@@ -34,6 +59,7 @@ static const struct list *wait_list(const struct core *c, const struct seq *s)
 	case WAIT_SHARE: return &node_at(c, s->wait_on)->waiters;
 	case WAIT_ACK: return &c->engines[s->engine].ack_waiters;
 	case WAIT_MEMORY: return &c->groups[s->engine].pending;
+	case WAIT_RATE: return &tenant_at(c, s->tenant)->rated;
 	case WAIT_AWAKE: return &c->awake;
 	case WAIT_NONE:
 	case WAIT_JOB: break;
@@ -53,10 +79,12 @@ void seq_wait(const struct core *c, uint32_t seq, enum seq_wait kind, uint32_t o
 	SET(s->wait, kind);
 	SET(s->wait_on, on);
 	const struct list *list = wait_list(c, s);
-	if (kind == WAIT_QUEUE)
-		queue_insert(c, seq);
-	else if (list)
+	if (kind == WAIT_QUEUE) {
+		insert_by_age(c, LIST_WAITERS, &c->queue, seq);
+		queue_of_tenant(c, seq, true);
+	} else if (list) {
 		list_push(c, LIST_WAITERS, list, seq);
+	}
 	if (kind == WAIT_MEMORY)
 		mask_set(c, c->pending_groups, s->engine, true);
 	if (waits_for_memory(s))
@@ -73,6 +101,10 @@ void seq_unwait(const struct core *c, uint32_t seq)
 		ADD(c->waiting, -1);
 	if (list)
 		list_remove(c, LIST_WAITERS, list, seq);
+	if (kind == WAIT_QUEUE)
+		queue_of_tenant(c, seq, false);
+	if (kind == WAIT_RATE)
+		rate_unlist(c, s->tenant);
 	SET(s->wait, WAIT_NONE);
 	SET(s->wait_on, 0);
 	SET(s->throttled, 0);
@@ -81,6 +113,16 @@ void seq_unwait(const struct core *c, uint32_t seq)
 		mask_set(c, c->pending_groups, s->engine, false);
 	if (kind == WAIT_PROMISE)
 		claim_maybe_free(c, on);
+}
+
+void seq_throttle(const struct core *c, uint32_t seq)
+{
+	const struct seq *s = seq_at(c, seq);
+	if (s->throttled)
+		return;
+	SET(s->throttled, 1);
+	ADD(tenant_at(c, s->tenant)->throttled, 1);
+	stall_changed(c, seq);
 }
 
 void seq_wake(const struct core *c, uint32_t seq)
@@ -144,6 +186,8 @@ static void copy_forget(const struct core *c, uint32_t seq)
 void seq_release(const struct core *c, uint32_t seq)
 {
 	const struct seq *s = seq_at(c, seq);
+	if (s->wait == WAIT_QUEUE)
+		SET(c->memory_changed, 1);   /* whoever stood behind it may go */
 	seq_unwait(c, seq);
 	promise_break_all(c, seq);
 	copy_forget(c, seq);
@@ -206,6 +250,17 @@ void seq_complete(const struct core *c, uint32_t seq, uint32_t status)
 			       .user_data = s->pending_data,
 			       .cached = s->n_sealed,
 			       .pages = s->n_pages };
+	SET(s->pending, 0);
+	act_complete(c, s->engine, &cqe);
+}
+
+/* Its tenant's max refuses what it asks for; it keeps what it has. */
+void seq_refuse(const struct core *c, uint32_t seq, uint32_t need_pages, uint32_t have_pages)
+{
+	const struct seq *s = seq_at(c, seq);
+	struct kvd_cqe cqe = { .verb = s->pending, .status = KVD_S_TENANT_MAX, .slot = s->pending_slot,
+		.user_data = s->pending_data, .cached = s->n_sealed, .pages = s->n_pages,
+		.need_pages = need_pages, .have_pages = have_pages };
 	SET(s->pending, 0);
 	act_complete(c, s->engine, &cqe);
 }

@@ -306,24 +306,28 @@ void claim_relist(const struct core *c, uint32_t number)
 		shelf_add(c, number, group);
 }
 
-/* A use of the page: what it was before has halved meanwhile. */
+/* It is used now: what its hits were before has halved meanwhile.  The caller lists it again. */
+void claim_use(const struct core *c, uint32_t number)
+{
+	const struct claim *k = claim_at(c, number);
+	if (k->shelf)
+		claim_unlist(c, number);
+	SET(k->hits_256, (uint16_t)hits_now(k->hits_256, k->used_usec, c->now_usec));
+	SET(k->used_usec, c->now_usec);
+}
+
+/* A sequence that holds it had it computed, or need not compute it. */
 void claim_hit(const struct core *c, uint32_t number)
 {
 	const struct claim *k = claim_at(c, number);
-	uint32_t hits = hits_now(k->hits_256, k->used_usec, c->now_usec) + 256;
-	assert(!k->shelf || !k->holds);
-	if (k->shelf)
-		claim_unlist(c, number);
-	SET(k->hits_256, (uint16_t)(hits < UINT16_MAX ? hits : UINT16_MAX));
-	SET(k->used_usec, c->now_usec);
+	assert(k->holds && !k->shelf);
+	SET(k->hits_256, (uint16_t)(k->hits_256 < UINT16_MAX - 256 ? k->hits_256 + 256 : UINT16_MAX));
 }
 
 /* As if used now, though it was not. */
 void claim_touch(const struct core *c, uint32_t number)
 {
-	if (claim_at(c, number)->shelf)
-		claim_unlist(c, number);
-	SET(claim_at(c, number)->used_usec, c->now_usec);
+	claim_use(c, number);
 	claim_relist(c, number);
 }
 

@@ -18,18 +18,11 @@
 
 enum { EVICTS_MAX = 2048, VISITS_MAX = 1 << 20 }; /* of one event: a millisecond, tens of them; and of the journal */
 
-uint64_t core_prefix_id(const struct core *c, uint32_t node)
-{
-	return (uint64_t)node_at(c, node)->hash << 32 | node;
-}
-
-/* The live node that a prefix's name stands for; 0: there is none, or no longer. */
+/* The node that a prefix's number stands for, if somebody claims it; 0: there is none, or no longer. */
 static uint32_t prefix_find(const struct core *c, uint64_t id)
 {
-	uint32_t node = (uint32_t)id;
-	if (!node || node > c->nodes.high || node_at(c, node)->next_free || !node_at(c, node)->live)
-		return 0;
-	return node_at(c, node)->hash == (uint32_t)(id >> 32) && node_at(c, node)->n_complete ? node : 0;
+	uint32_t node = node_of_prefix(c, id);
+	return node && node_at(c, node)->n_complete ? node : 0;
 }
 
 static uint32_t chain_pages(const struct core *c, uint32_t node)

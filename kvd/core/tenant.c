@@ -196,7 +196,11 @@ void tenant_quota(const struct core *c, uint32_t tenant, const struct core_quota
 		q.weight = CORE_WEIGHT;
 	if (q.weight > CORE_WEIGHT_MAX)
 		q.weight = CORE_WEIGHT_MAX;
+	if (q.max_bytes && t->held_bytes + t->reserved_bytes > q.max_bytes)
+		SET(t->max_age, c->next_age);        /* who is there now is not refused by it */
 	SET(t->quota, q);
+	SET(c->rate_usec, c->now_usec);              /* who waits for the old rate is looked at again */
+	floor_list(c, tenant);
 	tenant_changed(c, tenant);
 	tenant_mark(c, tenant, DIRTY_GUARD | DIRTY_HIGH);
 	SET(c->memory_changed, 1);                   /* a larger max may let somebody in */

@@ -54,6 +54,16 @@ static void pending_set(const struct core *c, uint32_t seq, const struct core_ev
 	SET(s->pending_slot, ev->submit.sqe.slot);
 }
 
+/* The tenant has as many sequences as it may, running or not. */
+static bool sequences_full(const struct core *c, const struct core_event *ev, uint32_t tenant)
+{
+	const struct tenant *t = tenant_at(c, tenant);
+	if (!t->quota.max_sequences || t->n_seqs < t->quota.max_sequences)
+		return false;
+	answer_numbers(c, ev, KVD_S_LIMIT, (uint64_t)t->n_seqs + 1, t->quota.max_sequences);
+	return true;
+}
+
 /* OPEN and RESUME: may this be admitted at all, ever? */
 static bool open_refused(const struct core *c, const struct core_event *ev, uint32_t tenant,
 			 uint32_t need)
@@ -106,7 +116,7 @@ void seq_open(const struct core *c, const struct core_event *ev, uint32_t seq)
 	}
 	uint32_t need = pages_of(sqe->n_tokens);
 	need += need < e->max_pages;         /* the page that the first new token goes to */
-	if (open_refused(c, ev, tenant, need))
+	if ((!resume && sequences_full(c, ev, tenant)) || open_refused(c, ev, tenant, need))
 		return;
 	if (!resume)
 		seq_new(c, ev->engine, sqe->slot, tenant, tenant_at(c, tenant)->domain);
@@ -132,8 +142,11 @@ void seq_grow_on(const struct core *c, uint32_t seq)
 		return;
 	SET(s->lookup, 0);
 	uint32_t missing = s->want > s->n_pages ? s->want - s->n_pages : 0;
-	if (missing > s->reserved && !admit_reserve(c, seq, missing - s->reserved))
-		return;                      /* it was preempted itself, and answered */
+	if (missing && !rate_allows(c, seq))
+		return;
+	if (missing > s->reserved &&
+	    (!max_allows(c, seq, missing - s->reserved) || !admit_reserve(c, seq, missing - s->reserved)))
+		return;                      /* it was preempted itself, or refused, and answered */
 	if (!missing) {
 		seq_complete(c, seq, KVD_S_OK);
 		return;
@@ -160,6 +173,8 @@ void seq_grow(const struct core *c, const struct core_event *ev, uint32_t seq)
 	}
 	pending_set(c, seq, ev);
 	SET(s->want, sqe->want);
+	SET(s->paid, 0);
+	SET(s->rate_turn, 0);
 	SET(s->no_share, 0);
 	SET(s->no_fetch, 0);
 	/* Only where all that is computed is sealed: what lies between would be lost. */
@@ -284,6 +299,7 @@ static void seal_one(const struct core *c, uint32_t seq, uint32_t index, const i
 			ghost_computed(c, claim);
 		}
 		hold_claim(c, seq, index, claim);
+		claim_hit(c, claim);
 		share_consider(c, node);
 	}
 	node_unref(c, node);
@@ -346,6 +362,8 @@ void seq_fork(const struct core *c, const struct core_event *ev, uint32_t seq)
 		seq_answer(c, ev, KVD_S_STALE);
 		return;
 	}
+	if (sequences_full(c, ev, s->tenant))
+		return;
 	seq_new(c, ev->engine, sqe->other, s->tenant, s->domain);
 	const struct seq *t = seq_at(c, target);
 	SET(t->no_index, s->no_index);
