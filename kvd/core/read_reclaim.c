@@ -136,7 +136,8 @@ uint32_t core_read_explain(const struct core *c, uint32_t tenant, enum core_expl
 
 /* ---- what went ---- */
 
-static void read_ledger(const struct core *c, const struct ledger_row *l, uint64_t now_usec, struct kvd_row_eviction *row)
+static void read_ledger(const struct core *c, const struct ledger_row *l, uint64_t now_usec,
+			struct kvd_row_eviction *row)
 {
 	memset(row, 0, sizeof(*row));
 	copy_name(row->victim, c, l->victim);

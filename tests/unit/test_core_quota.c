@@ -246,7 +246,7 @@ START_TEST(insert_rate)
 	ck_assert_uint_eq(world_slot(w, e, 1)->table[0] + world_slot(w, e, 2)->table[0], 0);
 	ck_assert_uint_eq(tenant_row(w, t).throttled, 2);
 	ck_assert_uint_eq(tenant_row(w, t).stalled, 0);
-	/* 16 pages are paid for after two seconds, one second ahead is allowed: slot 1 goes on at 1 s, slot 2 at 1.5 s */
+	/* 16 pages are paid for after two seconds, one second ahead is allowed: slot 1 at 1 s, slot 2 at 1.5 s */
 	uint64_t when[3] = { 0 };
 	for (uint32_t n = 0; n < 50 && !when[2]; n++) {
 		uint64_t at = core_next_tick_usec(w->core);
@@ -422,7 +422,8 @@ START_TEST(too_large_beside_a_floor_is_passed_by)
 	int32_t tokens[WORLD_TOKENS];
 	struct world *w = world_new(2 * EXTENT, EXTENT, 3);          /* 32 pages */
 	uint32_t floor = tenant_with(w, "floor", (struct core_quota){ .min_bytes = 16 * PAGE });
-	uint32_t big = tenant_with(w, "big", (struct core_quota){ 0 }), small = tenant_with(w, "small", (struct core_quota){ 0 });
+	uint32_t big = tenant_with(w, "big", (struct core_quota){ 0 });
+	uint32_t small = tenant_with(w, "small", (struct core_quota){ 0 });
 	uint32_t e = attach(w, "e0");
 	cache(w, e, floor, 1);
 	prompt(tokens, 2);

@@ -76,8 +76,9 @@ START_TEST(a_pin_survives_pressure)
 	ck_assert_uint_eq(steer(w, CORE_EV_UNPIN, id, CORE_NONE, 0), KVD_S_STALE);
 	world_tick(w, 3600ull * 1000000);            /* it was used often: that wears off */
 	press(w, e, 1, 200);
-	ck_assert_uint_eq(cached(w, e, 0, 1, 100), 0);
 	ck_assert_uint_eq(steer(w, CORE_EV_PIN, id, CORE_NONE, 0), KVD_S_STALE); /* that one is gone */
+	ck_assert_uint_eq(cached(w, e, 0, 1, 100), 0);
+	ck_assert_uint_eq(prefix_of(w, 6).id, id);   /* the same tokens have the same number */
 	world_free(w);
 }
 END_TEST
@@ -287,7 +288,8 @@ START_TEST(mutations)
 	ck_assert_uint_eq(steer(w, CORE_EV_PIN, id, CORE_NONE, 0), KVD_S_OK);
 	ck_assert_uint_eq(steer(w, CORE_EV_PUBLISH, id, CORE_NONE, 0), KVD_S_OK);
 	world_settle(w, true);
-	const struct node *n = node_at(c, (uint32_t)id), *other = node_at(c, (uint32_t)prefix_of(w, 8).id);
+	const struct node *n = node_at(c, node_of_prefix(c, id)),
+			  *other = node_at(c, node_of_prefix(c, prefix_of(w, 8).id));
 	const struct page *p = page_at(c, list_first(&n->copies));
 	const struct extent *x = extent_at(c, extent_of(c, p->frame));
 	MUTATE(n->pins, 1, "pins are not those that end");
