@@ -88,7 +88,8 @@ bool floors_yield(const struct core *c, uint32_t tenant)
 	uint32_t most = CORE_NONE;
 	for (uint32_t i = 0; i < c->n_tenants; i++) {
 		const struct tenant *t = tenant_at(c, i);
-		if (i != tenant && t->shelf && (most == CORE_NONE || t->guarded_bytes > tenant_at(c, most)->guarded_bytes))
+		if (i != tenant && t->shelf &&
+		    (most == CORE_NONE || t->guarded_bytes > tenant_at(c, most)->guarded_bytes))
 			most = i;
 	}
 	if (most == CORE_NONE)
