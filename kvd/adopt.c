@@ -197,6 +197,24 @@ static void forget_unanswered(struct daemon *daemon)
 	}
 }
 
+/* Who had set a pressure trigger was connected to the dead kvd. */
+static void forget_triggers(struct daemon *daemon)
+{
+	for (uint32_t i = 0; i < CORE_TRIGGERS_MAX; i++) {
+		struct core_event event = { .type = CORE_EV_TRIGGER, .engine = CORE_NONE };
+
+		event.trigger.number = i;
+		event.trigger.tenant = CORE_NONE;
+		daemon_event(daemon, &event);
+	}
+}
+
+/* An engine that ended together with kvd is no loss of the adoption's. */
+static bool lost_alive(const struct attached *engine)
+{
+	return !engine->gone && !process_ended(engine->process.fd);
+}
+
 void adopt_engines(struct daemon *daemon)
 {
 	const struct kept *kept = daemon->kept;
@@ -223,13 +241,15 @@ void adopt_engines(struct daemon *daemon)
 	if (daemon->spill.fd >= 0 && !daemon->spill.taken_over)
 		daemon_event(daemon, &(struct core_event){ .type = CORE_EV_SPILL_GONE, .engine = CORE_NONE });
 	report_lost(daemon, &lost);
-	daemon->whole = !lost_engines;
+	daemon->whole = true;
 	for (uint32_t i = 0; i < CORE_ENGINES_MAX; i++)
 		if (lost_engines >> i & 1u) {
+			daemon->whole &= !lost_alive(&daemon->engines[i]);
 			daemon->engines[i].state = ATTACHED_LIVE;
 			attach_hangup(&daemon->engines[i]);
 		}
 	forget_unanswered(daemon);
+	forget_triggers(daemon);
 	bundle_drop_rest(daemon->bundle);
 	daemon->ready_usec = kept->ready_usec;
 	daemon->taken_over = true;

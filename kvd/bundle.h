@@ -7,6 +7,7 @@
  *   c<E> s<E> p<E>         engine E: control socket, submission segment, pidfd
  *   t<E>.<generation>      its completion segment
  *   w<N>                   shared weights N
+ *   spill                  the spill file
  *   spill                  the spill tier's file; without it what was in it alone is computed again
  *
  * Two holders: the keeper (keeper.h) and systemd's fd store (fdstore.c).  What is in it is believed

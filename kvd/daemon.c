@@ -375,7 +375,7 @@ static int daemon_init(struct daemon *daemon, const struct daemon_options *optio
 	r = open_book(daemon);
 	if (r < 0)
 		return failed("book or extents (do --pool, --extent and --page-bytes-min fit together?)", r);
-	if (daemon->spill.fd >= 0)
+	if (daemon->spill.fd >= 0 && !(daemon->spill.taken_over && daemon->taken_over))
 		bundle_keep(daemon->bundle, "spill", daemon->spill.fd);
 	if (options->listen_name && !(options->listen_kept && daemon->taken_over))
 		bundle_keep(daemon->bundle, options->listen_name, options->listen_fd);

@@ -29,7 +29,8 @@ static bool stored_name(const char *name)
 {
 	static const char kinds[] = "xcsptw";
 
-	if (!strcmp(name, "book") || !strcmp(name, "mover") || !strncmp(name, "listen.", 7))
+	if (!strcmp(name, "book") || !strcmp(name, "mover") || !strcmp(name, "spill") ||
+	    !strncmp(name, "listen.", 7))
 		return true;
 	return strchr(kinds, name[0]) && name[0] && name[1] >= '0' && name[1] <= '9';
 }

@@ -155,6 +155,10 @@ static int take_one(struct bundle *bundle, char error[BUNDLE_ERROR_MAX])
 
 	if (n == -EAGAIN)
 		return 1;
+	if (n == 0)
+		return fail(error, -ENOTCONN,
+			    "the keeper at once hangs up; it is another version's or just ends: end it, then start "
+			    "kvd again");
 	if (n != sizeof(packet) || packet.magic != KEEPER_MAGIC)
 		return fail(error, n < 0 ? n : -EPROTO,
 			    "the keeper does not speak as this version does; end it, then start kvd again");
@@ -170,33 +174,53 @@ static int take_one(struct bundle *bundle, char error[BUNDLE_ERROR_MAX])
 	return 1;
 }
 
-int keeper_link_open(struct bundle *bundle, const char *socket_path, char error[BUNDLE_ERROR_MAX])
+static int take_all(struct bundle *bundle, const struct sockaddr_un *address, char error[BUNDLE_ERROR_MAX])
 {
-	struct sockaddr_un address = { .sun_family = AF_UNIX };
 	struct keeper_packet ask = { .magic = KEEPER_MAGIC, .type = KEEPER_TAKE };
 	uint64_t until_usec = clock_now_usec() + KEEPER_WAIT_USEC;
 	int r;
 
-	if (snprintf(address.sun_path, sizeof(address.sun_path), "%s.keeper", socket_path) >=
-	    (int)sizeof(address.sun_path))
-		return fail(error, -ENAMETOOLONG, "%s.keeper is too long for a socket; give a shorter --socket",
-			    socket_path);
-	bundle->keeper = find_keeper(&address, error);
+	bundle->keeper = find_keeper(address, error);
 	if (bundle->keeper < 0)
 		return bundle->keeper;
 	r = keeper_send(bundle->keeper, &ask, NULL, 0);
-	if (r < 0)
-		return fail(error, r, "the keeper at %s has just ended; start kvd again", address.sun_path);
-	while ((r = take_one(bundle, error)) == 1) {
+	while (r == 0 && (r = take_one(bundle, error)) == 1) {
 		struct pollfd readable = { .fd = bundle->keeper, .events = POLLIN };
 
 		if (clock_now_usec() >= until_usec)
 			return fail(error, -ETIMEDOUT,
 				    "the keeper at %s waits for the kvd before this one, which does not end; "
-				    "kill it", address.sun_path);
+				    "kill it", address->sun_path);
 		(void)poll(&readable, 1, 100);
+		r = 0;
 	}
-	bundle->kind = BUNDLE_KEEPER;
+	return r == -EPIPE || r == -ECONNRESET ? -ENOTCONN : r;
+}
+
+int keeper_link_open(struct bundle *bundle, const char *socket_path, char error[BUNDLE_ERROR_MAX])
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	int r = -ENOTCONN;
+
+	if (snprintf(address.sun_path, sizeof(address.sun_path), "%s.keeper", socket_path) >=
+	    (int)sizeof(address.sun_path))
+		return fail(error, -ENAMETOOLONG, "%s.keeper is too long for a socket; give a shorter --socket",
+			    socket_path);
+	/* Met in its last moment, it is gone in the next. */
+	for (unsigned i = 0; i < 3 && r == -ENOTCONN; i++) {
+		if (bundle->keeper >= 0)
+			close(bundle->keeper);
+		bundle->keeper = -1;
+		while (bundle->n_items)
+			close(bundle->items[--bundle->n_items].fd);
+		if (i)
+			(void)poll(NULL, 0, 100);
+		snprintf(error, BUNDLE_ERROR_MAX, "the keeper at %s has just ended; start kvd again",
+			 address.sun_path);
+		r = take_all(bundle, &address, error);
+	}
+	if (r == 0)
+		bundle->kind = BUNDLE_KEEPER;
 	return r;
 }
 
