@@ -4,6 +4,7 @@
  *   READING   -> WAITING    [on_complete]   request parsed, prompt tokenised
  *   READING   -> LINGERING  [serve_end]     refused: END says which field
  *   WAITING   -> RUNNING    [engine.c]      got a slot
+ *   RUNNING   -> WAITING    [serve_step_aside]  gave it back for another tenant (turns.c)
  *   RUNNING   -> LINGERING  [serve_end]     answer complete, cancelled, deadline, refused by kvd
  *   any       -> CLOSED     [drop]          client gone, or closed by us
  *   CLOSED    -> FREE       [serve_tick]    its slot is empty again; kvd hears CLIENT_GONE
@@ -83,7 +84,7 @@ static void account(struct serve *v, struct stream *s)
 	if (!q)
 		return;
 	s->totals.prompt_tokens = q->n_prompt;
-	s->totals.cached_tokens = slot && slot->admitted ? slot->n_cached : 0;
+	s->totals.cached_tokens = s->started ? s->n_cached : slot && slot->admitted ? slot->n_cached : 0;
 	if (s->totals.cached_tokens > q->n_prompt)
 		s->totals.cached_tokens =
 			q->n_prompt; /* resumed: pages of the answer were cached too */
@@ -192,6 +193,7 @@ void serve_started(struct serve *v, struct stream *s, uint32_t n_cached, uint64_
 	};
 
 	s->started = true;
+	s->n_cached = n_cached;
 	put(v, s, &m, sizeof(m), now_usec);
 }
 
@@ -567,12 +569,19 @@ struct stream *serve_next_waiting(struct serve *v)
 
 	for (uint32_t i = 0; i < v->n_active; i++) {
 		struct stream *s = &v->streams[v->active[i]];
-		if (s->state == STREAM_WAITING && s->client &&
+		if (s->state == STREAM_WAITING && s->client && s->slot == SERVE_NO_SLOT &&
 		    (!best ||
 		     sched_before(v->sched, s->tenant, s->ticket, best->tenant, best->ticket)))
 			best = s;
 	}
 	return best;
+}
+
+void serve_step_aside(struct serve *v, struct stream *s)
+{
+	assert(s->state == STREAM_RUNNING && s->slot != SERVE_NO_SLOT);
+	kvlink_close(v->link, s->slot);
+	s->state = STREAM_WAITING;
 }
 
 void serve_count(const struct serve *v, uint32_t *ret_running, uint32_t *ret_waiting)

@@ -37,7 +37,9 @@ struct stream {
 	uint32_t client;           /* kvd's handle; 0: this kvd does not know the client yet */
 	uint32_t tenant;           /* index in sched */
 	uint64_t ticket;           /* order of arrival */
-	uint32_t slot;             /* in kvlink; SERVE_NO_SLOT: none */
+	uint32_t slot;             /* in kvlink; SERVE_NO_SLOT: none; WAITING: on its way back (turns.h) */
+	uint64_t slot_usec;        /* RUNNING: since when */
+	uint32_t n_cached;         /* of the prompt, when it was first admitted */
 	struct request request;
 	struct session *session;   /* WAITING, RUNNING */
 	uint64_t received_usec;    /* the request's first packet */
@@ -103,6 +105,8 @@ uint64_t serve_next_usec(const struct serve *v);
 
 /* The waiting stream that goes first by fairness, NULL if none waits. */
 struct stream *serve_next_waiting(struct serve *v);
+/* A RUNNING stream gives its slot back and waits for another. */
+void serve_step_aside(struct serve *v, struct stream *s);
 /* Close a stream without END: libkvd takes the request to another engine. */
 void serve_drop(struct serve *v, struct stream *s, const char *why);
 /* Take no new streams; drop those that have no slot yet. */

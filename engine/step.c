@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include "engine/log.h"
+#include "engine/turns.h"
 
 static size_t round_up(size_t n)
 {
@@ -85,7 +86,7 @@ static void tell_refusal(struct engine *e, struct stream *s, const struct kvlink
 	serve_end(&e->serve, s, slot->failure, KVD_FINISH_ERROR, text, now_usec);
 }
 
-static void start_waiting(struct engine *e)
+static void start_waiting(struct engine *e, uint64_t now_usec)
 {
 	for (uint32_t i = 0; i < e->n_slots; i++) {
 		struct stream *s;
@@ -98,6 +99,7 @@ static void start_waiting(struct engine *e)
 			    s->session->flags & KVD_REQ_PRIVATE ? KVD_OPEN_PRIVATE : 0,
 			    s->session->tokens, s->session->n_known, s->session->n_max);
 		s->slot = i;
+		s->slot_usec = now_usec;
 		s->state = STREAM_RUNNING;
 		e->owners[i] = s;
 	}
@@ -120,8 +122,10 @@ void step_prepare(struct engine *e, uint64_t now_usec)
 			e->owners[i] = NULL;
 		}
 	}
-	if (!e->draining && !e->reattach.lost)
-		start_waiting(e);
+	if (e->draining || e->reattach.lost)
+		return;
+	start_waiting(e, now_usec);
+	turns_make_room(e, now_usec);
 }
 
 static uint32_t plan(struct engine *e)
