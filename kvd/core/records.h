@@ -27,6 +27,7 @@ enum {
 	SPILL_PATIENCE_USEC = 50000,   /* a write that takes longer is no longer waited for, and ... */
 	SPILL_PAUSE_USEC = 1000000,    /* ... for this long pages are forgotten instead of written */
 	FETCH_PATIENCE_USEC = 5000000, /* a read that takes longer is slower than computing */
+	SPILL_TRIES_MAX = 4,           /* movers that may die over one page: that many in a row are no accident */
 	SHELF_LEVELS = 6,              /* by log2(hits): from 32 on they are all alike */
 	PLAN_STEP = 32,                /* candidates planned and then dropped in one go */
 	LEDGER_ROWS = 1024,            /* (victim, by, reason); the least recent go to row 0, "others" */

@@ -298,7 +298,7 @@ void spill_written(const struct core *c, uint32_t job, const struct core_event *
 		spill_move(c, number, SPILL_SPILLED);
 		if (leaving)
 			page_drop(c, page, true);
-	} else if (!event->moved.differs && page && r->failures < 2 && write_start(c, number)) {
+	} else if (!event->moved.differs && page && r->failures < SPILL_TRIES_MAX && write_start(c, number)) {
 		ADD(r->failures, 1);         /* its mover died: ask the next one */
 	} else {
 		if (event->moved.differs)
@@ -500,7 +500,7 @@ void spill_read(const struct core *c, uint32_t job, const struct core_event *eve
 	const struct job *j = &c->job[job];
 	uint32_t number = j->spill, node = spill_at(c, number)->node, seq = j->seq, target = j->target;
 	const struct spill *r = spill_at(c, number);
-	if (!event->moved.ok && !event->moved.differs && r->state == SPILL_FETCHING && r->failures < 2) {
+	if (!event->moved.ok && !event->moved.differs && r->state == SPILL_FETCHING && r->failures < SPILL_TRIES_MAX) {
 		uint32_t again = job_new(c, JOB_FETCH, CORE_MOVE_FETCH, j->group, CORE_NONE, CORE_NONE, target);
 		if (again) { /* its mover died: ask the next one */
 			ADD(r->failures, 1);
@@ -545,7 +545,7 @@ void spill_gone(const struct core *c)
 	}
 	for (uint32_t i = 1; i <= c->jobs.high; i++)
 		if (c->job[i].kind == JOB_FETCH)
-			SET(spill_at(c, c->job[i].spill)->failures, 2);
+			SET(spill_at(c, c->job[i].spill)->failures, SPILL_TRIES_MAX);
 }
 
 struct core_spill_place spill_place(const struct core *c, uint32_t number)

@@ -100,6 +100,7 @@ struct world {
 	struct world_engine *engine;   /* WORLD_ENGINES, by engine number */
 	struct core_action jobs[WORLD_JOBS];
 	uint32_t n_jobs;
+	uint32_t hold_moves;           /* bit per enum core_move: world_settle() leaves these jobs alone */
 	uint32_t populates[WORLD_QUEUE], n_populates;
 	bool stamp, attached_seen;
 	struct core_action attached, steered;

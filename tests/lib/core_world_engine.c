@@ -346,16 +346,26 @@ void world_step_end(struct world *w, uint32_t engine)
 	e->done = e->begun;
 }
 
+/* Any job but those of a kind that stands still. */
+static bool mover_one(struct world *w)
+{
+	uint32_t n = w->n_jobs, from = n ? world_random(w, n) : 0;
+	for (uint32_t i = 0; i < n; i++) {
+		uint32_t at = (from + i) % n;
+		if (!(w->hold_moves >> w->jobs[at].move.kind & 1u))
+			return world_mover(w, at, true);
+	}
+	return false;
+}
+
 /* One round of everything that can happen by itself; true if something did. */
 static bool settle_round(struct world *w, bool advance)
 {
 	bool moved = false;
 	while (world_populate(w))
 		moved = true;
-	while (w->n_jobs) {
-		world_mover(w, world_random(w, w->n_jobs), true);
+	while (mover_one(w))
 		moved = true;
-	}
 	for (uint32_t e = 0; e < WORLD_ENGINES; e++) {
 		if (!w->engine[e].attached)
 			continue;
