@@ -238,11 +238,15 @@ void admit_pump(const struct core *c)
 static uint64_t group_missing(const struct core *c, const struct group *g)
 {
 	uint64_t missing = 0;
-	for (uint32_t s = list_first(&g->pending); s != CORE_NONE;
-	     s = list_next(c, LIST_WAITERS, s))
-		missing += seq_at(c, s)->copy_from || seq_at(c, s)->fetch == FETCH_WAITS
-				   ? 1
-				   : seq_at(c, s)->want - seq_at(c, s)->n_pages;
+	for (uint32_t n = list_first(&g->pending); n != CORE_NONE; n = list_next(c, LIST_WAITERS, n)) {
+		const struct seq *s = seq_at(c, n);
+		if (s->copy_from)
+			missing++;
+		else if (s->fetch == FETCH_WAITS)    /* the page it waits for, and those that are read ahead */
+			missing += s->reserved <= 1 ? 1 : s->reserved < FETCH_AHEAD_PAGES ? s->reserved : FETCH_AHEAD_PAGES;
+		else
+			missing += s->want - s->n_pages;
+	}
 	return missing;
 }
 
@@ -285,7 +289,8 @@ static void group_supply(const struct core *c, uint32_t number)
 	uint64_t n_frames = c->spaces[g->space].geometry.n_frames, missing = group_missing(c, g);
 	blame_waiter(c, g);
 	for (;;) {
-		uint64_t coming = g->retiring + g->spilling + g->n_unacked * n_frames;
+		uint64_t soon = g->retiring > g->stuck ? g->retiring - g->stuck : 0;
+		uint64_t coming = soon + g->spilling + g->n_unacked * n_frames;
 		if (coming >= missing || !act_room(c))
 			return;
 		bool may_grow = extent_spare(c, number), empty;
@@ -303,7 +308,8 @@ static void group_supply(const struct core *c, uint32_t number)
 			extent_drain(c, victim);
 			return;
 		}
-		if (!reclaim_run(c, number, (uint32_t)(missing - coming)))
+		bool hurry = seq_at(c, list_first(&g->pending))->waits_usec + SPILL_PATIENCE_USEC <= c->now_usec;
+		if (!reclaim_run(c, number, (uint32_t)(missing - coming), hurry))
 			return;
 	}
 }

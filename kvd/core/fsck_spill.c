@@ -2,7 +2,7 @@
 #include "kvd/core/spill.h"
 #include "kvd/core/fsck.h"
 
-struct spill_sums { uint32_t in[SPILL_STATES]; uint32_t counted[GROUPS_MAX]; uint32_t n_counted, n_awaited; };
+struct spill_sums { uint32_t in[SPILL_STATES]; uint32_t counted[GROUPS_MAX], stuck[GROUPS_MAX]; uint32_t n_counted, n_awaited; };
 
 static void check_written_page(struct check *k, uint32_t number, const struct spill *r, struct spill_sums *sums)
 {
@@ -44,6 +44,8 @@ static void check_record(struct check *k, uint32_t number, uint32_t space, struc
 	}
 	sums->in[r->state]++;
 	check_job(k, number, r);
+	if (r->stuck && r->job && r->job <= c->jobs.high && c->job[r->job].group < GROUPS_MAX)
+		sums->stuck[c->job[r->job].group]++;
 	fsck_check(k, (r->state == SPILL_LOST) == !r->node, "a lost page is a node's, or a page on disk nobody's",
 		   number);
 	fsck_check(k, !r->page || r->state == SPILL_SPILLING, "a page is written out that need not be", number);
@@ -133,6 +135,9 @@ void fsck_spill(struct check *k)
 	check_nodes(k);
 	for (uint32_t i = SPILL_SPILLING; i < SPILL_STATES; i++)
 		fsck_check(k, sums.in[i] == c->spills_in[i], "the number of spill records in a state is wrong", i);
+	for (uint32_t i = 0; i < GROUPS_MAX; i++)
+		fsck_check(k, sums.stuck[i] == c->groups[i].stuck,
+			   "a group's count of frames that a write still reads is wrong", i);
 	for (uint32_t i = 0; i < GROUPS_MAX; i++)
 		fsck_check(k, sums.counted[i] == c->groups[i].spilling,
 			   "a group's count of pages that leave is wrong", i);

@@ -269,10 +269,11 @@ uint32_t reclaim_plan(const struct core *c, struct reclaim_scope scope, struct r
 		      uint32_t max);
 
 /* reclaim.c */
-uint32_t reclaim_run(const struct core *c, uint32_t group, uint32_t n_frames);
+/* hurry: do not wait for writes to disk */
+uint32_t reclaim_run(const struct core *c, uint32_t group, uint32_t n_frames, bool hurry);
 bool reclaim_claim(const struct core *c); /* false: every claim is in use */
-void reclaim_out(const struct core *c, uint32_t claim); /* to disk, or forgotten */
-void reclaim_page(const struct core *c, uint32_t page);
+bool reclaim_out(const struct core *c, uint32_t claim, bool hurry); /* to disk or forgotten; false: not yet */
+bool reclaim_page(const struct core *c, uint32_t page, bool hurry); /* likewise */
 uint64_t reclaim_oldest_usec(const struct core *c, uint32_t group);
 bool reclaim_tenant(const struct core *c, uint32_t tenant, uint64_t bytes);
 

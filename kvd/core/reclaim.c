@@ -9,31 +9,33 @@
  * floor or a pin keeps is not COOL and not touched by any of this. */
 #include "kvd/core/spill.h"
 
-/* Let the node's copies go to disk.  False: that cannot be, it must be forgotten. */
-static bool node_out(const struct core *c, uint32_t node)
+static enum spill_out node_out(const struct core *c, uint32_t node)
 {
 	const struct node *n = node_at(c, node);
 	node_ref(c, node);
-	bool out = spill_evict(c, node);
-	for (uint32_t k = list_first(&n->claims); out && k != CORE_NONE; k = list_next(c, LIST_NODE_CLAIMS, k))
+	enum spill_out out = spill_evict(c, node);
+	for (uint32_t k = list_first(&n->claims); out == SPILL_GOES && k != CORE_NONE; k = list_next(c, LIST_NODE_CLAIMS, k))
 		if (claim_at(c, k)->complete)
 			ledger_evicted(c, k);
 	node_unref(c, node);
 	return out;
 }
 
-/* A candidate goes: to disk if its page is nobody else's and there is a tier, else it is forgotten. */
-void reclaim_out(const struct core *c, uint32_t claim)
+/* A candidate goes: to disk if its page is nobody else's and there is a tier, else it is forgotten.  False: it
+ * could go to disk when another write has ended; not if the caller is in a hurry. */
+bool reclaim_out(const struct core *c, uint32_t claim, bool hurry)
 {
 	uint32_t node = claim_at(c, claim)->node;
-	if (node_at(c, node)->n_complete > 1 || !node_out(c, node))
+	enum spill_out out = node_at(c, node)->n_complete > 1 ? SPILL_CANNOT : node_out(c, node);
+	if (out == SPILL_CANNOT || (out == SPILL_LATER && hurry))
 		claim_drop(c, claim);
+	return out != SPILL_LATER || hurry;
 }
 
 /* Free a cool page.  If it is the only copy, it goes to disk, or everything below it in the index goes
  * with it: nobody can hold a child without holding a copy of its parent, and no floor keeps a child without its
  * parent, so all is cool. */
-void reclaim_page(const struct core *c, uint32_t page)
+bool reclaim_page(const struct core *c, uint32_t page, bool hurry)
 {
 	uint32_t node = page_at(c, page)->node;
 	const struct node *n = node_at(c, node);
@@ -41,9 +43,14 @@ void reclaim_page(const struct core *c, uint32_t page)
 	if (n->copies.count > 1) {
 		ADD(c->evicted_pages, 1);
 		page_drop(c, page, true);
-	} else if (!page_at(c, page)->leaving && !node_out(c, node)) {
-		node_evict(c, node);
+		return true;
 	}
+	if (page_at(c, page)->leaving)
+		return true;
+	enum spill_out out = node_out(c, node);
+	if (out == SPILL_CANNOT || (out == SPILL_LATER && hurry))
+		node_evict(c, node);
+	return out != SPILL_LATER || hurry;
 }
 
 static uint32_t reclaimed(const struct group *g)
@@ -53,25 +60,26 @@ static uint32_t reclaimed(const struct group *g)
 
 /* Make up to n_frames frames of the group's extents retire, now or when they are written out.  Returns how
  * many do. */
-uint32_t reclaim_run(const struct core *c, uint32_t group, uint32_t n_frames)
+uint32_t reclaim_run(const struct core *c, uint32_t group, uint32_t n_frames, bool hurry)
 {
 	const struct group *g = &c->groups[group];
 	uint32_t before = reclaimed(g);
 	struct reclaim_candidate plan[PLAN_STEP];
+	bool on = true;
 	/* Dropping a claim may free nothing here: bounded, and the next event goes on. */
-	for (uint32_t round = 0; round < 16 && reclaimed(g) - before < n_frames; round++) {
+	for (uint32_t round = 0; on && round < 16 && reclaimed(g) - before < n_frames; round++) {
 		uint32_t missing = n_frames - (reclaimed(g) - before);
 		uint32_t n = reclaim_plan(c, (struct reclaim_scope){ group, CORE_NONE }, plan,
 					  missing < PLAN_STEP ? missing : PLAN_STEP);
-		for (uint32_t i = 0; i < n && reclaimed(g) - before < n_frames; i++)
+		for (uint32_t i = 0; on && i < n && reclaimed(g) - before < n_frames; i++)
 			if (claim_at(c, plan[i].claim)->shelf) /* an earlier one may have taken it along */
-				reclaim_out(c, plan[i].claim);
+				on = reclaim_out(c, plan[i].claim, hurry);
 		if (!n)
 			break;
 	}
-	while (!g->n_shelves && g->cool.count && reclaimed(g) - before < n_frames)
-		reclaim_page(c, list_first(&g->cool));
-	if (reclaimed(g) - before < n_frames && g->n_shelves)
+	while (on && !g->n_shelves && g->cool.count && reclaimed(g) - before < n_frames)
+		on = reclaim_page(c, list_first(&g->cool), hurry);
+	if (on && reclaimed(g) - before < n_frames && g->n_shelves)
 		SET(c->more, 1);
 	return reclaimed(g) - before;
 }

@@ -17,7 +17,7 @@ enum {
 	COPIES_MAX = 256,              /* ... mover loses little work */
 	PAGE_MOVES_MAX = 32,           /* compaction: background, in nobody's way */
 	EXTENT_SCRUBS_MAX = 16,
-	SPILLS_MAX = 128, /* writes in flight: an extent's worth of pages, a tenth of a second of a disk */
+	SPILLS_MAX = 128, /* writes in flight at most: some 50 MiB, more only wait in another place */
 	FETCHES_MAX = 64, /* reads in flight: four sequences' read-ahead */
 	JOBS_MAX = SCRUBS_MAX + SHARES_MAX + COPIES_MAX + EXTENT_SCRUBS_MAX + PAGE_MOVES_MAX + SPILLS_MAX +
 		   FETCHES_MAX + 3,
@@ -187,6 +187,7 @@ struct seq {
 	uint8_t fetch;                 /* enum seq_fetch: a frame to read a spilled page into */
 	uint8_t rate_turn;             /* it waited for its tenant's rate, and goes first now */
 	uint32_t paid;                 /* pages of this GROW that its tenant's rate was charged for, up to here */
+	uint64_t waits_usec;           /* since when it waits */
 	uint32_t n_fetches;            /* reads in flight into frames of its reservation */
 	uint32_t pending_slot;
 	uint16_t pending;              /* verb answered late, 0: none */
@@ -269,6 +270,7 @@ struct group {                         /* one (space, colour): who may use which
 	uint32_t space, colour, engine; /* engine CORE_NONE: shared */
 	uint32_t busy_extents, busy_frames, n_unacked, n_draining, retiring;
 	uint32_t spilling;             /* frames that come free when their page is written out */
+	uint32_t stuck;                /* RETIRING frames that such a write still reads: not soon */
 	uint64_t reserved;             /* frames promised to sequences and not yet taken */
 	uint64_t wanted;               /* extents those may need beyond its busy ones */
 	struct list extents, idle, partial[BUCKETS];
@@ -294,6 +296,7 @@ struct spill {
 	uint32_t job;
 	uint32_t tenant, domain;       /* who made the page */
 	uint8_t keep_private;
+	uint8_t stuck;                 /* its page has gone, the frame is in its group's `stuck` */
 	uint8_t counted;               /* SPILLING, page leaving: in its group's `spilling`; FETCHING: awaited */
 	uint8_t failures;              /* movers that died over it in a row */
 	uint64_t generation, begun_usec;

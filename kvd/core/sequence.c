@@ -78,6 +78,7 @@ void seq_wait(const struct core *c, uint32_t seq, enum seq_wait kind, uint32_t o
 	assert(s->wait == WAIT_NONE);
 	SET(s->wait, kind);
 	SET(s->wait_on, on);
+	SET(s->waits_usec, c->now_usec);
 	const struct list *list = wait_list(c, s);
 	if (kind == WAIT_QUEUE) {
 		insert_by_age(c, LIST_WAITERS, &c->queue, seq);

@@ -19,9 +19,10 @@
  *
  * A bad read takes with it every claim from that page on: who waits computes again.
  *
- * Nobody waits for a slow disk but those whose pages are on it: at most SPILLS_MAX writes are in
- * flight, else pages are forgotten as without a tier; a write under way for longer than
- * SPILL_PATIENCE_USEC is no longer counted upon, and none begins for SPILL_PAUSE_USEC.
+ * Nobody waits for a slow disk but those whose pages are on it.  Writes in flight keep at most a sixteenth of
+ * the pool; a write under way for longer than SPILL_PATIENCE_USEC is no longer counted upon, and none
+ * begins for SPILL_PAUSE_USEC; and for a sequence that has waited so long for frames pages are forgotten as
+ * without a tier.
  *
  * A read that takes longer than FETCH_PATIENCE_USEC is given up by those who wait for it: they compute.
  *
@@ -101,6 +102,10 @@ void spill_page_gone(const struct core *c, uint32_t page)
 	uncount(c, n->spill);
 	SET(p->leaving, 0);
 	SET(spill_at(c, n->spill)->page, 0);
+	if (spill_at(c, n->spill)->job) {
+		SET(spill_at(c, n->spill)->stuck, 1);
+		ADD(group_of_frame(c, p->frame)->stuck, 1);
+	}
 }
 
 /* Take the record from its node.  Its place is free when no job uses it. */
@@ -213,19 +218,28 @@ static bool write_start(const struct core *c, uint32_t number)
 	return true;
 }
 
-static bool write_begin(const struct core *c, uint32_t node)
+/* A page that is being written cannot be given to anybody: a disk that hangs may keep a sixteenth of the pool. */
+static uint32_t writes_max(const struct core *c, uint32_t space)
+{
+	uint64_t n = (uint64_t)c->n_extents * c->spaces[space].geometry.n_frames / 16;
+	return n < 4 ? 4 : n > SPILLS_MAX ? SPILLS_MAX : (uint32_t)n;
+}
+
+static enum spill_out write_begin(const struct core *c, uint32_t node)
 {
 	const struct node *n = node_at(c, node);
-	if (c->jobs_in[JOB_SPILL] >= SPILLS_MAX || c->spill_pause_usec > c->now_usec || !act_room(c))
-		return false;
+	if (c->spill_pause_usec > c->now_usec)
+		return SPILL_CANNOT;
+	if (c->jobs_in[JOB_SPILL] >= writes_max(c, n->space) || !act_room(c))
+		return SPILL_LATER;
 	uint32_t number = spill_slot_take(c, n->space);
 	if (!number)
-		return false;
+		return SPILL_CANNOT;
 	/* Making room may have forgotten what this page hangs from, and so the page. */
 	uint32_t page = n->n_complete ? source_find(c, n) : 0;
 	if (!page) {
 		spill_slot_return(c, number);
-		return false;
+		return SPILL_CANNOT;
 	}
 	const struct spill *r = spill_at(c, number);
 	const struct page *p = page_at(c, page);
@@ -241,39 +255,41 @@ static bool write_begin(const struct core *c, uint32_t node)
 	bool started = write_start(c, number);
 	assert(started);                     /* asked above */
 	leave(c, number);
-	return true;
+	return SPILL_GOES;
 }
 
 /* A record is there: on disk, or nearly. */
-static bool evict_written(const struct core *c, uint32_t node)
+static enum spill_out evict_written(const struct core *c, uint32_t node)
 {
 	const struct node *n = node_at(c, node);
 	const struct spill *r = spill_at(c, n->spill);
 	if (r->state != SPILL_SPILLING) {
 		copies_drop(c, node, 0);
-		return true;
+		return SPILL_GOES;
 	}
 	if (!r->page || frame_state(c, page_at(c, r->page)->frame) != KVD_FRAME_COOL)
-		return false;
+		return SPILL_CANNOT;
 	if (!page_at(c, r->page)->leaving)
 		leave(c, n->spill);
-	return true;
+	return SPILL_GOES;
 }
 
 /* Memory is wanted, and nobody holds the node: let its copies go to disk.  Now, if it is there
- * already; else when it is written.  False: that cannot be; the caller forgets the node. */
-bool spill_evict(const struct core *c, uint32_t node)
+ * already; else when it is written.  CANNOT: the caller forgets the node.  LATER: it may instead wait until a
+ * write has ended. */
+enum spill_out spill_evict(const struct core *c, uint32_t node)
 {
 	const struct node *n = node_at(c, node);
 	if (!c->layout.n_regions || !n->n_complete || !n->copies.count)
-		return false;
+		return SPILL_CANNOT;
 	if (n->spill && !serves_claims(c, n->spill))
 		spill_forget(c, node);
 	node_ref(c, node);
-	bool leaves = n->spill ? evict_written(c, node) : write_begin(c, node);
-	leaves = leaves || !n->n_complete;   /* making room has taken it along */
+	enum spill_out out = n->spill ? evict_written(c, node) : write_begin(c, node);
+	if (!n->n_complete)                  /* making room has taken it along */
+		out = SPILL_GOES;
 	node_unref(c, node);
-	return leaves;
+	return out;
 }
 
 /* The mover has written it, or not. */
@@ -283,6 +299,9 @@ void spill_written(const struct core *c, uint32_t job, const struct core_event *
 	const struct spill *r = spill_at(c, number);
 	uint32_t node = r->node, page = r->page;
 	SET(r->job, 0);
+	if (r->stuck)
+		ADD(c->groups[c->job[job].group].stuck, -1);
+	SET(r->stuck, 0);
 	if (r->state == SPILL_LOST) {
 		spill_move(c, number, SPILL_FREE);
 		return;
@@ -345,7 +364,15 @@ uint64_t spill_next_usec(const struct core *c)
 		write_usec = spill_at(c, write)->begun_usec + SPILL_PATIENCE_USEC;
 	if (read != CORE_NONE)
 		read_usec = spill_at(c, read)->begun_usec + FETCH_PATIENCE_USEC;
-	return write_usec < read_usec ? write_usec : read_usec;
+	uint64_t least_usec = write_usec < read_usec ? write_usec : read_usec;
+	for (uint32_t n = c->jobs_in[JOB_SPILL] ? mask_next(c->pending_groups, 0) : GROUPS_MAX; n < GROUPS_MAX;
+	     n = mask_next(c->pending_groups, n + 1)) {
+		uint64_t since_usec = seq_at(c, list_first(&c->groups[n].pending))->waits_usec;
+		/* from then on pages are forgotten for it (group_supply) */
+		if (since_usec + SPILL_PATIENCE_USEC > c->now_usec && since_usec + SPILL_PATIENCE_USEC < least_usec)
+			least_usec = since_usec + SPILL_PATIENCE_USEC;
+	}
+	return least_usec;
 }
 
 /* ---- back ---- */

@@ -223,7 +223,8 @@ static bool tenant_shrink(const struct core *c, uint32_t tenant)
 			return false;
 		uint64_t usage = tenant_usage(t);
 		uint64_t bytes = page_bytes_of_space(c, node_at(c, claim_at(c, claim)->node)->space);
-		reclaim_out(c, claim);
+		if (!reclaim_out(c, claim, false))
+			return true;
 		going += tenant_usage(t) == usage ? bytes : 0;
 	}
 	return true;

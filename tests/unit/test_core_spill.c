@@ -49,6 +49,22 @@ static void do_jobs(struct world *w, enum core_move kind, bool ok)
 	}
 }
 
+/* Run a long prompt of tenant b's until pages are being written out for it. */
+static void press_until_writing(struct world *w, uint32_t e, uint32_t slot)
+{
+	w->hold_moves |= 1u << CORE_MOVE_SPILL;
+	tokens_fill(tokens, 1000 + (int32_t)slot);
+	world_open(w, e, slot, 1, tokens, 24 * 16 + 1, 24 * 16 + 3, 0);
+	for (uint32_t i = 0; i < 200 && !jobs_of(w, CORE_MOVE_SPILL); i++) {
+		world_settle(w, false);
+		world_advance(w, e, slot);
+		world_settle(w, false);
+		world_step_begin(w, e);
+		world_step_end(w, e);
+	}
+	ck_assert_uint_gt(jobs_of(w, CORE_MOVE_SPILL), 0);
+}
+
 static void end(struct world *w)
 {
 	w->hold_moves = 0;
@@ -68,7 +84,7 @@ START_TEST(there_and_back)
 	ck_assert_uint_ge(row.spilled_bytes, PAGES * PAGE);
 	ck_assert_uint_eq(row.spilled_bytes + row.rss_bytes, had);
 	ck_assert_uint_ge(status_of(w).spilled_pages, PAGES);
-	ck_assert_uint_eq(run(w, e, 0, 1), 0);       /* none at admission: they are read then */
+	ck_assert_uint_eq(run(w, e, 0, 1), PAGES);   /* as many as if they had never left */
 	ck_assert_uint_eq(w->disk_reads, PAGES);
 	ck_assert_uint_eq(status_of(w).spill_reads, PAGES);
 	row = tenant_row(w, 0);
@@ -112,7 +128,8 @@ START_TEST(many_wait_for_one_read)
 	for (uint32_t s = 0; s < 4; s++)
 		world_open(w, e0, s, 2 + s % 2, tokens, PAGES * 16 + 1, PAGES * 16 + 3, 0);
 	world_settle(w, false);
-	ck_assert_uint_eq(jobs_of(w, CORE_MOVE_FETCH), PAGES);       /* the first, and those after it ahead */
+	ck_assert_uint_ge(jobs_of(w, CORE_MOVE_FETCH), 1);
+	ck_assert_uint_le(jobs_of(w, CORE_MOVE_FETCH), PAGES);
 	w->hold_moves = 0;
 	world_settle(w, true);
 	ck_assert_uint_eq(w->finished - finished, 4);
@@ -156,14 +173,9 @@ START_TEST(taken_while_it_is_written)
 	for (int32_t i = 0; i < 7; i++)
 		run(w, e, 0, 1 + i);
 	ck_assert_uint_eq(w->disk_writes, 0);
-	w->hold_moves = 1u << CORE_MOVE_SPILL;
-	tokens_fill(tokens, 100);
-	world_open(w, e, 0, 1, tokens, 20 * 16 + 1, 20 * 16 + 3, 0);
-	world_settle(w, false);
-	uint32_t writing = jobs_of(w, CORE_MOVE_SPILL);
-	ck_assert_uint_gt(writing, 0);
+	press_until_writing(w, e, 2);
 	uint64_t reads = w->disk_reads;
-	tokens_fill(tokens, 1);
+	tokens_fill(tokens, 1);              /* the oldest: its last page is on its way */
 	world_open(w, e, 1, 0, tokens, PAGES * 16 + 1, PAGES * 16 + 3, 0);
 	world_settle(w, false);
 	do_jobs(w, CORE_MOVE_SPILL, true);
@@ -187,7 +199,9 @@ START_TEST(a_slow_disk_stops_nobody)
 	uint64_t before = w->now, finished = w->finished;
 	for (int32_t i = 0; i < 4; i++) {
 		tokens_fill(tokens, 100 + i);
-		run_one(w, e, 0, 1, tokens, PAGES * 16 + 1);
+		world_open(w, e, 0, 1, tokens, PAGES * 16 + 1, PAGES * 16 + 3, 0);
+		for (uint32_t n = 0; n < 20 && w->finished - finished == (uint64_t)i; n++)
+			world_settle(w, true);
 	}
 	ck_assert_uint_eq(w->finished - finished, 4);
 	ck_assert_uint_gt(jobs_of(w, CORE_MOVE_SPILL), 0);
@@ -258,15 +272,11 @@ START_TEST(movers_die)
 	uint32_t e = attach(w, "e0");
 	for (int32_t i = 0; i < 7; i++)
 		run(w, e, 0, 1 + i);
-	w->hold_moves = 1u << CORE_MOVE_SPILL | 1u << CORE_MOVE_FETCH;
-	tokens_fill(tokens, 100);
-	world_open(w, e, 0, 1, tokens, 20 * 16 + 1, 20 * 16 + 3, 0);
-	world_settle(w, false);
+	press_until_writing(w, e, 2);
 	uint32_t n = jobs_of(w, CORE_MOVE_SPILL);
-	ck_assert_uint_gt(n, 0);
-	for (uint32_t i = 0; i < n; i++)
+	for (uint32_t i = 0; i < n; i++)     /* those they are asked again as stand behind them */
 		do_jobs(w, CORE_MOVE_SPILL, i > 0);
-	w->hold_moves = 1u << CORE_MOVE_FETCH;
+	w->hold_moves = 0;
 	world_settle(w, true);
 	ck_assert_uint_gt(status_of(w).spilled_pages, 0);
 	w->hold_moves = 0;
@@ -341,15 +351,17 @@ START_TEST(the_file_is_gone)
 	world_open(w, e, 0, 0, tokens, PAGES * 16 + 1, PAGES * 16 + 3, 0);
 	world_settle(w, false);
 	uint32_t fetching = jobs_of(w, CORE_MOVE_FETCH);
+	uint64_t finished = w->finished;
 	world_step(w, &(struct core_event){ .type = CORE_EV_SPILL_GONE });
 	ck_assert_uint_le(status_of(w).spill_slots_used, fetching);
 	for (uint32_t i = 0; i < w->n_blocks; i++)
 		world_disk_corrupt(w, i);
 	do_jobs(w, CORE_MOVE_FETCH, false);          /* their mover died with the old kvd */
-	w->hold_moves = 0;
-	world_settle(w, true);
 	ck_assert_uint_eq(status_of(w).spilled_pages, 0);
 	ck_assert_uint_gt(status_of(w).lost_pages, PAGES);
+	w->hold_moves = 0;
+	world_settle(w, true);
+	ck_assert_uint_eq(w->finished, finished + 1);
 	end(w);
 }
 END_TEST
@@ -370,7 +382,7 @@ START_TEST(two_spaces_share_the_file)
 	press(w, other, 300);
 	press(w, other, 400);
 	uint64_t reads = w->disk_reads;
-	for (int32_t i = 0; i < 12; i++)
+	for (int32_t i = 12; i-- > 0;)
 		run(w, other, 1, 400 + i);
 	ck_assert_uint_gt(w->disk_reads, reads);
 	end(w);
