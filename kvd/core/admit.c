@@ -242,8 +242,10 @@ static uint64_t group_missing(const struct core *c, const struct group *g)
 		const struct seq *s = seq_at(c, n);
 		if (s->copy_from)
 			missing++;
-		else if (s->fetch == FETCH_WAITS)    /* the page it waits for, and those that are read ahead */
-			missing += s->reserved <= 1 ? 1 : s->reserved < FETCH_AHEAD_PAGES ? s->reserved : FETCH_AHEAD_PAGES;
+		else if (s->fetch == FETCH_WAITS && s->reserved > 1) /* that page, and those read ahead */
+			missing += s->reserved < FETCH_AHEAD_PAGES ? s->reserved : FETCH_AHEAD_PAGES;
+		else if (s->fetch == FETCH_WAITS)
+			missing++;
 		else
 			missing += s->want - s->n_pages;
 	}

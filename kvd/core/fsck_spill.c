@@ -2,7 +2,9 @@
 #include "kvd/core/spill.h"
 #include "kvd/core/fsck.h"
 
-struct spill_sums { uint32_t in[SPILL_STATES]; uint32_t counted[GROUPS_MAX], stuck[GROUPS_MAX]; uint32_t n_counted, n_awaited; };
+struct spill_sums {
+	uint32_t in[SPILL_STATES], counted[GROUPS_MAX], stuck[GROUPS_MAX], n_counted, n_awaited;
+};
 
 static void check_written_page(struct check *k, uint32_t number, const struct spill *r, struct spill_sums *sums)
 {

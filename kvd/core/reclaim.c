@@ -14,7 +14,8 @@ static enum spill_out node_out(const struct core *c, uint32_t node)
 	const struct node *n = node_at(c, node);
 	node_ref(c, node);
 	enum spill_out out = spill_evict(c, node);
-	for (uint32_t k = list_first(&n->claims); out == SPILL_GOES && k != CORE_NONE; k = list_next(c, LIST_NODE_CLAIMS, k))
+	for (uint32_t k = list_first(&n->claims); out == SPILL_GOES && k != CORE_NONE;
+	     k = list_next(c, LIST_NODE_CLAIMS, k))
 		if (claim_at(c, k)->complete)
 			ledger_evicted(c, k);
 	node_unref(c, node);
