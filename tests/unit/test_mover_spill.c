@@ -150,8 +150,7 @@ START_TEST(the_file_is_cut_off)
 }
 END_TEST
 
-/* No space: RLIMIT_FSIZE stands for a full disk (EFBIG instead of ENOSPC), a tmpfs gives the real one where we
- * may mount. */
+/* No space: RLIMIT_FSIZE stands for a full disk, with EFBIG instead of ENOSPC. */
 START_TEST(the_device_is_full)
 {
 	struct rig r;
