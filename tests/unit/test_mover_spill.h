@@ -123,7 +123,8 @@ static inline void rig_fill(struct rig *r, uint32_t frame, uint32_t seed)
 {
 	for (uint32_t p = 0; p < RIG_PLANES; p++)
 		for (uint32_t i = 0; i < RIG_BLOCK; i++)
-			rig_block(r, frame, p)[i] = (uint8_t)((seed * 2654435761u + p * 40503u + i * 2246822519u) >> 13);
+			rig_block(r, frame, p)[i] =
+				(uint8_t)((seed * 2654435761u + p * 40503u + i * 2246822519u) >> 13);
 }
 
 static inline bool rig_equal(struct rig *r, uint32_t a, uint32_t b)
