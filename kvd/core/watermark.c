@@ -47,7 +47,8 @@ void watermark_pump(const struct core *c)
 		for (uint32_t i = 0; i < n && available < mark.high_bytes; i++) {
 			if (!claim_at(c, plan[i].claim)->shelf) /* an earlier one took it along */
 				continue;
-			reclaim_out(c, plan[i].claim);
+			if (!reclaim_out(c, plan[i].claim, false))
+				return;          /* goes on when a write to disk has ended */
 			available += plan[i].frees_bytes;
 			gone++;
 		}
