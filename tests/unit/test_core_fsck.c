@@ -2,7 +2,7 @@
  * fsck must say so in the sentence meant for it; changed back, it must be silent again. */
 #include <stdio.h>
 #include "tests/lib/core_case.h"
-#include "kvd/core/parts.h"
+#include "kvd/core/spill.h"
 
 static char said[1 << 16];
 
@@ -287,9 +287,105 @@ START_TEST(sequences_and_holds)
 }
 END_TEST
 
+static void run_on(struct world *w, uint32_t e, uint32_t slot, uint32_t rounds)
+{
+	for (uint32_t i = 0; i < rounds; i++) {
+		world_settle(w, false);
+		world_advance(w, e, slot);
+		world_settle(w, false);
+		world_step_begin(w, e);
+		world_step_end(w, e);
+	}
+}
+
+/* A tier with pages on disk alone and beside a copy, being written, being read, and lost while being read. */
+static struct world *world_spilling(void)
+{
+	int32_t tokens[WORLD_TOKENS];
+	struct world *w = world_new_spill(4 * EXTENT, EXTENT, 16 * EXTENT, 1);
+	world_tenant(w, "a", "", CORE_MERGE, 0);
+	world_tenant(w, "b", "", CORE_MERGE, 0);
+	uint32_t e = attach(w, "e0");
+	for (int32_t i = 0; i < 14; i++) {
+		tokens_fill(tokens, i);
+		run_one(w, e, 0, i < 2 ? 0 : 1, tokens, 130);
+	}
+	w->hold_moves = 1u << CORE_MOVE_FETCH;
+	tokens_fill(tokens, 0);
+	world_open(w, e, 1, 0, tokens, 130, 132, 0);
+	tokens_fill(tokens, 1);
+	world_open(w, e, 2, 0, tokens, 130, 132, 0);
+	world_settle(w, false);
+	w->hold_moves |= 1u << CORE_MOVE_SPILL;
+	tokens_fill(tokens, 100);
+	world_open(w, e, 3, 1, tokens, 400, 402, 0);
+	for (uint32_t i = 0; i < 60 && !w->core->spills_in[SPILL_SPILLING]; i++)
+		run_on(w, e, 3, 1);
+	return w;
+}
+
+static uint32_t spill_in(const struct core *c, enum spill_state state)
+{
+	for (uint32_t i = 1; i <= c->layout.spills_max; i++)
+		if (spill_at(c, i)->state == state)
+			return i;
+	ck_abort_msg("no spill record in state %d", (int)state);
+	return 0;
+}
+
+START_TEST(spill_tier)
+{
+	struct world *w = world_spilling();
+	const struct core *c = w->core;
+	ck_assert_msg(!fsck_run(c), "%s", said);
+	uint32_t spilled = list_first(&c->spilled), spilling = spill_in(c, SPILL_SPILLING);
+	while (node_at(c, spill_at(c, spilled)->node)->copies.count)
+		spilled = list_next(c, LIST_SPILLS, spilled);
+	uint32_t fetching = spill_in(c, SPILL_FETCHING), node = spill_at(c, spilled)->node;
+	const struct spill *away = spill_at(c, spilled), *out = spill_at(c, spilling), *in = spill_at(c, fetching);
+	const struct region *region = region_at(c, (spilled - 1) >> c->slot_bits);
+	const struct group *g = &c->groups[c->job[out->job].group];
+	MUTATE(away->state, (uint32_t)SPILL_STATES, "spill record is in no known state");
+	MUTATE(away->state, (uint32_t)SPILL_FREE, "a free spill record is used");
+	MUTATE(away->state, (uint32_t)SPILL_FETCHING, "job is not its own");
+	MUTATE(away->state, (uint32_t)SPILL_LOST, "a lost page is a node's");
+	MUTATE(away->node, node + 1, "a node does not know its spill record");
+	MUTATE(away->generation, (uint64_t)0, "in no known generation");
+	MUTATE(away->generation, c->spill_generation + 1, "in no known generation");
+	MUTATE(out->job, 0u, "job is not its own");
+	MUTATE(out->page, 0u, "a page leaves for the disk and nobody writes it");
+	MUTATE(out->counted, (uint8_t)0, "count of pages that leave");
+	MUTATE(out->stuck, (uint8_t)1, "frames that a write still reads");
+	MUTATE(out->state, (uint32_t)SPILL_SPILLED, "a page is written out that need not be");
+	MUTATE(in->counted, (uint8_t)0, "reads are not all listed");
+	MUTATE(in->state, (uint32_t)SPILL_SPILLING, "gone from memory before it was on disk");
+	MUTATE(page_at(c, out->page)->leaving, (uint8_t)0, "a page is counted as leaving and stays");
+	MUTATE(node_at(c, node)->spill, 0u, "a claim's page has no copy");
+	MUTATE(node_at(c, node)->spill, spilling, "a node's spill record is another's");
+	MUTATE(node_at(c, node)->present, (uint8_t)1, "a node is taken for one in memory");
+	MUTATE(region->used, region->used + 1, "a region's count of records");
+	MUTATE(region->listed, !region->listed, "a region with room is not listed so");
+	MUTATE(region->free.count, region->free.count + 1, "a region's free list is broken");
+	MUTATE(region->space, 2u, "lies in another space's region");
+	MUTATE(region->space, 0u, "a region without a space is used");
+	MUTATE(c->spills_in[SPILL_SPILLED], 0u, "spill records in a state");
+	MUTATE(c->spilled.count, 0u, "the list of pages on disk is broken");
+	MUTATE(c->spilling.count, 0u, "the list of writes is broken");
+	MUTATE(c->fetching.count, 0u, "the list of reads is broken");
+	MUTATE(c->spilled_pages, (uint64_t)0, "pages on disk alone is wrong");
+	MUTATE(c->regions_high, c->layout.n_regions + 1, "more of the spill file is used than there is");
+	MUTATE(g->spilling, g->spilling + 1, "count of pages that leave");
+	MUTATE(g->stuck, 1u, "frames that a write still reads");
+	MUTATE(tenant_at(c, 0)->spilled_bytes, (uint64_t)1, "spilled bytes are not its claims'");
+	MUTATE(c->job[in->job].seq, 0u, "sequences' reads and the mover's differ");
+	printf("fsck: %u mutations of the spill tier found\n", n_mutations);
+	world_free(w);
+}
+END_TEST
+
 int main(void)
 {
 	const TTest *list[] = { frames_and_pages, extents_and_sums, index_and_charges,
-				sequences_and_holds };
+				sequences_and_holds, spill_tier };
 	return run_suite("core_fsck", list, sizeof(list) / sizeof(list[0]));
 }

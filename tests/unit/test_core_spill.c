@@ -256,6 +256,8 @@ START_TEST(the_coldest_goes_first)
 	uint32_t e = attach(w, "e0");
 	run(w, e, 0, 1);
 	press(w, e, 100);
+	press(w, e, 200);
+	press(w, e, 300);
 	struct kvd_row_status st = status_of(w);
 	ck_assert_uint_eq(tenant_row(w, 0).spilled_bytes, 0);
 	ck_assert_uint_le(st.spill_slots_used, 2 * EXTENT / (PAGE + 4096));
