@@ -205,13 +205,13 @@ static void signals_ready(struct loop_source *source, uint32_t events)
 		log_info("signal.stop signal=%u pid=%u", info.ssi_signo, info.ssi_pid);
 		daemon->stop = true;
 	}
-	if (again && !daemon->stop)
-		reload(daemon);
 	/* A signal that cannot be read is never seen again: whoever asks us to stop is obeyed all the same. */
 	if (n < 0 && errno != EAGAIN && errno != EINTR) {
 		log_error("signal.unreadable error=\"%s\" now=\"stopping\"", strerror(errno));
 		daemon->stop = true;
 	}
+	if (again && !daemon->stop)
+		reload(daemon);
 }
 
 static int open_signals(struct daemon *daemon)
