@@ -120,6 +120,7 @@ $(O)/tests/test_examples: | $(EXAMPLES)
 $(O)/tests/%.so: tests/preload/%.c
 	$(call say,LD,$@)mkdir -p $(@D) && $(CC) $(BASE_CFLAGS) -U_FORTIFY_SOURCE -fPIC -shared -fvisibility=hidden -o $@ $< -ldl
 $(O)/tests/test_nth_failure: | $(EXAMPLES) $(O)/tests/nth_failure.so
+$(O)/tests/test_adopt_calls: | $(O)/tests/nth_failure.so
 $(TOOLS): $(O)/tests/%: $(O)/obj/tests/tools/%.o $(ALL_LIBS); $(link)
 # The simulator's core calls core_book_hook() before every store to the book.
 SIM_CORE := $(patsubst %.c,$(O)/obj/sim/%.o,$(CORE_SRC))

@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #define REOPEN_USEC 50000u         /* between two tries to reach kvd */
+#define REGREET_USEC 1000000u      /* for so long a kvd that hangs up at the greeting is tried again */
 
 int kvd_fail(char error[KVD_ERROR_MAX], int result, const char *format, ...)
 {
@@ -298,7 +299,15 @@ static int connection_open(struct kvd_connection *c, uint64_t deadline_usec)
 
 int kvd_connection_open(struct kvd_connection *c)
 {
-	return connection_open(c, kvd_clock_usec() + KVD_CALL_USEC);
+	uint64_t deadline_usec = kvd_clock_usec() + KVD_CALL_USEC, patience_usec = kvd_clock_usec() + REGREET_USEC;
+	int r;
+
+	/* Hung up without a word is a kvd that was killed this very moment.  Where somebody keeps its socket,
+	 * the next one answers in it; where nobody does, the next try says so. */
+	do
+		r = connection_open(c, deadline_usec);
+	while ((r == -ENOTCONN || r == -ECONNRESET || r == -EPIPE) && kvd_connection_pause(patience_usec));
+	return r;
 }
 
 bool kvd_connection_result_is_gone(int result)

@@ -19,6 +19,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#define ATTACH_AGAIN_USEC 2000000u /* for so long a first attach is tried again after a hang-up */
 #define SQ_ENTRIES_PER_SEQ 4u      /* per step: a GROW, a SEAL, and what a turn of sequences adds */
 
 /* A name in a message, or the sentence that says what is wrong with it. */
@@ -253,10 +254,14 @@ int kvd_engine_attach(const struct kvd_engine_options *o, struct kvd_engine **re
 	r = attach_request(e, o, &e->request);
 	if (r != 0)
 		return r;
-	while ((r = attach_try(e)) == -EAGAIN)
-		(void)kvd_wait_until(e->connection->fd, POLLIN,
-				     e->connection->fd < 0 ? kvd_clock_usec() + 10000u
-							   : e->attach_deadline_usec);
+	/* Hung up in the middle of it: that kvd was killed this very moment, the next one is about to come. */
+	uint64_t patience_usec = kvd_clock_usec() + ATTACH_AGAIN_USEC;
+	while ((r = attach_try(e)) == -EAGAIN ||
+	       (r == -ENOTCONN && kvd_connection_pause(patience_usec)))
+		if (r == -EAGAIN)
+			(void)kvd_wait_until(e->connection->fd, POLLIN,
+					     e->connection->fd < 0 ? kvd_clock_usec() + 10000u
+								   : e->attach_deadline_usec);
 	return r;
 }
 

@@ -3,6 +3,7 @@
  *   NTH_PROGRAM  the program meant, by the name it was started with; its children are left alone
  *   NTH_CALL     the number of the call that fails (counting all calls wrapped here, from 1), or
  *   NTH_SITE     "module+0xoffset" of the call that fails, the first time that it is made
+ *   NTH_KILL     the call does not fail: the program is killed before it makes it (SIGKILL)
  *   NTH_FIRED    file that then gets one line: "NUMBER FUNCTION SITE"
  *   NTH_TRACE    file that gets such a line for every call
  *
@@ -95,6 +96,8 @@ static bool fails(const char *function, const void *site, int error)
 		describe(fd, number, function, site);
 		syscall(SYS_close, fd);
 	}
+	if (fail && getenv("NTH_KILL"))
+		syscall(SYS_kill, (pid_t)syscall(SYS_getpid), SIGKILL);
 	inside = false;
 	errno = fail ? error : saved;
 	return fail;

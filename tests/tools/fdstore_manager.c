@@ -6,7 +6,8 @@
  * ($NOTIFY_SOCKET, SOCKET.notify); keeps what KVD gives it (FDSTORE=1), lets go of what it is told to
  * (FDSTOREREMOVE=1) and of what hangs up (unless FDPOLL=0); when KVD is killed, starts it again with all
  * that.  SIGTERM ends KVD, then says what the store holds: "stored N" on stdout; 0 if KVD ended with 0.
- * SIGUSR2 is passed on to KVD, as RestartKillSignal= does, and KVD is started again. */
+ * SIGUSR2 is passed on to KVD, as RestartKillSignal= does, and KVD is started again.  Where there is a file
+ * SOCKET.arm, the next KVD gets its lines as environment, and the file goes. */
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -108,7 +109,29 @@ static void tidy(int notify)
 	}
 }
 
-static pid_t start(int listen_fd, const char *notify_path, char *const *argv)
+static void arm(const char *socket_path)
+{
+	char path[128], line[512];
+	FILE *file;
+
+	snprintf(path, sizeof(path), "%s.arm", socket_path);
+	file = fopen(path, "re");
+	if (!file)
+		return;
+	unlink(path);
+	while (fgets(line, sizeof(line), file)) {
+		char *equals = strchr(line, '=');
+
+		line[strcspn(line, "\n")] = '\0';
+		if (equals) {
+			*equals = '\0';
+			setenv(line, equals + 1, 1);
+		}
+	}
+	fclose(file);
+}
+
+static pid_t start(int listen_fd, const char *socket_path, const char *notify_path, char *const *argv)
 {
 	pid_t pid = fork();
 	static char names[STORE_MAX * 16 + 64];
@@ -138,6 +161,7 @@ static pid_t start(int listen_fd, const char *notify_path, char *const *argv)
 	setenv("LISTEN_FDS", number, 1);
 	setenv("LISTEN_FDNAMES", names, 1);
 	setenv("NOTIFY_SOCKET", notify_path, 1);
+	arm(socket_path);
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	execv(argv[0], argv);
@@ -177,7 +201,7 @@ int main(int argc, char **argv)
 	snprintf(notify_path, sizeof(notify_path), "%s.notify", argv[1]);
 	listen_fd = bind_at(argv[1], SOCK_SEQPACKET);
 	notify = bind_at(notify_path, SOCK_DGRAM);
-	pid = start(listen_fd, notify_path, argv + 2);
+	pid = start(listen_fd, argv[1], notify_path, argv + 2);
 	for (bool over = false; !over;) {
 		struct pollfd polled[] = { { .fd = notify, .events = POLLIN }, { .fd = signals, .events = POLLIN } };
 		struct signalfd_siginfo info;
@@ -193,7 +217,7 @@ int main(int argc, char **argv)
 			continue;
 		tidy(notify);
 		if (!over)
-			pid = start(listen_fd, notify_path, argv + 2);
+			pid = start(listen_fd, argv[1], notify_path, argv + 2);
 	}
 	printf("stored %u\n", n_stored);
 	unlink(argv[1]);
