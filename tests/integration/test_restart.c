@@ -3,6 +3,8 @@
 #include "tests/lib/scenario.h"
 #include "tests/lib/slow.h"
 
+#include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -168,6 +170,100 @@ START_TEST(an_engine_dies_with_kvd)
 }
 END_TEST
 
+#define N_STREAMS 6
+#define N_LONG 600u                /* tokens: more than a stream socket holds unread */
+
+struct reader {
+	struct kvd_stream *stream;
+	int32_t ids[N_LONG];
+	uint32_t n_ids;
+	uint64_t hash;
+	bool ended;
+};
+
+/* Take what is there; returns the number of chunks. */
+static unsigned read_some(struct reader *r)
+{
+	struct kvd_chunk chunk;
+	unsigned n = 0;
+	while (!r->ended) {
+		int rc = kvd_next(r->stream, 0, &chunk);
+		if (rc == -EAGAIN)
+			break;
+		ck_assert_msg(rc == 0, "%s", kvd_stream_error(r->stream));
+		n++;
+		if (chunk.kind == KVD_CHUNK_TOKENS) {
+			ck_assert_uint_le(r->n_ids + chunk.n_ids, N_LONG);
+			memcpy(r->ids + r->n_ids, chunk.ids, chunk.n_ids * sizeof(*chunk.ids));
+			r->n_ids += chunk.n_ids;
+		} else if (chunk.kind == KVD_CHUNK_END) {
+			ck_assert_msg(chunk.end->m.status == 0, "%s", chunk.end->text);
+			ck_assert_int_eq(chunk.resumed, 0);
+			r->hash = chunk.end->logits_hash;
+			r->ended = true;
+		}
+	}
+	return n;
+}
+
+/* All streams of a program share one connection, and one of them is not read while kvd is away: what the
+ * engine wrote before and the ticket wait in its socket. */
+START_TEST(one_connection_many_streams)
+{
+	struct host h;
+	struct host_job alone[N_STREAMS], job;
+	char *texts[N_STREAMS];
+	static struct reader readers[N_STREAMS];
+	struct kvd_connection *c;
+	unsigned chunks = 0, n_ended = 0;
+	uint64_t read_all_usec = 0;
+	start(&h);
+	for (unsigned i = 0; i < N_STREAMS; i++) {
+		texts[i] = scenario_text(190 + i, 20 + 10 * i);
+		alone[i] = scenario_alone(&h, NULL, "one", texts[i], N_LONG);
+	}
+	ck_assert_int_eq(kvd_connect(h.socket, "tests", NULL, &c), 0);
+	for (unsigned i = 0; i < N_STREAMS; i++) {
+		scenario_job(&job, NULL, NULL, texts[i], N_LONG);
+		job.request.text = texts[i];
+		job.request.text_bytes = strlen(texts[i]);
+		ck_assert_int_eq(kvd_generate(c, NULL, i % 2 ? "two" : "one", 0, &job.request,
+					      &readers[i].stream), 0);
+	}
+	while (n_ended < N_STREAMS) {
+		struct pollfd fds[N_STREAMS];
+		unsigned n_fds = 0;
+		n_ended = 0;
+		for (unsigned i = 0; i < N_STREAMS; i++) {
+			if (i > 0 || host_now_usec() > read_all_usec)
+				chunks += read_some(&readers[i]);
+			n_ended += readers[i].ended;
+			if (!readers[i].ended)
+				fds[n_fds++] = (struct pollfd){ .fd = kvd_stream_fd(readers[i].stream),
+								.events = POLLIN };
+			if (i == 0 && chunks > 10 && read_all_usec == 0)
+				read_all_usec = UINT64_MAX;    /* from now on stream 0 lies unread */
+		}
+		if (chunks > 2200 && read_all_usec == UINT64_MAX) {
+			restart_kvd(&h, false);
+			read_all_usec = host_now_usec() + 1000000;
+		}
+		poll(fds, n_fds, 20);
+	}
+	for (unsigned i = 0; i < N_STREAMS; i++) {
+		ck_assert_uint_eq(readers[i].n_ids, N_LONG);
+		ck_assert_mem_eq(readers[i].ids, alone[i].ids, sizeof(readers[i].ids));
+		ck_assert_uint_eq(readers[i].hash, alone[i].end.logits_hash);
+		kvd_stream_close(readers[i].stream);
+		free(texts[i]);
+	}
+	kvd_close(c);
+	host_jobs_free(alone, N_STREAMS);
+	host_settle(&h);
+	host_stop(&h);
+}
+END_TEST
+
 /* A stream's socket is closed a moment after its client has gone. */
 static unsigned settled_fds(pid_t pid)
 {
@@ -272,9 +368,10 @@ int main(void)
 		SCENARIO(streams_go_on_at_the_next_kvd),
 		SCENARIO(killed_again_and_again),
 		SCENARIO(an_engine_dies_with_kvd),
+		SCENARIO(one_connection_many_streams),
 		SCENARIO(nothing_grows),
 		SCENARIO(clients_wait_for_kvd),
 		SCENARIO(engine_without_kvd_ends_on_sigterm),
 	};
-	return scenario_run("restart", tests, 6, 300);
+	return scenario_run("restart", tests, 7, 300);
 }
