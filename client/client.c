@@ -64,6 +64,8 @@ static uint32_t query_row_bytes(enum kvd_query what)
 	case KVD_Q_EXPLAIN: return sizeof(struct kvd_row_plan);
 	case KVD_Q_EVICTIONS: return sizeof(struct kvd_row_eviction);
 	case KVD_Q_EVICTED: return sizeof(struct kvd_row_evicted);
+	case KVD_Q_TRACE: return sizeof(struct kvd_row_trace);
+	case KVD_Q_COST: return sizeof(struct kvd_row_cost);
 	case KVD_Q_SMAPS: return sizeof(struct kvd_row_smaps);
 	case KVD_Q_PREFIXES: return sizeof(struct kvd_row_prefix);
 	}

@@ -12,6 +12,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "kvd/admin_ask.h"
 #include "kvd/clock.h"
 #include "kvd/daemon.h"
 #include "kvd/peer.h"
@@ -29,6 +30,9 @@ static const uint32_t row_bytes[] = {
 	[KVD_Q_FSCK] = sizeof(struct kvd_row_fsck),
 	[KVD_Q_SMAPS] = sizeof(struct kvd_row_smaps),
 	[KVD_Q_PREFIXES] = sizeof(struct kvd_row_prefix),
+	[KVD_Q_PSI] = sizeof(struct kvd_row_psi),
+	[KVD_Q_TRACE] = sizeof(struct kvd_row_trace),
+	[KVD_Q_COST] = sizeof(struct kvd_row_cost),
 };
 
 /* ---- rows ---- */
@@ -166,6 +170,9 @@ static uint32_t fill(struct peer *peer, void *rows, uint32_t max, bool *ret_end)
 	case KVD_Q_PREFIXES:
 		n = core_read_prefixes(daemon->core, now_usec, &query->cursor, rows, max);
 		break;
+	case KVD_Q_PSI: n = core_read_psi(daemon->core, tenant, now_usec, &query->cursor, rows, max); break;
+	case KVD_Q_TRACE: n = trace_read(daemon, &query->trace, now_usec, &query->cursor, rows, max); break;
+	case KVD_Q_COST: n = cost_read(daemon, &query->cursor, rows, max); break;
 	}
 	*ret_end = n == 0;
 	return n;
@@ -240,9 +247,17 @@ static void query_slice(struct peer *peer)
 		query_answer(peer);
 }
 
+/* What depends on others, or shows them. */
+static bool admin_only(uint32_t what)
+{
+	return what == KVD_Q_EXTENTS || what == KVD_Q_FSCK || what == KVD_Q_PREFIXES || what == KVD_Q_TRACE ||
+	       what == KVD_Q_COST;
+}
+
 void admin_query(struct peer *peer, const struct kvd_msg_query *m)
 {
-	struct peer_query *query = &peer->query;
+	struct peer_query *query = &peer->query, asked = { .what = m->what };
+	char why[ADMIN_ASK_WHY_MAX];
 	int fd;
 
 	if (m->what >= sizeof(row_bytes) / sizeof(row_bytes[0]) || !row_bytes[m->what]) {
@@ -250,7 +265,7 @@ void admin_query(struct peer *peer, const struct kvd_msg_query *m)
 			   "question %u is not one this kvd knows; upgrade it", m->what);
 		return;
 	}
-	if (!peer->admin && (m->what == KVD_Q_EXTENTS || m->what == KVD_Q_FSCK || m->what == KVD_Q_PREFIXES)) {
+	if (!peer->admin && admin_only(m->what)) {
 		peer_error(peer, m->m.seq, KVD_S_REFUSED, 0, 0,
 			   "only root, the user of kvd and group kvadm may ask that");
 		return;
@@ -266,19 +281,21 @@ void admin_query(struct peer *peer, const struct kvd_msg_query *m)
 			   "one question at a time on an engine's connection");
 		return;
 	}
+	if (!admin_ask(peer->daemon, m->argument, &asked, why)) {
+		peer_error(peer, m->m.seq, KVD_S_BAD_REQUEST, 0, 0, "%s", why);
+		return;
+	}
 	fd = segment_memfd("kvd-rows", 0);
 	if (fd < 0) {
 		peer_error(peer, m->m.seq, KVD_S_INTERNAL, 0, 0, "rows cannot be made: %s",
 			   strerror(-fd));
 		return;
 	}
-	*query = (struct peer_query){
-		.active = true,
-		.fd = fd,
-		.what = m->what,
-		.seq = m->m.seq,
-		.row_bytes = row_bytes[m->what],
-	};
+	*query = asked;
+	query->active = true;
+	query->fd = fd;
+	query->seq = m->m.seq;
+	query->row_bytes = row_bytes[m->what];
 	peer->daemon->queries_active = true;
 }
 

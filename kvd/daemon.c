@@ -44,8 +44,11 @@ void daemon_event(struct daemon *daemon, const struct core_event *event)
 
 	record_event(daemon, event, now_usec);
 	core_step(daemon->core, event, now_usec);
-	while (core_next_action(daemon->core, &action))
+	trace_event(daemon, event, now_usec);
+	while (core_next_action(daemon->core, &action)) {
+		trace_action(daemon, &action, now_usec);
 		act_perform(daemon, &action);
+	}
 	record_event_done(daemon);
 }
 
@@ -170,6 +173,7 @@ int daemon_run(struct daemon *daemon)
 		daemon_deadline(daemon, mover_link_pump(&daemon->mover, clock_now_usec()));
 		daemon_deadline(daemon, event_pump(daemon, clock_now_usec()));
 		daemon_deadline(daemon, record_pump(daemon, clock_now_usec()));
+		daemon_deadline(daemon, cost_pump(daemon, clock_now_usec()));
 		ring_doorbells(daemon);
 		daemon_deadline(daemon, watchdog_run(daemon, clock_now_usec()));
 		/* What the last steps have left over: another round at once. */
@@ -367,6 +371,10 @@ static int daemon_init(struct daemon *daemon, const struct daemon_options *optio
 	if (r < 0)
 		return failed("buffers", r);
 	r = event_open(daemon);
+	if (r == 0)
+		r = trace_open(daemon);
+	if (r == 0)
+		r = cost_open(daemon);
 	if (r < 0)
 		return failed("events", r);
 	r = open_spill(daemon);
@@ -457,6 +465,8 @@ void daemon_close(struct daemon *daemon)
 	introduce_deinit(daemon);
 	record_close(daemon);
 	event_close(daemon);
+	trace_close(daemon);
+	cost_close(daemon);
 	vmm_close(daemon->vmm);
 	if (daemon->book)
 		munmap(daemon->book, daemon->book_bytes);

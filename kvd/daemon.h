@@ -10,6 +10,7 @@
 #include "kvd/attach.h"
 #include "kvd/bundle.h"
 #include "kvd/config.h"
+#include "kvd/cost.h"
 #include "kvd/core/core.h"
 #include "kvd/event.h"
 #include "kvd/introduce.h"
@@ -22,6 +23,7 @@
 #include "kvd/recorder.h"
 #include "kvd/tenant_of.h"
 #include "kvd/tenant_use.h"
+#include "kvd/trace.h"
 #include "kvd/version.h"
 #include "kvd/watchdog.h"
 #include "kvd/weights_share.h"
@@ -78,6 +80,8 @@ struct daemon {
 	bool queries_active;
 	struct events events;
 	struct recorder recorder;
+	struct trace trace;
+	struct cost cost;
 	struct steer_trigger triggers[CORE_TRIGGERS_MAX];
 	struct core_action steered;/* what came of the last PIN ... EVICT (admin_steer.c) */
 	struct tenant_use *uses;   /* (LIMIT_TENANTS) what each has at the control socket */

@@ -101,7 +101,8 @@ static void notify(const char *state, int fd)
 	room.fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (room.fd < 0)
 		return;
-	if (connect(room.fd, (struct sockaddr *)&address, (socklen_t)(offsetof(struct sockaddr_un, sun_path) + n)) == 0)
+	if (connect(room.fd, (struct sockaddr *)&address,
+		    (socklen_t)(offsetof(struct sockaddr_un, sun_path) + n)) == 0)
 		for (unsigned i = 0; i < 2; i++) {
 			if (sendmsg(room.fd, &message, MSG_NOSIGNAL) >= 0 || errno != EAGAIN)
 				break;

@@ -19,6 +19,7 @@
 #include "kvd/log.h"
 #include "kvd/loop.h"
 #include "kvd/proto.h"
+#include "kvd/trace.h"
 
 struct daemon;
 struct attached;
@@ -31,6 +32,10 @@ struct peer_query {
 	int fd;
 	uint32_t what, seq, cursor, row_bytes;
 	uint64_t n_rows;
+	/* its argument (admin_ask.c) */
+	uint32_t kind, owner;      /* EXPLAIN: enum core_explain; PLAN: whose */
+	uint64_t number;           /* EXPLAIN */
+	struct trace_filter trace; /* TRACE */
 };
 
 struct peer {

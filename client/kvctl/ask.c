@@ -86,6 +86,11 @@ static int run_prefixes(const struct kvctl_view *v, struct kvd_connection *c)
 	return run_rows(v, c, KVD_Q_PREFIXES, kvctl_show_prefixes);
 }
 
+static int run_cost(const struct kvctl_view *v, struct kvd_connection *c)
+{
+	return run_rows(v, c, KVD_Q_COST, kvctl_show_cost);
+}
+
 static int run_smaps(const struct kvctl_view *v, struct kvd_connection *c)
 {
 	struct kvctl_rows rows;

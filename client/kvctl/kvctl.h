@@ -32,7 +32,7 @@ enum kvctl_by { KVCTL_BY_STATE = 0, KVCTL_BY_ENGINE, KVCTL_BY_TENANT };
 struct kvctl_arguments {
 	const char *word[KVCTL_WORDS_MAX]; /* behind the command */
 	unsigned n_words;
-	const char *tenant;
+	const char *socket, *tenant, *trigger;
 	uint64_t prefix, bytes;
 	bool dry_run, wait, follow;
 	double timeout_seconds, seconds;
@@ -117,6 +117,15 @@ int kvctl_evict(const struct kvctl_view *v, struct kvd_connection *c);
 int kvctl_quota(const struct kvctl_view *v, struct kvd_connection *c);
 int kvctl_drain(const struct kvctl_view *v, struct kvd_connection *c);
 int kvctl_events(const struct kvctl_view *v, struct kvd_connection *c);
+int kvctl_psi(const struct kvctl_view *v, struct kvd_connection *c);
+int kvctl_trace(const struct kvctl_view *v, struct kvd_connection *c);
+int kvctl_show_psi(const struct kvctl_view *v, const struct kvctl_rows *rows);
+int kvctl_show_cost(const struct kvctl_view *v, const struct kvctl_rows *rows);
+int kvctl_show_trace(const struct kvctl_view *v, const struct kvctl_rows *rows);
+bool kvctl_trigger_parse(const char *text, uint64_t number[8]);
+/* c NULL: kvd does not answer. */
+int kvctl_doctor(const struct kvctl_view *v, struct kvd_connection *c);
+int kvctl_replay(const struct kvctl_view *v, struct kvd_connection *c);
 int kvctl_record(const struct kvctl_view *v, struct kvd_connection *c);
 int kvctl_show_event(const struct kvctl_view *v, const struct kvd_msg_event *event);
 int kvctl_show_smaps(const struct kvctl_view *v, bool admin, const struct kvctl_rows *rows);
@@ -135,7 +144,7 @@ int kvctl_fail(struct kvd_connection *c, int result);
 /* Ask; on failure the sentence is printed, the exit code returned and *ret empty. */
 int kvctl_ask(struct kvd_connection *c, enum kvd_query what, const char *argument, struct kvctl_rows *ret);
 void kvctl_release(struct kvctl_rows *rows);
-enum kvctl_who { KVCTL_ANY, KVCTL_ADMIN };
+enum kvctl_who { KVCTL_ANY, KVCTL_ADMIN, KVCTL_HOST };
 struct kvctl_command {
 	const char *name, *operands;
 	unsigned least, most;      /* words behind the command */

@@ -119,11 +119,12 @@ static int take_option(struct arguments *a, int option)
 	case OPT_BYTES:
 		return kvctl_size_parse(optarg, &more->bytes) && more->bytes
 			       ? 0 : usage("--bytes %s is no size; write for example 512M", optarg);
+	case OPT_TRIGGER: more->trigger = optarg; return 0;
 	case OPT_SECONDS: return take_seconds("seconds", &more->seconds, optarg);
 	case OPT_WITH_TOKENS: more->with_tokens = true; return 0;
 	case OPT_WAIT: more->wait = true; return 0;
 	case OPT_TIMEOUT: return take_seconds("timeout", &more->timeout_seconds, optarg);
-	case OPT_SOCKET: a->socket = optarg; return 0;
+	case OPT_SOCKET: a->socket = more->socket = optarg; return 0;
 	case OPT_VERSION: printf("kvctl %s\n", KVD_VERSION); return -1;
 	case 'h':
 	case OPT_HELP: print_help(); return -1;
@@ -168,6 +169,10 @@ static int run(const struct arguments *a, const struct kvctl_command *command)
 	struct kvd_connection *c;
 	int r = kvd_connect(a->socket, "kvctl " KVD_VERSION, NULL, &c);
 
+	if (r != 0 && command->who == KVCTL_HOST) {
+		kvd_close(c);
+		return command->run(&a->view, NULL);
+	}
 	if (r != 0) {
 		fprintf(stderr, "kvctl: %s\n", kvd_error(c));
 		kvd_close(c);

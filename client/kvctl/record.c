@@ -7,10 +7,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "kvd/record.h"
@@ -105,7 +107,7 @@ int kvctl_record(const struct kvctl_view *v, struct kvd_connection *c)
 	uint64_t number[8] = { (uint64_t)(v->arguments.seconds * 1e6), v->arguments.with_tokens };
 	struct sigaction action = { .sa_handler = on_signal };
 	struct passing p = { .bytes = 0 };
-	int ends[2], r, file = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	int ends[2], r, file = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
 	if (file < 0)
 		return kvctl_complain(1, "%s: %s", path, strerror(errno));
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0) {
@@ -117,11 +119,14 @@ int kvctl_record(const struct kvctl_view *v, struct kvd_connection *c)
 	r = kvd_steer(c, KVD_STEER_RECORD, NULL, number, ends[1], NULL);
 	close(ends[1]);
 	if (r != 0) {
+		struct stat made;
+		if (fstat(file, &made) == 0 && S_ISREG(made.st_mode) && made.st_size == 0)
+			unlink(path);        /* ours, or as good as none */
 		close(ends[0]);
 		close(file);
-		unlink(path);
 		return kvctl_fail(c, r);
 	}
+	(void)ftruncate(file, 0);            /* a terminal or a pipe has no length */
 	r = take_all(ends[0], file, &p);
 	close(ends[0]);
 	if (close(file) < 0 && r == 0)
@@ -140,4 +145,21 @@ int kvctl_record(const struct kvctl_view *v, struct kvd_connection *c)
 	fprintf(v->out, "%s: %" PRIu64 " events, %s; replay it with kvd --replay %s\n", path, p.n_events,
 		kvctl_size(p.bytes).s, path);
 	return 0;
+}
+
+/* kvd of this release lies beside kvctl; else the one on PATH. */
+int kvctl_replay(const struct kvctl_view *v, struct kvd_connection *c)
+{
+	const char *file = v->arguments.word[0];
+	char path[PATH_MAX];
+	ssize_t n = readlink("/proc/self/exe", path, sizeof(path) - 8);
+	(void)c;
+	path[n > 0 ? n : 0] = '\0';
+	char *slash = strrchr(path, '/');
+	if (slash) {
+		memcpy(slash + 1, "kvd", 4);
+		execl(path, "kvd", "--replay", file, NULL);
+	}
+	execlp("kvd", "kvd", "--replay", file, NULL);
+	return kvctl_complain(1, "kvd is neither beside kvctl nor on PATH: %s", strerror(errno));
 }

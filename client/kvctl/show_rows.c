@@ -76,7 +76,7 @@ int kvctl_show_tenants(const struct kvctl_view *v, const struct kvctl_rows *rows
 {
 	static const char *const titles[] = {
 		"TENANT", "DOMAIN", "SHARING", ">RSS",	  ">PSS",      ">USS",
-		">MAX",	  ">SEQ",   ">PROMPT", ">CACHED", ">ANSWERED", ">EVICTED",
+		">MAX",	  ">SEQ",   ">PROMPT", ">CACHED", ">ANSWERED", ">EVICTED", ">SOME10",
 	};
 	struct kvctl_table *t = v->json ? NULL : kvctl_table_new(titles, N(titles));
 	json_t *all = v->json ? json_array() : NULL;
@@ -88,7 +88,7 @@ int kvctl_show_tenants(const struct kvctl_view *v, const struct kvctl_rows *rows
 				all,
 				json_pack(
 					"{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, "
-					"s:{s:n, s:n}, s:s}",
+					"s:{s:f, s:f}, s:s, s:o, s:o, s:o, s:o, s:o, s:o}",
 					"name", kvctl_json_name(r->name), "domain",
 					kvctl_json_name(r->domain), "rss_bytes",
 					number(r->rss_bytes), "pss_bytes", number(r->pss_bytes),
@@ -100,7 +100,12 @@ int kvctl_show_tenants(const struct kvctl_view *v, const struct kvctl_rows *rows
 					number(r->cached_tokens), "completion_tokens",
 					number(r->completion_tokens), "evicted_pages",
 					number(r->evicted_pages), "pressure", "some_avg10",
-					"full_avg10", "sharing", sharing_name(r->sharing)));
+					(double)r->some_avg10 / 100, "full_avg10",
+					(double)r->full_avg10 / 100, "sharing", sharing_name(r->sharing),
+					"low_bytes", number(r->low_bytes), "high_bytes",
+					number(r->high_bytes), "weight", number(r->weight), "throttled",
+					number(r->throttled), "refault_tokens",
+					number(r->refault_tokens), "stalled", number(r->stalled)));
 			continue;
 		}
 		kvctl_table_cell(t, "%s", kvctl_name(r->name).s);
@@ -115,6 +120,7 @@ int kvctl_show_tenants(const struct kvctl_view *v, const struct kvctl_rows *rows
 		kvctl_table_cell(t, "%llu", (unsigned long long)r->cached_tokens);
 		kvctl_table_cell(t, "%llu", (unsigned long long)r->completion_tokens);
 		kvctl_table_cell(t, "%llu", (unsigned long long)r->evicted_pages);
+		kvctl_table_cell(t, "%u.%02u", r->some_avg10 / 100, r->some_avg10 % 100);
 	}
 	return v->json ? kvctl_json(v, all) : kvctl_table_print(t, v);
 }

@@ -9,6 +9,12 @@ static json_t *admin_number(bool admin, uint64_t value)
 	return admin ? json_integer((json_int_t)value) : json_null();
 }
 
+/* In percent, as the kernel's PSI; the row has hundredths. */
+static json_t *admin_percent(bool admin, uint32_t hundredths)
+{
+	return admin ? json_real((double)hundredths / 100) : json_null();
+}
+
 static uint64_t saved_bytes(const struct kvd_row_status *s)
 {
 	return s->logical_bytes > s->physical_bytes ? s->logical_bytes - s->physical_bytes : 0;
@@ -23,7 +29,7 @@ static int status_json(const struct kvctl_view *v, const struct kvd_row_status *
 		json_object_set_new(frames, kvctl_frame_state(i),
 				    admin_number(admin, s->frames[i]));
 	}
-	/* This version measures no stalls: null is "not known", 0 is a fact. */
+	/* null is "not for you", 0 is a fact. */
 	json_t *root = json_pack(
 		"{s:o, s:I, s:o, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}",
 		"version", kvctl_json_name(s->version), "pid", (json_int_t)s->kvd_pid, "device",
@@ -38,11 +44,12 @@ static int status_json(const struct kvctl_view *v, const struct kvd_row_status *
 		admin_number(admin, s->physical_bytes), "saved_bytes",
 		admin_number(admin, saved_bytes(s)));
 	json_t *more = json_pack(
-		"{s:o, s:o, s:o, s:f, s:b, s:{s:n, s:n}, s:b, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}",
+		"{s:o, s:o, s:o, s:f, s:b, s:{s:o, s:o}, s:b, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}",
 		"engines", admin_number(admin, s->engines), "tenants",
 		admin_number(admin, s->tenants), "sequences", admin_number(admin, s->sequences),
 		"uptime_s", (double)s->uptime_usec / 1e6, "adopted", s->adopted != 0, "pressure",
-		"some_avg10", "full_avg10", "healthy", s->healthy != 0, "peak_logical_bytes",
+		"some_avg10", admin_percent(admin, s->some_avg10), "full_avg10",
+		admin_percent(admin, s->full_avg10), "healthy", s->healthy != 0, "peak_logical_bytes",
 		admin_number(admin, s->peak_logical_bytes), "peak_physical_bytes",
 		admin_number(admin, s->peak_physical_bytes), "merges",
 		admin_number(admin, s->merges), "merge_mismatches",
@@ -120,6 +127,13 @@ static void status_table(const struct kvctl_view *v, const struct kvd_row_status
 		(unsigned long long)s->merges, (unsigned long long)s->promotions,
 		(unsigned long long)s->single_flight_waits, (unsigned long long)s->preemptions,
 		(unsigned long long)s->evicted_pages, (unsigned long long)s->peers_closed);
+	fprintf(v->out,
+		"pressure: some %u.%02u %u.%02u %u.%02u, full %u.%02u %u.%02u %u.%02u (10, 60, 300 "
+		"s)\n",
+		s->some_avg10 / 100, s->some_avg10 % 100, s->some_avg60 / 100, s->some_avg60 % 100,
+		s->some_avg300 / 100, s->some_avg300 % 100, s->full_avg10 / 100,
+		s->full_avg10 % 100, s->full_avg60 / 100, s->full_avg60 % 100, s->full_avg300 / 100,
+		s->full_avg300 % 100);
 	if (s->merge_mismatches)
 		fprintf(v->out,
 			"ALARM: %llu pages of equal tokens had different bytes and were not "

@@ -12,7 +12,7 @@ enum kvd_query {
 	KVD_Q_STATUS = 1, KVD_Q_ENGINES = 2, KVD_Q_TENANTS = 3, KVD_Q_SEQUENCES = 4, KVD_Q_PAGES = 5,
 	KVD_Q_EXTENTS = 6, KVD_Q_FSCK = 7, KVD_Q_PSI = 8, KVD_Q_PLAN = 9, KVD_Q_EVICTIONS = 10, KVD_Q_EVICTED = 11,
 	KVD_Q_EXPLAIN = 12,
-	KVD_Q_SMAPS = 20, KVD_Q_PREFIXES = 21,
+	KVD_Q_SMAPS = 20, KVD_Q_PREFIXES = 21, KVD_Q_TRACE = 22, KVD_Q_COST = 23,
 };
 
 enum kvd_frame_state {             /* a frame is in exactly one; design.md section 5 */
@@ -172,6 +172,27 @@ struct kvd_row_prefix {            /* a chain of sealed pages from position 0, u
 	uint32_t space, shared;    /* shared: its last page has a copy in the shared colour */
 	char tenant[KVD_NAME_MAX]; /* who claimed its last page first */
 	char model[KVD_NAME_MAX];
+};
+enum kvd_trace_kind {
+#define KVD_TRACE(name, number, word, a, b) KVD_TRACE_##name = number,
+#include "kvd/trace.def"
+#undef KVD_TRACE
+};
+struct kvd_row_trace {             /* one thing in the life of a sequence or a frame */
+	char engine[KVD_NAME_MAX]; /* "": none, or it is gone */
+	uint64_t usec_ago;
+	uint32_t kind, slot;       /* enum kvd_trace_kind; slot 0xffffffff: none */
+	uint32_t verb;             /* SUBMIT, ANSWER: enum kvd_verb or event; MOVE, MOVED: what the mover does */
+	uint32_t status;           /* ANSWER: KVD_S_*; MOVED: 1 ok, 2 bytes differ, added */
+	uint32_t a, b;             /* as trace.def says; 0xffffffff: none */
+};
+struct kvd_row_cost {              /* what a tenant has had since this kvd began */
+	char tenant[KVD_NAME_MAX];
+	uint64_t computed_tokens, cached_tokens; /* of its prompts */
+	uint64_t completion_tokens;
+	uint64_t refault_tokens;   /* computed again because their pages had been evicted */
+	uint64_t rss_byte_seconds; /* as if nothing were shared */
+	uint64_t pss_byte_seconds; /* its part of what is shared */
 };
 struct kvd_row_fsck { char problem[248]; uint64_t checked_pages; }; /* one row with problem "" if clean */
 

@@ -24,7 +24,8 @@
 
 static const uint32_t *heap_slot(const struct core *c, uint32_t group, uint32_t at)
 {
-	return (const uint32_t *)((const char *)c + c->layout.at_heaps) + (uint64_t)group * c->config.tenants_max + at;
+	return (const uint32_t *)((const char *)c + c->layout.at_heaps) +
+	       (uint64_t)group * c->config.tenants_max + at;
 }
 
 uint32_t shelf_of_heap(const struct core *c, uint32_t group, uint32_t at)
@@ -96,7 +97,8 @@ uint32_t shelf_peek(const struct core *c, const uint32_t cursor[SHELF_LEVELS], u
 {
 	uint32_t best = CORE_NONE;
 	for (uint32_t i = 0; i < SHELF_LEVELS; i++)
-		if (cursor[i] != CORE_NONE && (best == CORE_NONE || claim_value(c, cursor[i]) < claim_value(c, best))) {
+		if (cursor[i] != CORE_NONE &&
+		    (best == CORE_NONE || claim_value(c, cursor[i]) < claim_value(c, best))) {
 			best = cursor[i];
 			*ret_level = i;
 		}

@@ -326,12 +326,121 @@ START_TEST(watchers_are_told)
 }
 END_TEST
 
+/* What is asked about the past and about the host. */
+START_TEST(questions_have_answers)
+{
+	struct host h;
+	int exit_code;
+	char *text = scenario_text(61, 80), command[128];
+
+	host_start(&h, "64M", NULL);
+	host_engine(&h, "a", host_model_bundled(), engine_args);
+	cached_pages(&h, "red", text);
+	ck_assert_uint_gt(cached_pages(&h, "red", text), 0);
+	json_t *psi = kvctl_json(&h, "psi");
+	ck_assert_uint_ge(json_array_size(psi), 2);
+	ck_assert(json_is_null(json_object_get(json_array_get(psi, 0), "tenant")));
+	ck_assert(json_is_real(json_object_get(json_object_get(json_array_get(psi, 0), "some"), "avg10")));
+	json_decref(psi);
+	char *line = kvctl(&h, "psi red", &exit_code);
+	unsigned a, b;
+	ck_assert_msg(sscanf(line, "some avg10=%u.%u avg60=", &a, &b) == 2 &&
+			      strstr(line, "\nfull avg10="),
+		      "%s", line);
+	free(line);
+	kvctl_refused(&h, "psi nobody", 1, "no tenant");
+	kvctl_refused(&h, "psi --trigger 'some 1 1'", 2, "window");
+	kvctl_refused(&h, "psi --trigger often", 2, "some 150000 1000000");
+
+	json_t *trace = kvctl_json(&h, "trace sequence a 0");
+	unsigned opens = 0, seals = 0, frames = 0;
+	json_int_t frame = -1;
+	size_t i;
+	json_t *row;
+	json_array_foreach(trace, i, row) {
+		const char *verb = json_string_value(json_object_get(row, "verb"));
+		const char *what = json_string_value(json_object_get(row, "what"));
+		opens += !strcmp(verb, "open") && !strcmp(what, "submit");
+		seals += !strcmp(verb, "seal") && !strcmp(what, "answer");
+		if (!strcmp(what, "entry") && json_is_integer(json_object_get(row, "b"))) {
+			frames++;
+			frame = number(row, "b");
+		}
+	}
+	ck_assert_uint_ge(opens, 1);
+	ck_assert_uint_ge(seals, 1);
+	ck_assert_uint_ge(frames, 1);
+	json_decref(trace);
+	snprintf(command, sizeof(command), "trace page %d", (int)frame);
+	trace = kvctl_json(&h, command);
+	ck_assert_uint_ge(json_array_size(trace), 1);
+	json_decref(trace);
+	kvctl_refused(&h, "trace sequence nobody 0", 2, "engine that is there");
+	kvctl_refused(&h, "trace page first", 2, "trace what");
+	kvctl_refused(&h, "trace page", 2, "needs");
+
+	sleep(2);                            /* memory times time: it takes a while */
+	json_t *cost = kvctl_json(&h, "cost");
+	json_int_t rss = 0, pss = 0, computed = 0;
+	for (i = 0; i < 50 && (!rss || !pss); i++) {
+		json_decref(cost);
+		usleep(200000);
+		cost = kvctl_json(&h, "cost");
+		size_t k;
+		json_array_foreach(cost, k, row) {
+			if (strcmp(json_string_value(json_object_get(row, "tenant")), "red"))
+				continue;
+			rss = number(row, "rss_byte_seconds");
+			pss = number(row, "pss_byte_seconds");
+			computed = number(row, "computed_tokens");
+		}
+	}
+	json_decref(cost);
+	ck_assert_int_gt(rss, 0);
+	ck_assert_int_gt(pss, 0);
+	ck_assert_int_gt(computed, 80);
+
+	json_t *doctor = json_loads(line = kvctl(&h, "doctor --json", &exit_code), 0, NULL);
+	ck_assert_msg(json_array_size(doctor) >= 10, "%s", line);
+	unsigned failed = 0, modes = 0;
+	json_array_foreach(doctor, i, row) {
+		failed += !strcmp(json_string_value(json_object_get(row, "level")), "FAIL");
+		modes += !strcmp(json_string_value(json_object_get(row, "check")), "memfd modes") &&
+			 !strcmp(json_string_value(json_object_get(row, "level")), "ok");
+		ck_assert_msg(!strcmp(json_string_value(json_object_get(row, "level")), "ok") ||
+				      json_string_value(json_object_get(row, "remedy"))[0],
+			      "no remedy: %s", line);
+	}
+	ck_assert_int_eq(exit_code, failed != 0);
+	ck_assert_uint_eq(modes, 1);
+	json_decref(doctor);
+	free(line);
+	kvctl_refused(&h, "doctor --socket /nonexistent/kvd.sock", 1, "FAIL");
+	free(text);
+	host_settle(&h);
+	host_stop(&h);
+}
+END_TEST
+
 /* Another user: refused in one line, exit 4; of smaps its own Rss and Swap. */
 START_TEST(others_may_not)
 {
 	static const char *const refused[] = {
-		"prefixes", "pin 12345678-1", "unpin 12345678-1", "publish 12345678-1", "unpublish 12345678-1",
-		"evict --tenant red", "quota red max=1G", "drain a", "events", "fsck", "extents",
+		"prefixes",
+		"pin 12345678-1",
+		"unpin 12345678-1",
+		"publish 12345678-1",
+		"unpublish 12345678-1",
+		"evict --tenant red",
+		"quota red max=1G",
+		"drain a",
+		"events",
+		"fsck",
+		"extents",
+		"cost",
+		"trace page 1",
+		"record /dev/null",
+		"psi --trigger 'some 150000 1000000'",
 	};
 	struct host h;
 	int status;
@@ -392,7 +501,7 @@ int main(void)
 		SCENARIO(a_pin_survives_pressure), SCENARIO(publish_lets_another_tenant_skip),
 		SCENARIO(evict_frees_what_it_says), SCENARIO(drain_sends_clients_elsewhere),
 		SCENARIO(a_quota_holds_at_once),    SCENARIO(watchers_are_told),
-		SCENARIO(others_may_not),
+		SCENARIO(questions_have_answers),   SCENARIO(others_may_not),
 	};
 	return scenario_run("steer", tests, sizeof(tests) / sizeof(tests[0]), 60);
 }

@@ -266,7 +266,7 @@ START_TEST(rows_of_every_kind)
 	v.headers = false;
 	ck_assert_int_eq(kvctl_show_tenants(&v, &tenants), 0);
 	fclose(v.out);
-	ck_assert_str_eq(text, "acme  group  reuse  1.5K  0  0  2.0M  0  0  0  0  0\n");
+	ck_assert_str_eq(text, "acme  group  reuse  1.5K  0  0  2.0M  0  0  0  0  0  0.00\n");
 
 	v = view_begin(true);
 	ck_assert_int_eq(kvctl_show_sequences(&v, &sequences), 0);
