@@ -61,6 +61,7 @@ static uint32_t query_row_bytes(enum kvd_query what)
 	case KVD_Q_FSCK: return sizeof(struct kvd_row_fsck);
 	case KVD_Q_PSI: return sizeof(struct kvd_row_psi);
 	case KVD_Q_PLAN:
+	case KVD_Q_DRY_EVICT:
 	case KVD_Q_EXPLAIN: return sizeof(struct kvd_row_plan);
 	case KVD_Q_EVICTIONS: return sizeof(struct kvd_row_eviction);
 	case KVD_Q_EVICTED: return sizeof(struct kvd_row_evicted);

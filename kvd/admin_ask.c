@@ -76,12 +76,33 @@ static bool ask_trace(const struct daemon *daemon, const char *argument, struct 
 	return false;
 }
 
+static bool ask_evict(const struct daemon *daemon, const char *argument, struct peer_query *query,
+		      char why[ADMIN_ASK_WHY_MAX])
+{
+	struct core_event *event = &query->evict;
+	const char *name;
+
+	event->type = CORE_EV_EVICT;
+	event->steer.tenant = CORE_NONE;
+	if (!strncmp(argument, "prefix ", 7) && take_number(argument + 7, 16, '\0', &event->steer.prefix))
+		return true;
+	event->steer.prefix = 0;
+	if (take_number(argument, 10, '\0', &event->steer.bytes))
+		return true;
+	name = take_number(argument, 10, ' ', &event->steer.bytes);
+	if (name)
+		return ask_tenant(daemon, name + 1, &event->steer.tenant, why);
+	snprintf(why, ADMIN_ASK_WHY_MAX, "evict what? a prefix, or bytes, and a tenant");
+	return false;
+}
+
 bool admin_ask(const struct daemon *daemon, const char *argument, struct peer_query *query,
 	       char why[ADMIN_ASK_WHY_MAX])
 {
 	query->owner = CORE_NONE;
 	switch (query->what) {
 	case KVD_Q_EXPLAIN: return ask_explain(daemon, argument, query, why);
+	case KVD_Q_DRY_EVICT: return ask_evict(daemon, argument, query, why);
 	case KVD_Q_TRACE: return ask_trace(daemon, argument, query, why);
 	case KVD_Q_PLAN: return !argument[0] || ask_tenant(daemon, argument, &query->owner, why);
 	}

@@ -12,7 +12,8 @@ struct peer_query;
 /* Fill in the fields of *query that its argument decides; query->what is set.  The argument has passed
  * wire_check().  False: a sentence says what is wrong with it.
  *   EXPLAIN  "prefix N" (hexadecimal id), "page N" (frame number), "tenant NAME"
- *   PLAN     "" or "NAME"     TRACE  "page N", "sequence SLOT ENGINE" */
+ *   PLAN     "" or "NAME"     TRACE  "page N", "sequence SLOT ENGINE"
+ *   DRY_EVICT  "prefix N", or "BYTES" (0: all), or "BYTES TENANT" */
 bool admin_ask(const struct daemon *daemon, const char *argument, struct peer_query *query,
 	       char ret_why[ADMIN_ASK_WHY_MAX]);
 

@@ -31,6 +31,11 @@ static const uint32_t row_bytes[] = {
 	[KVD_Q_SMAPS] = sizeof(struct kvd_row_smaps),
 	[KVD_Q_PREFIXES] = sizeof(struct kvd_row_prefix),
 	[KVD_Q_PSI] = sizeof(struct kvd_row_psi),
+	[KVD_Q_PLAN] = sizeof(struct kvd_row_plan),
+	[KVD_Q_EXPLAIN] = sizeof(struct kvd_row_plan),
+	[KVD_Q_DRY_EVICT] = sizeof(struct kvd_row_plan),
+	[KVD_Q_EVICTIONS] = sizeof(struct kvd_row_eviction),
+	[KVD_Q_EVICTED] = sizeof(struct kvd_row_evicted),
 	[KVD_Q_TRACE] = sizeof(struct kvd_row_trace),
 	[KVD_Q_COST] = sizeof(struct kvd_row_cost),
 };
@@ -171,6 +176,22 @@ static uint32_t fill(struct peer *peer, void *rows, uint32_t max, bool *ret_end)
 		n = core_read_prefixes(daemon->core, now_usec, &query->cursor, rows, max);
 		break;
 	case KVD_Q_PSI: n = core_read_psi(daemon->core, tenant, now_usec, &query->cursor, rows, max); break;
+	case KVD_Q_PLAN:
+		n = core_read_plan(daemon->core, tenant, query->owner, now_usec, &query->cursor, rows, max);
+		break;
+	case KVD_Q_EXPLAIN:
+		n = core_read_explain(daemon->core, tenant, (enum core_explain)query->kind, query->number, now_usec,
+				      &query->cursor, rows, max);
+		break;
+	case KVD_Q_DRY_EVICT:
+		n = core_read_evict(daemon->core, &query->evict, now_usec, &query->cursor, rows, max);
+		break;
+	case KVD_Q_EVICTIONS:
+		n = core_read_evictions(daemon->core, tenant, now_usec, &query->cursor, rows, max);
+		break;
+	case KVD_Q_EVICTED:
+		n = core_read_evicted(daemon->core, tenant, now_usec, &query->cursor, rows, max);
+		break;
 	case KVD_Q_TRACE: n = trace_read(daemon, &query->trace, now_usec, &query->cursor, rows, max); break;
 	case KVD_Q_COST: n = cost_read(daemon, &query->cursor, rows, max); break;
 	}
@@ -250,8 +271,9 @@ static void query_slice(struct peer *peer)
 /* What depends on others, or shows them. */
 static bool admin_only(uint32_t what)
 {
-	return what == KVD_Q_EXTENTS || what == KVD_Q_FSCK || what == KVD_Q_PREFIXES || what == KVD_Q_TRACE ||
-	       what == KVD_Q_COST;
+	return what == KVD_Q_DRY_EVICT || what == KVD_Q_PLAN || what == KVD_Q_EVICTIONS ||
+	       what == KVD_Q_EVICTED || what == KVD_Q_EXTENTS || what == KVD_Q_FSCK ||
+	       what == KVD_Q_PREFIXES || what == KVD_Q_TRACE || what == KVD_Q_COST;
 }
 
 void admin_query(struct peer *peer, const struct kvd_msg_query *m)

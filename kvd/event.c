@@ -16,6 +16,7 @@
 #include "kvd/peer.h"
 
 #define EVENT_TELL_USEC 100000u    /* counters are summed up for so long */
+#define EVENT_EVICTED_ROWS 64u     /* newest evictions looked at to say who and for whom */
 #define EVENT_RETRY_USEC 20000u    /* a watcher's socket is full: again in so long */
 
 int event_open(struct daemon *daemon)
@@ -87,6 +88,32 @@ void event_unwatch(struct peer *peer)
 
 /* ---- what counters say ---- */
 
+/* One note for each (victim, by) among the newest evictions. */
+static void note_evictions(struct daemon *daemon, uint64_t n_pages)
+{
+	static struct kvd_row_evicted rows[EVENT_EVICTED_ROWS];
+	uint32_t cursor = 0, n, max = n_pages < EVENT_EVICTED_ROWS ? (uint32_t)n_pages : EVENT_EVICTED_ROWS;
+
+	n = core_read_evicted(daemon->core, CORE_NONE, clock_now_usec(), &cursor, rows, max);
+	for (uint32_t i = 0; i < n; i++) {
+		uint64_t pages = 0, bytes = 0;
+
+		for (uint32_t k = i; k < n; k++) {
+			if (strcmp(rows[k].victim, rows[i].victim) ||
+			    strcmp(rows[k].by, rows[i].by) || !rows[k].bytes)
+				continue;
+			pages++;
+			bytes += rows[k].bytes;
+			rows[k].bytes = k == i ? rows[k].bytes : 0;
+		}
+		if (pages)
+			event_note(daemon, KVD_EVENT_EVICT, NULL, rows[i].victim, CORE_NONE, pages, bytes, "for %s",
+				   rows[i].by[0] ? rows[i].by : "nobody in particular");
+	}
+	if (!n)
+		event_note(daemon, KVD_EVENT_EVICT, NULL, NULL, CORE_NONE, n_pages, 0, "see kvctl tenants");
+}
+
 static void tell_counters(struct daemon *daemon, uint64_t now_usec)
 {
 	struct events *events = &daemon->events;
@@ -94,8 +121,7 @@ static void tell_counters(struct daemon *daemon, uint64_t now_usec)
 
 	core_read_status(daemon->core, now_usec, &status);
 	if (status.evicted_pages > events->evicted)
-		event_note(daemon, KVD_EVENT_EVICT, NULL, NULL, CORE_NONE, status.evicted_pages - events->evicted, 0,
-			   "see kvctl tenants");
+		note_evictions(daemon, status.evicted_pages - events->evicted);
 	events->evicted = status.evicted_pages;
 	if (status.throttled > events->throttled)
 		event_note(daemon, KVD_EVENT_THROTTLE, NULL, NULL, CORE_NONE, status.throttled - events->throttled, 0,

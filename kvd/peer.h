@@ -36,6 +36,7 @@ struct peer_query {
 	uint32_t kind, owner;      /* EXPLAIN: enum core_explain; PLAN: whose */
 	uint64_t number;           /* EXPLAIN */
 	struct trace_filter trace; /* TRACE */
+	struct core_event evict;   /* DRY_EVICT */
 };
 
 struct peer {

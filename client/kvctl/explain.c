@@ -116,6 +116,104 @@ int kvctl_psi(const struct kvctl_view *v, struct kvd_connection *c)
 	return r;
 }
 
+/* ---- the plan ---- */
+
+static const char *class_word(uint32_t class)
+{
+	static const char *const words[] = { "over-high", "normal", "low", "guarded", "in-use" };
+	return class < N(words) ? words[class] : "unknown";
+}
+
+/* Why it goes, or does not, in words. */
+static const char *class_text(const struct kvd_row_plan *p)
+{
+	if (p->pinned)
+		return "an administrator has pinned it";
+	switch (p->class) {
+	case KVD_CLASS_OVER_HIGH: return "its owner is above its high: first to go";
+	case KVD_CLASS_NORMAL: return "goes when memory is needed";
+	case KVD_CLASS_LOW: return "its owner is at or below its low: last to go";
+	case KVD_CLASS_GUARDED: return "kept by its owner's min";
+	case KVD_CLASS_IN_USE:
+		return p->holds ? "a sequence has it in its table"
+				: "pages that go on from it go first";
+	}
+	return "";
+}
+
+static json_t *plan_json(const struct kvd_row_plan *p)
+{
+	json_t *row = json_pack("{s:o, s:o, s:s, s:s, s:s, s:f, s:f, s:o, s:o}", "rank",
+				p->rank == UINT32_MAX ? json_null() : number(p->rank), "tenant",
+				kvctl_json_name(p->tenant), "prefix", kvctl_prefix(p->prefix).s,
+				"class", class_word(p->class), "why", class_text(p), "idle_s",
+				(double)p->idle_usec / 1e6, "worth_s", (double)p->worth_usec / 1e6,
+				"frees_bytes", number(p->frees_bytes), "charge_bytes",
+				number(p->charge_bytes));
+	json_t *more = json_pack(
+		"{s:f, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "hits", (double)p->hits_256 / 256,
+		"recompute_tokens", number(p->recompute_tokens), "tokens_per_mib",
+		number(p->tokens_per_mib), "page", number(p->depth), "holds", number(p->holds),
+		"children", number(p->children), "owner_bytes", number(p->owner_bytes),
+		"owner_low_bytes", number(p->owner_low_bytes), "owner_min_bytes",
+		number(p->owner_min_bytes));
+	if (row && more)
+		json_object_update(row, more);
+	json_decref(more);
+	return row;
+}
+
+int kvctl_show_plan(const struct kvctl_view *v, const struct kvctl_rows *rows)
+{
+	static const char *const titles[] = {
+		">RANK", "TENANT", "PREFIX", ">PAGE", "CLASS", ">IDLE", ">HITS", ">WORTH", ">FREES", ">CHARGE", "WHY",
+	};
+	struct kvctl_table *t = v->json ? NULL : kvctl_table_new(titles, N(titles));
+	json_t *all = v->json ? json_array() : NULL;
+	for (uint64_t i = 0; i < rows->n; i++) {
+		const struct kvd_row_plan *p = kvctl_row(rows, i);
+		if (v->json) {
+			json_array_append_new(all, plan_json(p));
+			continue;
+		}
+		kvctl_table_cell(t, p->rank == UINT32_MAX ? "-" : "%u", p->rank);
+		kvctl_table_cell(t, "%s", kvctl_name(p->tenant).s);
+		kvctl_table_cell(t, "%s", kvctl_prefix(p->prefix).s);
+		kvctl_table_cell(t, "%u", p->depth);
+		kvctl_table_cell(t, "%s", class_word(p->class));
+		kvctl_table_cell(t, "%s", kvctl_duration(p->idle_usec).s);
+		kvctl_table_cell(t, "%.1f", (double)p->hits_256 / 256);
+		kvctl_table_cell(t, "%s", kvctl_duration(p->worth_usec).s);
+		kvctl_table_cell(t, "%s", kvctl_size(p->frees_bytes).s);
+		kvctl_table_cell(t, "%s", kvctl_size(p->charge_bytes).s);
+		kvctl_table_cell(t, "%s", class_text(p));
+	}
+	return v->json ? kvctl_json(v, all) : kvctl_table_print(t, v);
+}
+
+/* explain page N | prefix ID | tenant NAME */
+int kvctl_explain(const struct kvctl_view *v, struct kvd_connection *c)
+{
+	const char *what = v->arguments.word[0], *which = v->arguments.word[1];
+	char argument[KVD_NAME_MAX];
+	struct kvctl_rows rows;
+	uint64_t id = 0;
+	int n = -1;
+	if (!strcmp(what, "page") || !strcmp(what, "tenant"))
+		n = snprintf(argument, sizeof(argument), "%s %s", what, which);
+	else if (!strcmp(what, "prefix") && kvctl_prefix_parse(which, &id))
+		n = snprintf(argument, sizeof(argument), "prefix %" PRIx64, id);
+	if (n < 0 || n >= (int)sizeof(argument))
+		return kvctl_complain(2, "explain what? write `explain page FRAME`, `prefix ID` or `tenant NAME`");
+	int r = kvctl_ask(c, KVD_Q_EXPLAIN, argument, &rows);
+	if (r == 0 && !rows.n && strcmp(what, "tenant"))
+		r = kvctl_complain(1, "there is no such %s, nobody claims it, or it is not yours", what);
+	else if (r == 0)
+		r = kvctl_show_plan(v, &rows);
+	kvctl_release(&rows);
+	return r;
+}
+
 /* ---- cost ---- */
 
 int kvctl_show_cost(const struct kvctl_view *v, const struct kvctl_rows *rows)

@@ -120,6 +120,8 @@ int kvctl_events(const struct kvctl_view *v, struct kvd_connection *c);
 int kvctl_psi(const struct kvctl_view *v, struct kvd_connection *c);
 int kvctl_trace(const struct kvctl_view *v, struct kvd_connection *c);
 int kvctl_show_psi(const struct kvctl_view *v, const struct kvctl_rows *rows);
+int kvctl_explain(const struct kvctl_view *v, struct kvd_connection *c);
+int kvctl_show_plan(const struct kvctl_view *v, const struct kvctl_rows *rows);
 int kvctl_show_cost(const struct kvctl_view *v, const struct kvctl_rows *rows);
 int kvctl_show_trace(const struct kvctl_view *v, const struct kvctl_rows *rows);
 bool kvctl_trigger_parse(const char *text, uint64_t number[8]);

@@ -119,6 +119,7 @@ static int take_option(struct arguments *a, int option)
 	case OPT_BYTES:
 		return kvctl_size_parse(optarg, &more->bytes) && more->bytes
 			       ? 0 : usage("--bytes %s is no size; write for example 512M", optarg);
+	case OPT_DRY_RUN: more->dry_run = true; return 0;
 	case OPT_TRIGGER: more->trigger = optarg; return 0;
 	case OPT_SECONDS: return take_seconds("seconds", &more->seconds, optarg);
 	case OPT_WITH_TOKENS: more->with_tokens = true; return 0;

@@ -126,8 +126,10 @@ int kvctl_record(const struct kvctl_view *v, struct kvd_connection *c)
 		close(file);
 		return kvctl_fail(c, r);
 	}
-	(void)ftruncate(file, 0);            /* a terminal or a pipe has no length */
-	r = take_all(ends[0], file, &p);
+	if (ftruncate(file, 0) < 0 && errno != EINVAL)  /* a device has no length */
+		r = -errno;
+	if (r == 0)
+		r = take_all(ends[0], file, &p);
 	close(ends[0]);
 	if (close(file) < 0 && r == 0)
 		r = -errno;

@@ -66,6 +66,29 @@ int kvctl_unpublish(const struct kvctl_view *v, struct kvd_connection *c)
 
 /* ---- evict ---- */
 
+/* The rows come from the act itself, which kvd undoes again. */
+static int evict_dry(const struct kvctl_view *v, struct kvd_connection *c)
+{
+	const struct kvctl_arguments *a = &v->arguments;
+	char argument[KVD_NAME_MAX];
+	struct kvctl_rows rows;
+	int n = a->prefix ? snprintf(argument, sizeof(argument), "prefix %" PRIx64, a->prefix)
+			  : snprintf(argument, sizeof(argument), "%" PRIu64 "%s%s", a->bytes, a->tenant ? " " : "",
+				     a->tenant ? a->tenant : "");
+	if (n >= (int)sizeof(argument))
+		return kvctl_complain(2, "%s is longer than a tenant's name may be", a->tenant);
+	int r = kvctl_ask(c, KVD_Q_DRY_EVICT, argument, &rows);
+	if (r == 0)
+		r = kvctl_show_plan(v, &rows);
+	uint64_t bytes = 0;
+	for (uint64_t i = 0; i < rows.n; i++)
+		bytes += ((const struct kvd_row_plan *)kvctl_row(&rows, i))->frees_bytes;
+	if (r == 0 && !v->json)
+		fprintf(v->out, "would evict %" PRIu64 " claims and free %s\n", rows.n, kvctl_size(bytes).s);
+	kvctl_release(&rows);
+	return r;
+}
+
 int kvctl_evict(const struct kvctl_view *v, struct kvd_connection *c)
 {
 	const struct kvctl_arguments *a = &v->arguments;
@@ -76,6 +99,8 @@ int kvctl_evict(const struct kvctl_view *v, struct kvd_connection *c)
 		return kvctl_complain(2, "evict what? give --tenant NAME, --prefix ID or --bytes SIZE");
 	if (a->prefix && (a->tenant || a->bytes))
 		return kvctl_complain(2, "--prefix goes with neither --tenant nor --bytes");
+	if (a->dry_run)
+		return evict_dry(v, c);
 	do {
 		r = kvd_steer(c, KVD_STEER_EVICT, a->tenant, number, -1, &steered);
 		if (r != 0)
@@ -114,7 +139,8 @@ static int take_quota(const char *word, uint64_t number[8])
 			continue;
 		bool size = quota_keys[i].size;
 		if (!(size ? kvctl_size_parse : take_number)(equals + 1, &number[i]))
-			return kvctl_complain(2, "%s is no %s", word, size ? "size; write for example 512M" : "number");
+			return kvctl_complain(2, "%s is no %s", word,
+					      size ? "size; write for example 512M" : "number");
 		number[7] |= 1u << i;
 		return 0;
 	}
@@ -227,14 +253,17 @@ int kvctl_show_event(const struct kvctl_view *v, const struct kvd_msg_event *eve
 	if (v->json) {
 		struct kvctl_view line = *v;
 		line.pretty = false;
-		return kvctl_json(&line, json_pack("{s:I, s:f, s:s, s:o, s:o, s:o, s:I, s:I, s:o, s:I}", "number",
-						   (json_int_t)event->number, "time",
-						   (double)event->realtime_usec / 1e6, "event", event_word(event->kind),
-						   "tenant", kvctl_json_name(event->tenant), "engine",
-						   kvctl_json_name(event->engine), "slot",
-						   event->slot == UINT32_MAX ? json_null() : json_integer(event->slot),
-						   "a", (json_int_t)event->a, "b", (json_int_t)event->b, "text",
-						   kvctl_json_name(event->text), "lost", (json_int_t)event->lost));
+		return kvctl_json(
+			&line,
+			json_pack("{s:I, s:f, s:s, s:o, s:o, s:o, s:I, s:I, s:o, s:I}", "number",
+				  (json_int_t)event->number, "time",
+				  (double)event->realtime_usec / 1e6, "event",
+				  event_word(event->kind), "tenant", kvctl_json_name(event->tenant),
+				  "engine", kvctl_json_name(event->engine), "slot",
+				  event->slot == UINT32_MAX ? json_null()
+							    : json_integer(event->slot),
+				  "a", (json_int_t)event->a, "b", (json_int_t)event->b, "text",
+				  kvctl_json_name(event->text), "lost", (json_int_t)event->lost));
 	}
 	if (event->lost)
 		fprintf(v->out, "-- %u events lost: they came faster than they were read --\n", event->lost);

@@ -12,7 +12,7 @@ enum kvd_query {
 	KVD_Q_STATUS = 1, KVD_Q_ENGINES = 2, KVD_Q_TENANTS = 3, KVD_Q_SEQUENCES = 4, KVD_Q_PAGES = 5,
 	KVD_Q_EXTENTS = 6, KVD_Q_FSCK = 7, KVD_Q_PSI = 8, KVD_Q_PLAN = 9, KVD_Q_EVICTIONS = 10, KVD_Q_EVICTED = 11,
 	KVD_Q_EXPLAIN = 12,
-	KVD_Q_SMAPS = 20, KVD_Q_PREFIXES = 21, KVD_Q_TRACE = 22, KVD_Q_COST = 23,
+	KVD_Q_SMAPS = 20, KVD_Q_PREFIXES = 21, KVD_Q_TRACE = 22, KVD_Q_COST = 23, KVD_Q_DRY_EVICT = 24,
 };
 
 enum kvd_frame_state {             /* a frame is in exactly one; design.md section 5 */
@@ -141,6 +141,7 @@ struct kvd_row_plan {              /* one reclaim candidate, or why a claim is n
 	uint32_t recompute_tokens; /* to have it again */
 	uint32_t tokens_per_mib;   /* recompute tokens per MiB of charge */
 	uint32_t depth, space, colour /* of the group that lists it */, holds, children;
+	uint32_t pinned, pad_pinned; /* pinned: an administrator keeps it */
 };
 struct kvd_row_eviction {          /* who evicted whose bytes */
 	char victim[KVD_NAME_MAX], by[KVD_NAME_MAX]; /* by "": others, or nobody in particular */

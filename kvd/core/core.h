@@ -299,6 +299,9 @@ uint64_t core_prefix_id(const struct core *core, uint32_t node);
 /* Administrators only; the walk is over moving things where it takes several calls. */
 uint32_t core_read_prefixes(const struct core *core, uint64_t now_usec, uint32_t *cursor,
 			    struct kvd_row_prefix *ret, uint32_t max);
+/* What a CORE_EV_EVICT would drop, in its order, one row a claim; changes nothing.  Only between events. */
+uint32_t core_read_evict(struct core *core, const struct core_event *event, uint64_t now_usec, uint32_t *cursor,
+			 struct kvd_row_plan *ret, uint32_t max);
 /* Tenants, then engines (everything), or the one tenant. */
 uint32_t core_read_smaps(const struct core *core, uint32_t tenant, uint32_t *cursor, struct kvd_row_smaps *ret,
 			 uint32_t max);

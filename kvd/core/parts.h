@@ -189,6 +189,7 @@ void share_pump(const struct core *c);
 void share_relocated(const struct core *c, uint32_t node); /* its shared copy lies in another extent */
 
 /* steer.c: an administrator's hand */
+void plan_row(const struct core *c, uint32_t claim, uint32_t rank, uint64_t now_usec, struct kvd_row_plan *row);
 void steer_event(const struct core *c, const struct core_event *event);
 void steer_copy(const struct core *c, uint32_t node, uint32_t frame, bool is); /* of a pinned page or not */
 void steer_forget(const struct core *c, uint32_t node); /* its last claim has gone */

@@ -52,11 +52,17 @@ static void read_claim(const struct core *c, uint32_t claim, uint32_t rank, uint
 	row->depth = n->depth;
 	row->holds = k->holds;
 	row->children = k->children;
+	row->pinned = n->pins != 0;
 	if (!all)
 		return;
 	row->frees_bytes = n->n_complete == 1 ? n->copies.count * row->charge_bytes : 0;
 	row->space = n->space;
 	row->colour = c->groups[k->home].colour;
+}
+
+void plan_row(const struct core *c, uint32_t claim, uint32_t rank, uint64_t now_usec, struct kvd_row_plan *row)
+{
+	read_claim(c, claim, rank, now_usec, true, row);
 }
 
 /* May the tenant see the claim?  Its own, and those of a domain that it declared itself part of are not its own. */
@@ -150,7 +156,8 @@ static void read_ledger(const struct core *c, const struct ledger_row *l, uint64
 }
 
 /* A tenant's own rows: what it did itself, and all that was for others in one row. */
-static uint32_t own_evictions(const struct core *c, uint32_t tenant, uint64_t now_usec, struct kvd_row_eviction row[2])
+static uint32_t own_evictions(const struct core *c, uint32_t tenant, uint64_t now_usec,
+			      struct kvd_row_eviction row[2])
 {
 	struct ledger_row sum[2] = { { .victim = tenant, .by = tenant, .reason = KVD_RECLAIM_HIGH },
 				     { .victim = tenant, .by = CORE_NONE, .reason = KVD_RECLAIM_DIRECT } };

@@ -215,65 +215,95 @@ static uint32_t leftmost(const struct core *c, uint32_t node)
 	return node;
 }
 
+/* One evict under way.  rows: a dry run collects there what would be dropped, from number `first` on. */
+struct evict {
+	uint32_t dropped;
+	bool more;                     /* stopped for breath */
+	struct kvd_row_plan *rows;
+	uint32_t first, n_rows, rows_max;
+	uint64_t now_usec;
+};
+
+static void evict_drop(const struct core *c, struct evict *e, uint32_t claim)
+{
+	if (e->rows && e->dropped >= e->first)
+		plan_row(c, claim, e->dropped, e->now_usec, &e->rows[e->n_rows++]);
+	claim_drop(c, claim);
+	e->dropped++;
+	e->more = e->dropped >= EVICTS_MAX || (e->rows && e->n_rows == e->rows_max) ||
+		  c->journal.n > c->layout.journal_max / 2;
+}
+
 /* Drop what nobody holds of everything that goes on from a prefix, then of the prefix itself as far as nothing
- * else goes on from it.  True: not all was looked at. */
-static bool evict_prefix(const struct core *c, uint32_t top, uint32_t *dropped)
+ * else goes on from it. */
+static void evict_prefix(const struct core *c, struct evict *e, uint32_t top)
 {
 	uint32_t at = leftmost(c, top), visits = 0;
-	bool more = false, above = false;
+	bool above = false;
 	node_ref(c, at);                     /* at, next: a reference each, or they might go before their turn */
-	for (;;) {
+	while (!e->more && visits++ < VISITS_MAX) {
 		const struct node *n = node_at(c, at);
 		above = above || at == top;          /* from here on up: beside it is somebody else's */
 		uint32_t sibling = above ? CORE_NONE : list_next(c, LIST_CHILDREN, at);
 		uint32_t next = sibling != CORE_NONE ? leftmost(c, sibling) : n->parent;
-		bool last = !next;
-		more = *dropped >= EVICTS_MAX || visits++ >= VISITS_MAX;
-		if (more)
-			break;
-		if (!last)
+		if (next)
 			node_ref(c, next);
-		for (uint32_t k = list_first(&n->claims), after; k != CORE_NONE; k = after) {
+		for (uint32_t k = list_first(&n->claims), after; k != CORE_NONE && !e->more; k = after) {
 			after = list_next(c, LIST_NODE_CLAIMS, k);
-			if (!droppable(c, k))
-				continue;
-			claim_drop(c, k);
-			++*dropped;
+			if (droppable(c, k))
+				evict_drop(c, e, k);
 		}
-		if (last)
+		if (!next)
 			break;
 		node_unref(c, at);
 		at = next;
 	}
 	node_unref(c, at);
-	return more && *dropped;
+}
+
+/* By the plan: of one tenant, or of everybody, until so many bytes have come free. */
+static void evict_planned(const struct core *c, struct evict *e, uint32_t tenant, uint64_t bytes)
+{
+	uint64_t before = c->physical_bytes;
+	struct reclaim_candidate next;
+	while ((!bytes || before - c->physical_bytes < bytes) && !e->more &&
+	       reclaim_plan(c, (struct reclaim_scope){ CORE_NONE, tenant }, &next, 1))
+		evict_drop(c, e, next.claim);
+}
+
+static void evict_run(const struct core *c, struct evict *e, const struct core_event *event, uint32_t node)
+{
+	blame(c, CORE_NONE, KVD_RECLAIM_ADMIN);
+	if (node)
+		evict_prefix(c, e, node);
+	else
+		evict_planned(c, e, event->steer.tenant, event->steer.bytes);
 }
 
 static void evict(const struct core *c, const struct core_event *event, uint32_t node)
 {
 	uint64_t bytes = c->physical_bytes, pages = c->evicted_pages;
-	uint32_t dropped = 0;
-	bool more = false;
-	blame(c, CORE_NONE, KVD_RECLAIM_ADMIN);
-	if (node) {
-		more = evict_prefix(c, node, &dropped);
-	} else if (event->steer.tenant != CORE_NONE) {
-		uint32_t claim;
-		while ((!event->steer.bytes || bytes - c->physical_bytes < event->steer.bytes) && !more &&
-		       (claim = tenant_first(c, event->steer.tenant))) {
-			claim_drop(c, claim);
-			more = ++dropped == EVICTS_MAX;
-		}
-	} else {
-		struct reclaim_candidate first;
-		while ((!event->steer.bytes || bytes - c->physical_bytes < event->steer.bytes) && !more &&
-		       reclaim_plan(c, (struct reclaim_scope){ CORE_NONE, CORE_NONE }, &first, 1)) {
-			claim_drop(c, first.claim);
-			more = ++dropped == EVICTS_MAX;
-		}
-	}
+	struct evict e = { .dropped = 0 };
+	evict_run(c, &e, event, node);
 	SET(c->memory_changed, 1);
-	act_steered(c, KVD_S_OK, c->evicted_pages - pages, bytes - c->physical_bytes, 0, 0, more);
+	act_steered(c, KVD_S_OK, c->evicted_pages - pages, bytes - c->physical_bytes, 0, 0, e.more);
+}
+
+/* The dry run is the act itself, in a transaction that is rolled back. */
+uint32_t core_read_evict(struct core *core, const struct core_event *event, uint64_t now_usec, uint32_t *cursor,
+			 struct kvd_row_plan *ret, uint32_t max)
+{
+	const struct core *c = core;
+	struct evict e = { .rows = ret, .first = *cursor, .rows_max = max, .now_usec = now_usec };
+	uint32_t node = event->steer.prefix ? prefix_find(c, event->steer.prefix) : 0;
+	if (c->items_tail || c->journal.n || (event->steer.prefix && !node) || !max || *cursor >= EVICTS_MAX)
+		return 0;
+	journal_open(c);
+	evict_run(c, &e, event, node);
+	bool undone = journal_rollback(c);
+	assert(undone);                      /* evict_drop() leaves half the journal free */
+	*cursor += e.n_rows;
+	return e.n_rows;
 }
 
 void steer_event(const struct core *c, const struct core_event *event)

@@ -192,8 +192,34 @@ START_TEST(evict_frees_what_it_says)
 	cached_pages(&h, "blue", blue);
 	host_settle(&h);                     /* nobody holds anything any more */
 	prefix_of(&h, "red", id, &pages);
+	snprintf(command, sizeof(command), "evict --dry-run --prefix %s", id);
+	json_t *would = kvctl_json(&h, command), *one;
+	json_int_t frees = 0;
+	size_t i;
+	json_array_foreach(would, i, one)
+		frees += number(one, "frees_bytes");
+	json_decref(would);
+	snprintf(command, sizeof(command), "explain prefix %s", id);
+	would = kvctl_json(&h, command);
+	ck_assert_uint_eq(json_array_size(would), 1);
+	ck_assert_str_eq(json_string_value(json_object_get(json_array_get(would, 0), "tenant")), "red");
+	ck_assert_str_eq(json_string_value(json_object_get(json_array_get(would, 0), "class")), "normal");
+	json_decref(would);
+	ck_assert_uint_gt(cached_pages(&h, "red", red), 0); /* a dry run is dry */
+	host_settle(&h);
+	would = kvctl_json(&h, "explain tenant blue");
+	ck_assert_uint_ge(json_array_size(would), 1);
+	json_decref(would);
+	would = kvctl_json(&h, "evict --dry-run --bytes 200K");
+	ck_assert_uint_ge(json_array_size(would), 2);
+	ck_assert_int_eq(number(json_array_get(would, 1), "rank"), 1);
+	json_decref(would);
+	kvctl_refused(&h, "explain page 999999999", 1, "no such page");
+	kvctl_refused(&h, "explain weather tomorrow", 2, "explain what");
+	kvctl_refused(&h, "evict --dry-run --tenant nobody", 2, "no tenant");
 	snprintf(command, sizeof(command), "evict --prefix %s", id);
 	json_t *done = kvctl_json(&h, command);
+	ck_assert_int_eq(number(done, "bytes"), frees);
 	ck_assert_int_ge(number(done, "pages"), pages);
 	ck_assert_int_eq(number(done, "bytes"), number(done, "pages") * (json_int_t)host_page_bytes(&h));
 	json_decref(done);

@@ -393,9 +393,19 @@ END_TEST
 
 int main(void)
 {
-	const TTest *list[] = { there_and_back, without_a_tier_it_is_forgotten, many_wait_for_one_read,
-		a_bad_read_is_never_served, taken_while_it_is_written, a_slow_disk_stops_nobody,
-		a_slow_read_is_given_up, a_full_device_costs_nothing_but_the_cache, the_coldest_goes_first, movers_die,
-		its_engine_dies, domains_stay_apart, the_file_is_gone, two_spaces_share_the_file };
+	const TTest *list[] = {there_and_back,
+			       without_a_tier_it_is_forgotten,
+			       many_wait_for_one_read,
+			       a_bad_read_is_never_served,
+			       taken_while_it_is_written,
+			       a_slow_disk_stops_nobody,
+			       a_slow_read_is_given_up,
+			       a_full_device_costs_nothing_but_the_cache,
+			       the_coldest_goes_first,
+			       movers_die,
+			       its_engine_dies,
+			       domains_stay_apart,
+			       the_file_is_gone,
+			       two_spaces_share_the_file};
 	return run_suite("core_spill", list, sizeof(list) / sizeof(list[0]));
 }

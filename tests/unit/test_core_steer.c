@@ -210,6 +210,67 @@ START_TEST(evict_takes_what_nobody_holds)
 }
 END_TEST
 
+/* The dry run says what the act then does, in its order, and leaves not a byte of the book changed. */
+START_TEST(a_dry_run_is_the_act)
+{
+	struct world *w = world_new(12 * EXTENT, EXTENT, 15);
+	const struct core *c = w->core;
+	int32_t tokens[WORLD_TOKENS];
+	world_tenant(w, "a", "t", CORE_REUSE, 0);
+	world_tenant(w, "b", "t", CORE_REUSE, 0);
+	world_tenant(w, "m", "", CORE_MERGE, 0);
+	uint32_t e = attach(w, "e0");
+	size_t bytes = core_book_bytes(&w->config);
+	uint8_t *before = malloc(bytes);
+	ck_assert_ptr_nonnull(before);
+	for (uint32_t i = 0; i < 6; i++) {
+		for (int32_t k = 0; k < 3; k++)
+			cached(w, e, (uint32_t)k, 1 + k % 2, 50 + 10 * (i + (uint32_t)k));
+		tokens_fill(tokens, 9);
+		world_settle(w, true);
+		struct core_event event = { .type = CORE_EV_EVICT, .engine = CORE_NONE };
+		event.steer.tenant = i % 3 == 2 ? 2 : CORE_NONE;
+		event.steer.bytes = i % 2 ? 5 * PAGE : 0;
+		static struct kvd_row_prefix any[64];
+		uint32_t from = 0;
+		ck_assert_uint_gt(core_read_prefixes(c, w->now, &from, any, 64), 0);
+		event.steer.prefix = i == 4 ? any[0].id : 0;
+		static struct kvd_row_plan dry[512];
+		static struct kvd_row_evicted went[512];
+		uint32_t cursor = 0, n = 0, got, m = 0;
+		uint64_t frees = 0, n_went = c->n_evicted;
+		memcpy(before, c, bytes);
+		while ((got = core_read_evict(w->core, &event, w->now, &cursor, dry + n, 7)))
+			n += got;
+		ck_assert_uint_gt(n, 0);
+		memset((uint8_t *)before + c->layout.at_journal, 0, c->layout.journal_max * 16);
+		uint8_t *now = malloc(bytes);
+		memcpy(now, c, bytes);
+		memset(now + c->layout.at_journal, 0, c->layout.journal_max * 16);
+		memcpy(now + offsetof(struct core, journal), before + offsetof(struct core, journal),
+		       sizeof(struct journal));
+		ck_assert_int_eq(memcmp(now, before, bytes), 0);
+		free(now);
+		ck_assert_uint_eq(steer(w, CORE_EV_EVICT, event.steer.prefix, event.steer.tenant, event.steer.bytes),
+				  KVD_S_OK);
+		for (uint32_t k = 0; k < n; k++)
+			frees += dry[k].frees_bytes;
+		ck_assert_uint_eq(frees, steered.steered.bytes);
+		ck_assert_uint_eq(c->n_evicted - n_went, n);
+		cursor = 0;
+		m = core_read_evicted(c, CORE_NONE, w->now, &cursor, went, n < 512 ? n : 512);
+		for (uint32_t k = 0; k < m; k++) {
+			const struct kvd_row_plan *said_so = &dry[n - 1 - k];
+			ck_assert_uint_eq(went[k].prefix, said_so->prefix);
+			ck_assert_str_eq(went[k].victim, said_so->tenant);
+			ck_assert_uint_eq(said_so->rank, n - 1 - k);
+		}
+	}
+	free(before);
+	world_free(w);
+}
+END_TEST
+
 /* A thousand hands at once on a running world: whatever they name. */
 START_TEST(random_hands)
 {
@@ -350,8 +411,14 @@ END_TEST
 
 int main(void)
 {
-	const TTest *list[] = { a_pin_survives_pressure, a_pin_survives_merge_and_death, pins_have_a_bound,
-				published_pages_are_everybodys, evict_takes_what_nobody_holds, random_hands,
-				mutations, smaps_add_up };
+	const TTest *list[] = {a_pin_survives_pressure,
+			       a_pin_survives_merge_and_death,
+			       pins_have_a_bound,
+			       published_pages_are_everybodys,
+			       evict_takes_what_nobody_holds,
+			       random_hands,
+			       a_dry_run_is_the_act,
+			       mutations,
+			       smaps_add_up};
 	return run_suite("core_steer", list, sizeof(list) / sizeof(list[0]));
 }
