@@ -109,6 +109,14 @@ static void steer_core(struct peer *peer, const struct kvd_msg_steer *m)
 			   "cannot be published");
 		return;
 	default:
+		if (done->steered.need) {
+			peer_error(peer, m->m.seq, KVD_S_STALE, done->steered.need, 0,
+				   "%u pages of that prefix are on disk only; a request that uses "
+				   "it brings them back, "
+				   "then pin it",
+				   done->steered.need);
+			return;
+		}
 		peer_error(peer, m->m.seq, KVD_S_STALE, 0, 0,
 			   m->what == KVD_STEER_UNPIN || m->what == KVD_STEER_UNPUBLISH
 				   ? "there is no such prefix, or it is not %s; see kvctl prefixes"

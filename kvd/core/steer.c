@@ -1,7 +1,8 @@
 /* steer.c - an administrator's hand on the index: pin, publish, evict.
  *
  * A pin ends at a node and covers its chain from the root: `pinned` marks the end, `pins` of a node counts the
- * ends at and below it.  While a node has pins none of its claims is a reclaim candidate, at least one copy
+ * ends at and below it.  Only what is in memory is pinned, not what is on disk alone or on its way there: that
+ * can be lost.  While a node has pins none of its claims is a reclaim candidate, at least one copy
  * stays, and a copy that nobody holds is SEALED instead of COOL: so to the arithmetic of the pool (core_fits) a
  * pin is what a sequence's hold is, memory that comes free only when somebody lets go.
  *   Bound: the extents with a pinned frame are at most a quarter of the pool at the moment of a pin, and
@@ -118,6 +119,13 @@ static void pin(const struct core *c, uint32_t node)
 		act_steered(c, KVD_S_REFUSED, 0, 0, 0, 0, false);
 		return;
 	}
+	uint32_t away = 0;
+	for (uint32_t at = node; at; at = node_at(c, at)->parent)
+		away += !node_at(c, at)->present;
+	if (away) {
+		act_steered(c, KVD_S_STALE, 0, 0, away, 0, false);
+		return;
+	}
 	chain_pin(c, node, true);
 	uint32_t need = c->pinned_extents;
 	if (need > pins_max(c) || (fitted && !core_fits(c)) || !sequences_fit(c)) {
@@ -151,7 +159,7 @@ static bool chain_may_publish(const struct core *c, uint32_t node)
 {
 	for (uint32_t at = node; at; at = node_at(c, at)->parent) {
 		const struct node *n = node_at(c, at);
-		bool may = n->shared != 0;
+		bool may = n->shared || (!n->copies.count && n->spill && !spill_at(c, n->spill)->keep_private);
 		for (uint32_t p = list_first(&n->copies); p != CORE_NONE && !may; p = list_next(c, LIST_COPIES, p))
 			may = page_may_share(c, p);
 		if (!may || n->never_merge)
@@ -351,6 +359,7 @@ void fsck_steer(struct check *k)
 		fsck_check(k, n->pins == pins_below, "a page's pins are not those that end at and below it", i);
 		fsck_check(k, n->publics == publics_below,
 			   "a page's publications are not those that end at and below it", i);
+		fsck_check(k, !n->pins || n->present, "a pinned page is not in memory", i);
 		fsck_check(k, n->n_complete || (!n->pins && !n->publics),
 			   "a page that nobody claims is pinned or published", i);
 	}

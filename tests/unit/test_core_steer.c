@@ -358,6 +358,7 @@ START_TEST(mutations)
 	MUTATE(n->publics, 1, "publications are not those that end");
 	MUTATE(n->published, 1, "publications are not those that end");
 	MUTATE(other->pins, 1, "a cool frame's page is pinned");
+	MUTATE(n->present, -1, "pinned page is not in memory");
 	MUTATE(n->pins, -1, "a sealed frame has no holder and is not cool");
 	MUTATE(x->n_pinned, 1, "count of pinned frames");
 	MUTATE(c->pinned_extents, 1, "extents with pinned frames");
