@@ -5,6 +5,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+void world_say(struct world *w, const char *text)
+{
+	(void)w;
+	fprintf(stderr, "world: %s\n", text);
+}
+
 void world_fail(struct world *w, const char *what, uint64_t a, uint64_t b)
 {
 	fprintf(stderr, "world: %s (%llu, %llu) at operation %llu, seed %llu\n", what,
@@ -82,6 +88,7 @@ struct world *world_make(const struct core_config *config, uint64_t seed)
 	for (int i = 0; i < 8; i++)
 		world_random(w, 2);
 	w->config = *config;
+	w->config.shell_bytes = sizeof(struct world_shell);
 	w->n_blocks = (uint32_t)(config->spill_bytes / CORE_SPILL_ALIGN);
 	w->disk = w->n_blocks ? calloc(w->n_blocks, sizeof(*w->disk)) : NULL;
 	void *book = calloc(1, core_book_bytes(&w->config));
@@ -138,7 +145,10 @@ static void perform_entry(struct world *w, const struct core_action *a)
 		world_fail(w, "an entry outside the table", a->entry.slot, a->entry.page);
 	w->entries++;
 	struct world_slot *s = &e->slot[a->entry.slot];
-	s->table[a->entry.page] = a->entry.entry;
+	if (e->behind)
+		s->fresh[a->entry.page] = a->entry.entry;
+	else
+		s->table[a->entry.page] = a->entry.entry;
 	if (a->entry.page >= s->row_high)
 		s->row_high = a->entry.page + 1;
 	if (a->entry.entry && w->n_touched < WORLD_TOUCHED) {
@@ -153,25 +163,53 @@ static void perform_entry(struct world *w, const struct core_action *a)
 					      .b = a->entry.entry });
 }
 
-static void perform(struct world *w, const struct core_action *a)
+static void shell_set(struct world *w, const uint32_t *field, uint32_t value)
 {
-	struct world_engine *e = a->engine < WORLD_ENGINES ? &w->engine[a->engine] : NULL;
-	switch (a->type) {
-	case CORE_ACT_ATTACHED:
-		w->attached = *a;
-		w->attached_seen = true;
-		if (a->attached.status == KVD_S_OK && e->alive)
-			world_fail(w, "the number of a process that may still run is given again",
-				   a->engine, 0);
-		if (a->attached.status == KVD_S_OK) {  /* MAP messages follow in the same event */
-			memset(e->slot, 0, sizeof(e->slot));
-			e->attached = e->alive = true;
-			e->deaf = false;
-		}
-		break;
-	case CORE_ACT_COMPLETE:
-		if (!e->attached)
-			break;
+	core_shell_set(w->core, field, &value, sizeof(value));
+}
+
+static void perform_attached(struct world *w, const struct core_action *a)
+{
+	struct world_engine *e = &w->engine[a->engine % WORLD_ENGINES];
+	const struct world_shell *shell = core_shell(w->core);
+	w->attached = *a;
+	w->attached_seen = true;
+	if (a->attached.status != KVD_S_OK)
+		return;
+	shell_set(w, &shell->comp_tail[a->engine], 0);
+	shell_set(w, &shell->msg_tail[a->engine], 0);
+	if (w->adopting && e->attached)
+		return;                      /* told already, by the kvd that died before its commit */
+	if (e->alive)
+		world_fail(w, "the number of a process that may still run is given again", a->engine, 0);
+	/* MAP messages follow in the same event */
+	memset(e->slot, 0, sizeof(e->slot));
+	e->attached = e->alive = true;
+	e->deaf = e->behind = false;
+	e->number = a->engine;
+	e->space_tag = w->attaching.space_tag;
+	e->max_seqs = w->attaching.max_seqs;
+	e->max_pages = w->attaching.max_pages;
+	e->n_frames = a->attached.n_frames;
+	e->begun = e->done = 0;
+	e->stepping = false;
+	e->head = e->tail = e->msg_head = e->msg_tail = 0;
+	world_seen(w, &(struct world_record){ .kind = SEEN_ATTACH, .engine = e->number, .slot = e->max_seqs,
+		.a = e->space_tag, .b = e->n_frames, .c = w->attaching.page_bytes });
+}
+
+/* Published under the index that the book says: a kvd that died after publishing and before its commit
+ * is followed by one that publishes the same again. */
+static void perform_complete(struct world *w, struct world_engine *e, const struct core_action *a)
+{
+	const struct world_shell *shell = core_shell(w->core);
+	uint32_t at = shell->comp_tail[a->engine];
+	if (!e->attached)
+		return;
+	if (at != e->tail) {
+		if (at + 1 != e->tail || memcmp(&e->queue[at % WORLD_QUEUE], &a->cqe, sizeof(a->cqe)))
+			world_fail(w, "a completion published twice is another the second time", at, e->tail);
+	} else {
 		world_seen(w, &(struct world_record){ .kind = SEEN_COMPLETE,
 						      .engine = a->engine,
 						      .slot = a->cqe.slot,
@@ -181,21 +219,40 @@ static void perform(struct world *w, const struct core_action *a)
 		if (e->tail - e->head >= WORLD_QUEUE)
 			world_fail(w, "a completion queue overflows", a->engine, a->cqe.verb);
 		e->queue[e->tail++ % WORLD_QUEUE] = a->cqe;
-		break;
+	}
+	shell_set(w, &shell->comp_tail[a->engine], at + 1);
+}
+
+/* MAP and UNMAP carry a sequence number; what was sent already is not heard again. */
+static void perform_extent(struct world *w, struct world_engine *e, const struct core_action *a)
+{
+	const struct world_shell *shell = core_shell(w->core);
+	uint32_t at = shell->msg_tail[a->engine];
+	if (!e->attached)
+		return;
+	if (at == e->msg_tail) {
+		if (e->msg_tail - e->msg_head >= WORLD_QUEUE)
+			world_fail(w, "an extent message queue overflows", a->engine, 0);
+		e->extent_msg[at % WORLD_QUEUE].extent = a->map.extent;
+		e->extent_msg[at % WORLD_QUEUE].map = a->type == CORE_ACT_MAP;
+		e->extent_msg[at % WORLD_QUEUE].writable = a->map.writable;
+		e->msg_tail++;
+	}
+	shell_set(w, &shell->msg_tail[a->engine], at + 1);
+}
+
+void world_perform(struct world *w, const struct core_action *a)
+{
+	struct world_engine *e = a->engine < WORLD_ENGINES ? &w->engine[a->engine] : NULL;
+	switch (a->type) {
+	case CORE_ACT_ATTACHED: perform_attached(w, a); break;
+	case CORE_ACT_COMPLETE: perform_complete(w, e, a); break;
 	case CORE_ACT_ENTRY:
 		if (e->attached)
 			perform_entry(w, a);
 		break;
 	case CORE_ACT_MAP:
-	case CORE_ACT_UNMAP:
-		if (!e->attached)
-			break;
-		if (e->msg_tail - e->msg_head >= WORLD_QUEUE)
-			world_fail(w, "an extent message queue overflows", a->engine, 0);
-		e->extent_msg[e->msg_tail % WORLD_QUEUE].extent = a->map.extent;
-		e->extent_msg[e->msg_tail % WORLD_QUEUE].map = a->type == CORE_ACT_MAP;
-		e->extent_msg[e->msg_tail++ % WORLD_QUEUE].writable = a->map.writable;
-		break;
+	case CORE_ACT_UNMAP: perform_extent(w, e, a); break;
 	case CORE_ACT_MOVE:
 		if (w->n_jobs == WORLD_JOBS)
 			world_fail(w, "more mover jobs in flight than promised", w->n_jobs, 0);
@@ -214,7 +271,8 @@ static void fill_epoch(struct world *w, struct core_event *ev)
 	for (uint32_t i = 0; i < CORE_ENGINES_MAX; i++) {
 		bool on = i < WORLD_ENGINES && w->engine[i].attached;
 		ev->epoch.begun[i] = on ? w->engine[i].begun : UINT64_MAX;
-		ev->epoch.done[i] = on ? w->engine[i].done : UINT64_MAX;
+		/* what it finished, it computed from the dead kvd's tables */
+		ev->epoch.done[i] = !on ? UINT64_MAX : w->engine[i].behind ? 0 : w->engine[i].done;
 	}
 }
 
@@ -227,25 +285,71 @@ static void check_touched(struct world *w)
 	w->n_touched = 0;
 }
 
-void world_step(struct world *w, const struct core_event *event)
+bool world_behind(const struct world *w)
+{
+	for (uint32_t i = 0; i < WORLD_ENGINES; i++)
+		if (w->engine[i].attached && w->engine[i].behind)
+			return true;
+	return false;
+}
+
+/* kvd takes an event, and answers the stamp that came of it; no stamp while an engine is behind. */
+void world_run(struct world *w, const struct core_event *event)
 {
 	struct core_action a;
 	const struct core_event *next = event;
-	struct core_event stamp = { .type = CORE_EV_STAMP };
-	w->ops++;
+	struct core_event stamp;
+	const struct world_shell *shell = core_shell(w->core);
 	while (next) {
+		core_shell_set(w->core, &shell->events, &w->events, sizeof(w->events));
 		core_step(w->core, next, w->now);
 		while (core_next_action(w->core, &a))
-			perform(w, &a);
+			world_perform(w, &a);
 		next = NULL;
-		if (w->stamp) {
+		if (w->stamp && !world_behind(w)) {
 			w->stamp = false;
+			w->events++;
+			stamp.type = CORE_EV_STAMP;
 			fill_epoch(w, &stamp);
 			next = &stamp;
 		}
 	}
+}
+
+/* What peers said stays said, what kvd's own helpers said is lost with kvd; who attaches tries again. */
+bool world_said_by_peer(const struct core_event *event)
+{
+	switch (event->type) {
+	case CORE_EV_MOVED: case CORE_EV_POPULATED: case CORE_EV_TICK: case CORE_EV_DONE: case CORE_EV_STAMP:
+	case CORE_EV_ATTACH: return false;
+	default: return true;
+	}
+}
+
+/* Nobody is there to take it. */
+static void step_down(struct world *w, const struct core_event *event)
+{
+	if (!world_said_by_peer(event))
+		return;
+	if (w->n_redo == WORLD_REDO)
+		world_fail(w, "too much is asked of a dead kvd", w->n_redo, 0);
+	w->redo[w->n_redo++] = *event;
+}
+
+void world_step(struct world *w, const struct core_event *event)
+{
+	if (w->down) {
+		step_down(w, event);
+		return;
+	}
+	w->ops++;
+	w->events++;
+	if (w->step)
+		w->step(w, event);
+	else
+		world_run(w, event);
 	check_touched(w);
-	if (w->fsck_every && ++w->fsck_count % w->fsck_every == 0) {
+	if (!w->down && w->fsck_every && ++w->fsck_count % w->fsck_every == 0) {
 		world_fsck(w);
 		world_check(w);
 	}
@@ -289,28 +393,21 @@ uint32_t world_attach(struct world *w, const char *name, uint32_t space_tag, uin
 	ev.attach.max_seqs = max_seqs;
 	ev.attach.max_pages = max_pages;
 	w->attached_seen = false;
-	/* The engine's shape must be known before its first entries; a refused attach leaves no
-	 * trace. */
+	w->attaching.space_tag = space_tag;
+	w->attaching.page_bytes = n_planes * block_bytes;
+	w->attaching.max_seqs = max_seqs;
+	w->attaching.max_pages = max_pages;
 	world_step(w, &ev);
+	if (w->down)
+		return CORE_NONE;            /* its connection broke; it may try again */
 	if (!w->attached_seen)
 		world_fail(w, "an attach is not answered", 0, 0);
-	if (w->attached.attached.status != KVD_S_OK)
-		return CORE_NONE;
-	struct world_engine *e = &w->engine[w->attached.engine];
-	e->number = w->attached.engine;
-	e->space_tag = space_tag;
-	e->max_seqs = max_seqs;
-	e->max_pages = max_pages;
-	e->n_frames = w->attached.attached.n_frames;
-	e->begun = e->done = 0;
-	e->stepping = false;
-	world_seen(w, &(struct world_record){ .kind = SEEN_ATTACH, .engine = e->number, .slot = max_seqs,
-		.a = space_tag, .b = e->n_frames, .c = n_planes * block_bytes });
-	return e->number;
+	return w->attached.attached.status == KVD_S_OK ? w->attached.engine : CORE_NONE;
 }
 
 void world_hangup(struct world *w, uint32_t engine)
 {
+	world_switch(w, engine);             /* nobody reads a dead kvd's tables any more */
 	world_seen(w, &(struct world_record){ .kind = SEEN_HANGUP, .engine = engine });
 	w->engine[engine].attached = w->engine[engine].deaf = false;
 	w->engine[engine].head = w->engine[engine].tail = 0;
@@ -389,6 +486,8 @@ bool world_poll(struct world *w, uint32_t engine)
 	struct world_engine *e = &w->engine[engine];
 	if (!e->attached || e->deaf || e->stepping || e->msg_head == e->msg_tail)
 		return false;
+	if (e->behind && e->msg_head == e->behind_msgs)
+		world_switch(w, engine);     /* the new kvd's first message says so */
 	uint32_t x = e->extent_msg[e->msg_head % WORLD_QUEUE].extent;
 	bool map = e->extent_msg[e->msg_head % WORLD_QUEUE].map;
 	if (map == !!e->mapped[x])
@@ -401,52 +500,6 @@ bool world_poll(struct world *w, uint32_t engine)
 	e->msg_head++;
 	world_submit(w, engine,
 		     (struct kvd_sqe){ .verb = KVD_EXTENT_ACK, .other = x, .count = map });
-	return true;
-}
-
-bool world_mover(struct world *w, uint32_t index, bool ok)
-{
-	if (index >= w->n_jobs)
-		return false;
-	struct core_action a = w->jobs[index];
-	w->jobs[index] = w->jobs[--w->n_jobs];
-	struct core_event ev = { .type = CORE_EV_MOVED };
-	ev.moved.job = a.move.job;
-	ev.moved.ok = ok;
-	w->mover_fails += !ok;
-	w->last_job = a.move.job;
-	bool compare_only = a.move.kind == CORE_MOVE_COMPARE_COPY && a.move.source == a.move.target;
-	if (a.move.kind == CORE_MOVE_SCRUB_EXTENT) {
-		for (uint32_t i = 0; i < 1u << w->slot_bits; i++)
-			w->tags[(a.move.target << w->slot_bits) + i] = 0;
-		for (uint32_t e = 0; e < WORLD_ENGINES; e++)
-			if (w->engine[e].alive && w->engine[e].mapped[a.move.target])
-				world_fail(w, "an extent is scrubbed while an engine maps it",
-					   a.move.target, e);
-	} else if (a.move.kind == CORE_MOVE_SPILL) {
-		world_disk_move(w, &a, ok, &ev);
-	} else if (!compare_only) {
-		/* of a live engine, or of a process not known to be gone */
-		if (w->viewers[a.move.target])
-			world_fail(w, "the mover writes a frame that a running step may read",
-				   a.move.target, w->viewers[a.move.target]);
-		w->tags[a.move.target] = ok ? 0 : 0xbad0bad0ull;
-	}
-	if (a.move.kind == CORE_MOVE_FETCH)
-		world_disk_move(w, &a, ok, &ev);
-	if (ok && a.move.kind == CORE_MOVE_COPY)
-		w->tags[a.move.target] = w->tags[a.move.source];
-	if (ok && a.move.kind == CORE_MOVE_COMPARE_COPY) {
-		ev.moved.differs = w->tags[a.move.source] != w->tags[a.move.peer];
-		if (!ev.moved.differs && !compare_only)
-			w->tags[a.move.target] = w->tags[a.move.source];
-	}
-	world_seen(w, &(struct world_record){ .kind = SEEN_MOVED,
-					      .slot = ok + ev.moved.differs,
-					      .a = a.move.kind,
-					      .b = a.move.source,
-					      .c = a.move.target });
-	world_step(w, &ev);
 	return true;
 }
 

@@ -15,7 +15,7 @@
 #include "kvd/core/core.h"
 
 enum { WORLD_ENGINES = 8, WORLD_SLOTS = 16, WORLD_PAGES = 32, WORLD_TOKENS = WORLD_PAGES * 16,
-	WORLD_QUEUE = 4096, WORLD_JOBS = 2048,
+	WORLD_QUEUE = 4096, WORLD_JOBS = 2048, WORLD_REDO = 64, /* and one that was interrupted */
 	WORLD_TOUCHED = WORLD_ENGINES * WORLD_SLOTS * WORLD_PAGES };
 
 enum world_slot_state { SLOT_IDLE = 0, SLOT_WAITING, SLOT_READY, SLOT_PREEMPTED, SLOT_PARKED };
@@ -28,7 +28,8 @@ struct world_slot {
 	uint32_t n_sealed, n_pages;
 	uint32_t chunk;                /* tokens the next step computes */
 	int32_t tokens[WORLD_TOKENS];
-	uint32_t table[WORLD_PAGES];   /* as kvd publishes it */
+	uint32_t table[WORLD_PAGES];   /* as the engine sees it */
+	uint32_t fresh[WORLD_PAGES];   /* as a new kvd publishes it, until the engine switches to it */
 	uint32_t step[WORLD_PAGES];    /* the copy an unfinished step uses */
 	uint32_t step_sealed, step_chunk, step_from;
 	bool step_valid;               /* nothing has happened to the slot since the step began */
@@ -44,6 +45,8 @@ struct world_slot {
 struct world_engine {
 	bool attached;                 /* from ATTACHED to HANGUP */
 	bool deaf;                     /* its process is dead, and kvd has not noticed yet */
+	bool behind;                   /* it still reads the tables of a kvd that has died */
+	uint32_t behind_tail, behind_msgs; /* how far that kvd's completions and messages go */
 	bool alive;                    /* until QUIET: the process may still run its step */
 	uint32_t number, space_tag, max_seqs, max_pages, n_frames;
 	uint64_t begun, done;
@@ -73,7 +76,8 @@ enum world_record_kind {
 	SEEN_MOVED,                    /* the mover did a job; slot: 0 badly, 1 well, 2 the bytes differ;
 	                                * a: enum core_move, b: source, c: target */
 	SEEN_TIME,                     /* a: microseconds that passed */
-	SEEN_ADOPTED,                  /* another kvd goes on with the book */
+	SEEN_ADOPTED,                  /* another kvd goes on with the book: its tables are new ones */
+	SEEN_SWITCHED,                 /* the engine reads these now */
 };
 struct world_record {
 	enum world_record_kind kind;
@@ -85,6 +89,12 @@ struct world_record {
 };
 
 struct world_block { uint64_t generation, identity, tag; bool faulty; };
+
+/* What this shell keeps in the book (core_shell), committed with the events and actions it is about. */
+struct world_shell {
+	uint64_t events;               /* taken by core_step() */
+	uint32_t comp_tail[WORLD_ENGINES], msg_tail[WORLD_ENGINES]; /* published, sent */
+};
 
 struct world {
 	struct core *core;
@@ -104,6 +114,14 @@ struct world {
 	uint32_t populates[WORLD_QUEUE], n_populates;
 	bool stamp, attached_seen;
 	struct core_action attached, steered;
+	struct { uint32_t space_tag, page_bytes, max_seqs, max_pages; } attaching;
+	uint64_t events;               /* begun; compare world_shell.events */
+	bool adopting;                 /* the new kvd performs what was queued */
+	bool down;                     /* kvd is dead: events wait in `redo`, or are lost with it */
+	struct core_event redo[WORLD_REDO + 1];
+	uint32_t n_redo;
+	/* Instead of world_run(), if set: a simulator may kill kvd in the middle of it. */
+	void (*step)(struct world *w, const struct core_event *event);
 	uint64_t ops, finished, preempted, alarms, mover_fails, entries;
 	uint32_t fail_percent;         /* of mover jobs */
 	struct world_block *disk;      /* the spill file, NULL: none; see core_world_disk.c */
@@ -122,9 +140,14 @@ struct world *world_new_spill(uint64_t pool_bytes, uint64_t extent_bytes, uint64
 struct world *world_make(const struct core_config *config, uint64_t seed);
 void world_free(struct world *w);
 uint32_t world_random(struct world *w, uint32_t below);
+void world_say(struct world *w, const char *text);
 _Noreturn void world_fail(struct world *w, const char *what, uint64_t a, uint64_t b);
 
 void world_step(struct world *w, const struct core_event *event);  /* core_step, actions, checks */
+void world_run(struct world *w, const struct core_event *event);
+void world_perform(struct world *w, const struct core_action *action);
+bool world_said_by_peer(const struct core_event *event);           /* it outlives kvd */
+bool world_behind(const struct world *w);                          /* an engine is */
 void world_tenant(struct world *w, const char *name, const char *domain, enum core_sharing sharing,
 		  uint64_t max);
 /* Attach; returns the engine's number, or CORE_NONE with the reason in w->attached. */
@@ -154,7 +177,10 @@ void world_disk_move(struct world *w, const struct core_action *a, bool ok, stru
 void world_disk_free(struct world *w);
 void world_disk_corrupt(struct world *w, uint32_t block); /* a bit flips, a sector is lost */
 bool world_mover(struct world *w, uint32_t index, bool ok);          /* perform job `index` */
+/* The mover does the job and kvd does not hear of it. */
+void world_mover_bytes(struct world *w, uint32_t index, bool ok, struct core_event *ret);
 bool world_populate(struct world *w);
+void world_switch(struct world *w, uint32_t engine);                 /* to the new kvd's tables */
 void world_done(struct world *w);                                    /* EV_DONE */
 void world_check(struct world *w); /* the oracle over all tables */
 void world_check_row(struct world *w, uint32_t engine, uint32_t slot, uint32_t from, uint32_t to);

@@ -25,22 +25,21 @@ static void submit_wait(struct world *w, uint32_t engine, uint32_t slot, struct 
 	world_submit(w, engine, sqe);
 }
 
-/* A new program, or that of `from`: what belongs to the table and the running step stays. */
+/* A new program, or that of `from`: what belongs to the tables and the running step stays. */
 static void slot_restart(struct world_slot *s, const struct world_slot *from)
 {
-	uint32_t table[WORLD_PAGES], step[WORLD_PAGES], step_sealed = s->step_sealed;
-	uint32_t finished = s->finished, row_high = s->row_high;
-	memcpy(table, s->table, sizeof(table));
-	memcpy(step, s->step, sizeof(step));
+	static struct world_slot old;
+	old = *s;
 	if (from)
 		*s = *from;
 	else
 		memset(s, 0, sizeof(*s));
-	memcpy(s->table, table, sizeof(table));
-	memcpy(s->step, step, sizeof(step));
-	s->step_sealed = step_sealed;
-	s->finished = finished;
-	s->row_high = row_high;
+	memcpy(s->table, old.table, sizeof(s->table));
+	memcpy(s->fresh, old.fresh, sizeof(s->fresh));
+	memcpy(s->step, old.step, sizeof(s->step));
+	s->step_sealed = old.step_sealed;
+	s->finished = old.finished;
+	s->row_high = old.row_high;
 }
 
 void world_open(struct world *w, uint32_t engine, uint32_t slot, uint32_t tenant,
@@ -229,11 +228,32 @@ static void completed_ok(struct world *w, struct world_engine *e, struct world_s
 	}
 }
 
+void world_switch(struct world *w, uint32_t engine)
+{
+	struct world_engine *e = &w->engine[engine];
+	for (uint32_t n = 0; e->behind && n < e->max_seqs; n++) {
+		struct world_slot *s = &e->slot[n];
+		for (uint32_t i = 0; i < s->row_high; i++)
+			if (s->table[i])
+				w->viewers[KVD_ENTRY_FRAME(s->table[i])]--;
+		memcpy(s->table, s->fresh, sizeof(s->table));
+		memset(s->fresh, 0, sizeof(s->fresh));
+	}
+	if (e->behind)
+		world_seen(w, &(struct world_record){ .kind = SEEN_SWITCHED, .engine = engine });
+	e->behind = false;
+}
+
 bool world_complete_one(struct world *w, uint32_t engine)
 {
 	struct world_engine *e = &w->engine[engine];
 	if (!e->attached || e->deaf || e->head == e->tail)
 		return false;
+	if (e->behind && e->head == e->behind_tail) {
+		if (e->stepping)
+			return false;
+		world_switch(w, engine);     /* what comes now is in the new kvd's ring only */
+	}
 	struct kvd_cqe c = e->queue[e->head++ % WORLD_QUEUE];
 	if (c.verb == KVD_EXTENT_ACK || c.verb == KVD_EV_DRAIN || c.slot >= e->max_seqs)
 		return true;
@@ -370,6 +390,7 @@ static bool settle_round(struct world *w, bool advance)
 		if (!w->engine[e].attached)
 			continue;
 		world_step_end(w, e);
+		world_switch(w, e);
 		while (world_poll(w, e))
 			moved = true;
 		while (world_complete_one(w, e))

@@ -24,7 +24,8 @@
 void checker_fail(struct checker *k, const char *what, uint64_t a, uint64_t b)
 {
 	static const char *const names[] = { "?", "tenant", "attach", "hangup", "quiet", "submit", "complete",
-		"entry", "mapped", "step", "write", "moved", "time", "adopted" };
+		"entry", "mapped", "step", "write", "moved", "time", "adopted",
+		"switched" };
 	for (uint64_t i = k->records > HISTORY ? k->records - HISTORY : 0; i < k->records; i++) {
 		const struct world_record *r = &k->history[i % HISTORY];
 		fprintf(stderr, "%8llu %-8s engine %u slot %u: %u %u %u\n", (unsigned long long)i,
@@ -571,7 +572,9 @@ void checker_see(void *checker, const struct world_record *r)
 	case SEEN_STEP: see_step(k, r); break;
 	case SEEN_WRITE: see_write(k, r); break;
 	case SEEN_MOVED: see_moved(k, r); break;
-	case SEEN_TIME: case SEEN_ADOPTED: break;
+	case SEEN_ADOPTED: see_adopted(k); break;
+	case SEEN_SWITCHED: see_switched(k, e); break;
+	case SEEN_TIME: break;
 	}
 }
 

@@ -12,6 +12,8 @@ struct view_frame {
 	uint64_t content;              /* identity of its tokens and all before; 0: not sealed */
 	uint64_t origin;               /* that of the page the mover copied it from, until it is written */
 	uint16_t holders, views;       /* rows; unfinished steps */
+	uint16_t old;                  /* rows of a dead kvd's tables that an engine still reads */
+	uint32_t copied_from;          /* frame + 1: the mover tried to copy that to it */
 	uint8_t dirty, copied;         /* written since it was zeroed; by the mover */
 	uint8_t writer;                /* tenant + 1 */
 };
@@ -21,7 +23,7 @@ struct view_slot {
 	bool no_index;
 	uint32_t tenant, n_prompt, n_sealed, n_pages, row_high;
 	uint64_t age;
-	uint32_t row[WORLD_PAGES], step[WORLD_PAGES];
+	uint32_t row[WORLD_PAGES], step[WORLD_PAGES], old[WORLD_PAGES];
 	uint64_t chain[WORLD_PAGES];   /* of the sealed pages */
 	uint64_t prompt[WORLD_PAGES];
 	uint32_t promised[WORLD_PAGES], n_promised; /* entries of the map */
@@ -37,7 +39,7 @@ struct pending {
 };
 
 struct view_engine {
-	bool attached;
+	bool attached, behind;
 	uint32_t space, n_frames, page_bytes, max_seqs;
 	uint8_t *mapped;
 	struct view_slot slot[WORLD_SLOTS];
@@ -70,5 +72,7 @@ static inline uint64_t content_of(const struct view_frame *f)
 void see_moved(struct checker *k, const struct world_record *r);
 void see_write(struct checker *k, const struct world_record *r);
 void see_step(struct checker *k, const struct world_record *r);
+void see_adopted(struct checker *k);
+void see_switched(struct checker *k, struct view_engine *e);
 
 #endif

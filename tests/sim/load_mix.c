@@ -71,6 +71,8 @@ static bool pick_fault(struct sim *sim, struct sim_op *op)
 		}
 		static const uint8_t specials[] = { OP_FORK, OP_TRUNCATE, OP_PARK, OP_CLOSE };
 		op->kind = all[i].kind;
+		if (op->kind == OP_CRASH)    /* most at one of the next event's stores */
+			op->v[0] = 1 + sim_below(sim, sim_below(sim, 4) ? 80 : 4000);
 		if (op->kind == OP_KILL)
 			mix_death(sim, op);
 		if (op->kind == OP_FORK) {
@@ -92,6 +94,14 @@ void load_background(struct sim *sim, struct sim_op *op)
 	*op = (struct sim_op){ .random = sim_random64(&sim->random),
 			       .engine = e == CORE_NONE ? 0 : (uint8_t)e,
 			       .slot = (uint8_t)sim_below(sim, s->n_slots) };
+	if (w->down && !sim_below(sim, 15)) {
+		op->kind = OP_ADOPT;
+		return;
+	}
+	if (world_behind(w) && !sim_below(sim, 20)) {
+		op->kind = OP_SWITCH;
+		return;
+	}
 	if (pick_fault(sim, op))
 		return;
 	if (death_pending(sim) && !sim_below(sim, e == CORE_NONE ? 2 : 100)) {
@@ -106,7 +116,6 @@ void load_background(struct sim *sim, struct sim_op *op)
 	op->kind = (uint8_t)i;
 	if (op->kind == OP_MOVER && s->mover_fails)
 		op->v[0] = sim_below(sim, 10000) < s->mover_fails;
-	(void)w;
 }
 
 void load_mix(struct sim *sim, struct sim_op *op)

@@ -1,7 +1,9 @@
 /* main.c - the simulator's command line: seeds, traces, and what to do with a seed that fails.
  *
- *   sim [--seed N | --seeds FROM-TO | --trace FILE] [--ops N] [--jobs N] [--total N] [--commit ID]
+ *   sim [--seed N | --seeds FROM-TO | --trace FILE] [--ops N] [--jobs N] [--total N] [--every-store]
+ *       [--verbose] [--no-shrink] [--commit ID] [--directory DIR]
  *
+ * --every-store: small books, and at each store to them a copy is adopted and compared.
  * Without a seed: a bounded set of seeds, for `make check`.  A failing seed prints the command that
  * repeats it, and its shrunk trace goes to build/sim/SEED.trace.  The last line is Check's. */
 #include "tests/sim/runs.h"
@@ -21,7 +23,7 @@ struct options {
 	uint64_t from, to, total;
 	uint32_t ops, jobs;
 	const char *trace, *commit, *directory;
-	bool verbose, no_shrink;
+	bool verbose, no_shrink, every_store;
 };
 
 struct totals { uint64_t ops, seeds, failed, finished, preempted, evicted, merges, promotions, waits, mover_fails,
@@ -158,6 +160,9 @@ static void run_seeds(const struct options *o, struct totals *t)
 			if (!jobs[i].pid && more) {
 				jobs[i].run.swarm = swarm_of(seed++);
 				jobs[i].run.ops_max = o->ops;
+				jobs[i].run.every_store = o->every_store;
+				if (o->every_store)
+					jobs[i].run.swarm = swarm_small(jobs[i].run.swarm);
 				run_start(&jobs[i].run, &jobs[i].pid, &jobs[i].fd);
 			}
 			busy += jobs[i].pid > 0;
@@ -197,7 +202,8 @@ static void options_read(struct options *o, int argc, char **argv)
 	static const struct option names[] = {
 		{ "seed", 1, 0, 's' }, { "seeds", 1, 0, 'r' }, { "ops", 1, 0, 'o' }, { "jobs", 1, 0, 'j' },
 		{ "trace", 1, 0, 't' }, { "total", 1, 0, 'T' }, { "commit", 1, 0, 'c' }, { "directory", 1, 0, 'd' },
-		{ "verbose", 0, 0, 'v' }, { "no-shrink", 0, 0, 'n' }, { 0 }
+		{ "verbose", 0, 0, 'v' }, { "no-shrink", 0, 0, 'n' },
+		{ "every-store", 0, 0, 'e' }, { 0 }
 	};
 	for (int c; (c = getopt_long(argc, argv, "", names, NULL)) != -1;) {
 		switch (c) {
@@ -218,6 +224,7 @@ static void options_read(struct options *o, int argc, char **argv)
 		case 'd': o->directory = optarg; break;
 		case 'v': o->verbose = true; break;
 		case 'n': o->no_shrink = true; break;
+		case 'e': o->every_store = true; break;
 		default: exit(2);
 		}
 	}

@@ -209,7 +209,20 @@ static void perform_daemon_op(struct sim *sim, const struct sim_op *op)
 	case OP_DOUBLE: perform_double(sim, op->random); break;
 	case OP_MOVER_DIES: perform_mover_dies(sim); break;
 	case OP_CLOCK: perform_clock(sim, op->random); break;
-	case OP_SETTLE: world_settle(w, false); break;
+	case OP_SETTLE:
+		if (!w->down)
+			world_settle(w, false);
+		break;
+	case OP_CRASH:
+		if (!w->down)
+			crash_arm(sim, op->v[0]);
+		break;
+	case OP_ADOPT: crash_adopt(sim); break;
+	case OP_SWITCH:
+		if (w->engine[op->engine].attached && !w->engine[op->engine].deaf &&
+		    !w->engine[op->engine].stepping)
+			world_switch(w, op->engine);
+		break;
 	default: break;
 	}
 }
@@ -219,6 +232,8 @@ void sim_perform(struct sim *sim, const struct sim_op *op)
 	struct world *w = sim->world;
 	const struct world_engine *e = &w->engine[op->engine % WORLD_ENGINES];
 	w->rng = op->random * 0x2545f4914f6cdd1dull | 1;
+	if (w->n_redo > WORLD_REDO - 8 && op->kind != OP_ADOPT)
+		return;                      /* the rings are full; only another kvd helps */
 	switch ((enum sim_op_kind)op->kind) {
 	case OP_OPEN: case OP_ADVANCE: case OP_COMPLETE: case OP_STEP_BEGIN: case OP_STEP_END: case OP_POLL:
 	case OP_PARK: case OP_CLOSE: case OP_TRUNCATE: case OP_FORK: case OP_HOSTILE:
@@ -254,6 +269,8 @@ void sim_end(struct sim *sim)
 	struct world *w = sim->world;
 	struct kvd_row_status st;
 	w->rng = sim->swarm.seed | 1;
+	crash_disarm();
+	crash_adopt(sim);
 	for (uint32_t e = 0; e < WORLD_ENGINES; e++) {
 		if (w->engine[e].attached && w->engine[e].deaf)
 			world_hangup(w, e);

@@ -33,6 +33,8 @@ static void run_note(struct run *run, struct sim *sim)
 	room->promotions = st.promotions;
 	room->waits = st.single_flight_waits;
 	room->mover_fails = sim->world->mover_fails;
+	room->adoptions = crash_adoptions;
+	room->stores = crash_stores_tried;
 	room->computed = checker_computed(sim->checker);
 }
 
@@ -45,6 +47,8 @@ static void run_child(struct run *run)
 	if (run_prepare)
 		run_prepare(run);
 	struct sim *sim = sim_new(&run->swarm);
+	if (run->every_store)
+		crash_every_store(sim);
 	for (uint32_t i = 0; i < replay; i++)
 		sim_perform(sim, &room->log[i]);
 	while (sim->world->ops < run->ops_max && room->n_log < SIM_OPS_LOG) {

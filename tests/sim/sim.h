@@ -56,6 +56,7 @@ uint64_t sim_random64(uint64_t *state);
 uint32_t sim_below(struct sim *sim, uint32_t below);
 
 struct swarm swarm_of(uint64_t seed);
+struct swarm swarm_small(struct swarm s);
 void swarm_describe(const struct swarm *s, char *ret, size_t size);
 
 struct sim *sim_new(const struct swarm *swarm);
@@ -79,8 +80,14 @@ uint64_t checker_computed(const struct checker *k);      /* prompt and other pag
 
 /* crash.c: kvd dies at a store and another one adopts the book. */
 void crash_arm(struct sim *sim, uint32_t stores);
+void crash_disarm(void);
 void crash_adopt(struct sim *sim);
-void crash_every_store(struct sim *sim, bool on);
+/* crash_every.c: from here on a copy of the book is adopted at every single store. */
+void crash_every_store(struct sim *sim);
+void crash_every_hook(const void *address, size_t size);
+void crash_every_begin(const struct core *core);
+void crash_every_end(const struct core *core);
+void core_book_hook(const void *address, size_t size);
 extern uint64_t crash_adoptions, crash_stores_tried;
 
 /* shrink.c */

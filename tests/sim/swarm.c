@@ -79,6 +79,19 @@ struct swarm swarm_of(uint64_t seed)
 	return s;
 }
 
+/* A book small enough to be checked at every store; kills are these, not drawn ones. */
+struct swarm swarm_small(struct swarm s)
+{
+	s.n_extents = 3 + s.n_extents % 6;
+	s.calm = false;
+	s.crash = 0;
+	if (s.n_slots > 4)
+		s.n_slots = 4;
+	if (s.n_engines > 2)
+		s.n_engines = 2;
+	return s;
+}
+
 void swarm_describe(const struct swarm *s, char *ret, size_t size)
 {
 	snprintf(ret, size,
