@@ -38,11 +38,13 @@ void world_mover_bytes(struct world *w, uint32_t index, bool ok, struct core_eve
 		if (!ev.moved.differs && !compare_only)
 			w->tags[a.move.target] = w->tags[a.move.source];
 	}
+	bool disk = a.move.kind == CORE_MOVE_SPILL || a.move.kind == CORE_MOVE_FETCH;
+	uint32_t block = disk ? (uint32_t)(a.move.place.offset / CORE_SPILL_ALIGN) : 0;
 	world_seen(w, &(struct world_record){ .kind = SEEN_MOVED,
-					      .slot = ok + ev.moved.differs,
+					      .slot = disk ? ev.moved.ok : ok + ev.moved.differs,
 					      .a = a.move.kind,
-					      .b = a.move.source,
-					      .c = a.move.target });
+					      .b = a.move.kind == CORE_MOVE_FETCH ? block : a.move.source,
+					      .c = a.move.kind == CORE_MOVE_SPILL ? block : a.move.target });
 	*ret = ev;
 }
 

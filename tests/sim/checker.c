@@ -43,6 +43,8 @@ struct checker *checker_new(const struct swarm *swarm, uint32_t slot_bits, uint3
 	k->n_extents = n_extents;
 	k->n_frames = n_extents << slot_bits;
 	k->frame = calloc(k->n_frames, sizeof(*k->frame));
+	k->n_blocks = swarm->disk_extents * (SIM_EXTENT_BYTES / CORE_SPILL_ALIGN);
+	k->disk = calloc(k->n_blocks + 1, sizeof(*k->disk));
 	k->facts_max = 1024;
 	k->facts = calloc(k->facts_max, sizeof(*k->facts));
 	for (uint32_t i = 0; i < WORLD_ENGINES; i++)
@@ -55,6 +57,7 @@ void checker_free(struct checker *k)
 	for (uint32_t i = 0; i < WORLD_ENGINES; i++)
 		free(k->engine[i].mapped);
 	free(k->facts);
+	free(k->disk);
 	free(k->frame);
 	free(k);
 }

@@ -53,6 +53,8 @@ struct checker {
 	struct swarm swarm;
 	uint32_t slot_bits, n_extents, n_frames;
 	struct view_frame *frame;
+	struct { uint64_t content; uint8_t writer; } *disk; /* by block */
+	uint32_t n_blocks;
 	struct view_engine engine[WORLD_ENGINES];
 	struct { char domain[KVD_NAME_MAX]; uint32_t number, sharing; uint64_t max_bytes; } tenant[SIM_TENANTS];
 	struct fact *facts;            /* open addressing; (domain, content) */

@@ -1,6 +1,27 @@
 /* checker_bytes.c - the checker's view of bytes: who writes which frame, and who may still read it. */
 #include "tests/sim/checker.h"
 
+static void see_spilled(struct checker *k, const struct world_record *r)
+{
+	const struct view_frame *f = &k->frame[r->b];
+	if (r->c >= k->n_blocks)
+		checker_fail(k, "a page is written outside the spill file", r->c, r->b);
+	k->disk[r->c].content = r->slot == 1 ? content_of(f) : 0;
+	k->disk[r->c].writer = f->writer;
+	if (r->slot == 1 && !content_of(f))
+		checker_fail(k, "a page that is not sealed is written to the spill file", r->b, r->c);
+}
+
+static void see_fetched(struct checker *k, const struct world_record *r, struct view_frame *f)
+{
+	if (f->dirty && f->copied_from != CORE_NONE)
+		checker_fail(k, "a page is read over somebody's bytes", r->c, f->writer);
+	f->dirty = 1;
+	f->copied_from = CORE_NONE;
+	f->writer = k->disk[r->b].writer;
+	f->content = r->slot == 1 ? k->disk[r->b].content : 0;
+}
+
 void see_moved(struct checker *k, const struct world_record *r)
 {
 	if (r->a == CORE_MOVE_SCRUB_EXTENT) {
@@ -16,7 +37,11 @@ void see_moved(struct checker *k, const struct world_record *r)
 		}
 		return;
 	}
-	if (r->b == r->c)
+	if (r->a == CORE_MOVE_SPILL) {
+		see_spilled(k, r);
+		return;
+	}
+	if (r->b == r->c && r->a == CORE_MOVE_COMPARE_COPY)
 		return;                      /* a comparison only */
 	struct view_frame *f = &k->frame[r->c];
 	if (f->holders)
@@ -26,6 +51,10 @@ void see_moved(struct checker *k, const struct world_record *r)
 	if (r->a == CORE_MOVE_SCRUB) {
 		if (r->slot == 1)
 			*f = (struct view_frame){ 0 };
+		return;
+	}
+	if (r->a == CORE_MOVE_FETCH) {
+		see_fetched(k, r, f);
 		return;
 	}
 	if (f->dirty && f->copied_from != r->b + 1)   /* a job is done again when its kvd died */

@@ -242,6 +242,12 @@ int main(int argc, char **argv)
 	if (o.trace)
 		return run_trace(&o);
 	run_seeds(&o, &t);
+	if (argc <= 3 && !o.every_store && !o.verbose) { /* nothing was asked for: the bounded run */
+		o.every_store = true;
+		o.to = 6;
+		o.ops = 400;
+		run_seeds(&o, &t);
+	}
 	printf("%llu%%: Checks: %llu, Failures: %llu, Errors: 0\n",
 	       (unsigned long long)(100 * (t.seeds - t.failed) / (t.seeds ? t.seeds : 1)),
 	       (unsigned long long)t.seeds, (unsigned long long)t.failed);

@@ -50,9 +50,11 @@ struct sim *sim_new(const struct swarm *swarm)
 		.holds_max = WORLD_ENGINES * WORLD_SLOTS * WORLD_PAGES,
 		.hash_key = { swarm->seed, ~swarm->seed },
 		.promise_usec = swarm->promise_usec,
+		.spill_bytes = (uint64_t)swarm->disk_extents * SIM_EXTENT_BYTES,
 	};
 	struct world *w = sim->world = world_make(&config, swarm->seed);
 	w->fsck_every = 0;
+	w->disk_write_error_percent = w->disk_read_error_percent = w->disk_torn_percent = swarm->disk_errors;
 	sim->checker = checker_new(swarm, w->slot_bits, w->n_extents);
 	w->watch = checker_see;
 	w->watch_arg = sim->checker;

@@ -68,7 +68,10 @@ struct swarm swarm_of(uint64_t seed)
 	case 1: s.n_extents = draw(&state, 5, 12); break;
 	default: s.n_extents = draw(&state, 32, 64); break; /* 512 frames and more */
 	}
+	s.disk_extents = draw(&state, 0, 1) ? draw(&state, 1, 16) : 0;
+	s.disk_errors = draw(&state, 0, 1) ? draw(&state, 1, 20) : 0;
 	if (s.calm) {
+		s.disk_extents = s.disk_errors = 0;
 		s.n_extents = 640;
 		s.promise_usec = 1u << 31;
 	} else {
@@ -97,9 +100,9 @@ void swarm_describe(const struct swarm *s, char *ret, size_t size)
 	snprintf(ret, size,
 		 "%s%s, %u extents, %u engines%s, %u tenants%s, %u slots of %u pages; of 10,000: "
 		 "kill %u, crash %u, mover fails %u, mover dies %u, doubled %u, clock %u, hostile %u, "
-		 "special %u, churn %u",
+		 "special %u, churn %u; disk of %u extents, %u%% errors",
 		 s->generator ? "scenes" : "mix", s->calm ? ", calm" : "", s->n_extents, s->n_engines,
 		 s->two_spaces ? " of two spaces" : "", s->n_tenants, s->quotas ? " with quotas" : "",
 		 s->n_slots, s->max_pages, s->kill, s->crash, s->mover_fails, s->mover_dies, s->doubled,
-		 s->clock, s->hostile, s->special, s->churn);
+		 s->clock, s->hostile, s->special, s->churn, s->disk_extents, s->disk_errors);
 }
