@@ -269,7 +269,8 @@ void world_perform(struct world *w, const struct core_action *a)
 static void fill_epoch(struct world *w, struct core_event *ev)
 {
 	for (uint32_t i = 0; i < CORE_ENGINES_MAX; i++) {
-		bool on = i < WORLD_ENGINES && w->engine[i].attached;
+		/* whoever hung up counts until its process is gone: kvd may not have taken the HANGUP yet */
+		bool on = i < WORLD_ENGINES && (w->engine[i].attached || w->engine[i].alive);
 		ev->epoch.begun[i] = on ? w->engine[i].begun : UINT64_MAX;
 		/* what it finished, it computed from the dead kvd's tables */
 		ev->epoch.done[i] = !on ? UINT64_MAX : w->engine[i].behind ? 0 : w->engine[i].done;

@@ -543,9 +543,25 @@ static void see_attach(struct checker *k, const struct world_record *r)
 	e->max_seqs = r->slot;
 }
 
+static void seal_unanswered(struct checker *k, struct view_engine *e, const struct pending *p)
+{
+	struct view_slot *s = p->sqe.slot < e->max_seqs ? &e->slot[p->sqe.slot] : NULL;
+	for (uint32_t i = 0; s && i < p->sqe.count && p->sqe.page + i < s->n_pages && i < WORLD_PAGES; i++) {
+		uint32_t entry = s->row[p->sqe.page + i];
+		if (entry && !k->frame[KVD_ENTRY_FRAME(entry)].content)
+			k->frame[KVD_ENTRY_FRAME(entry)].content = p->pages[i];
+		if (!s->no_index)
+			fact_of(k, domain_of(k, s->tenant), p->pages[i])->computed = 1;
+	}
+}
+
 /* Its leases end with its socket; what its process may still do ends with the process. */
 static void see_hangup(struct checker *k, struct view_engine *e)
 {
+	/* What it said last may have been taken though the answer never came. */
+	for (uint32_t i = 0; i < e->pending_high; i++)
+		if (e->pending[i].live && e->pending[i].sqe.verb == KVD_SEQ_SEAL)
+			seal_unanswered(k, e, &e->pending[i]);
 	for (uint32_t i = 0; i < e->max_seqs; i++) {
 		row_forget(k, &e->slot[i]);
 		slot_empty(k, &e->slot[i], VIEW_EMPTY);

@@ -60,6 +60,8 @@ struct sim *sim_new(const struct swarm *swarm)
 	w->watch_arg = sim->checker;
 	w->fsck_every = 64;
 	tenants_make(sim);
+	if (swarm->calm)                     /* a copy for others needs memory that is there */
+		world_settle(w, false);
 	for (uint32_t i = 0; i < swarm->n_engines; i++)
 		sim_perform(sim, &(struct sim_op){ .kind = OP_ATTACH, .random = i });
 	return sim;
