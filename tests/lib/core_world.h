@@ -73,8 +73,8 @@ enum world_record_kind {
 	SEEN_MAPPED,                   /* a: extent, b: 0 no, 1 read-only, 2 writable */
 	SEEN_STEP,                     /* b: 1 begins, 0 ends */
 	SEEN_WRITE,                    /* a running step writes: slot, a: frame, b: page */
-	SEEN_MOVED,                    /* (on disk: the block) the mover did a job; slot: 0 badly, 1 well, 2 the bytes differ;
-	                                * a: enum core_move, b: source, c: target */
+	SEEN_MOVED,                    /* the mover did a job; slot: 0 badly, 1 well, 2 the bytes differ;
+	                                * a: enum core_move, b: source, c: target; on disk: the block */
 	SEEN_TIME,                     /* a: microseconds that passed */
 	SEEN_ADOPTED,                  /* another kvd goes on with the book: its tables are new ones */
 	SEEN_SWITCHED,                 /* the engine reads these now */
