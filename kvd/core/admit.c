@@ -181,7 +181,8 @@ static enum admission admit_try(const struct core *c, uint32_t seq)
 	}
 	hits = hits_count(c, seq);           /* tenant_check may have dropped claims of some */
 	bool taken = admit_take(c, seq, hits);
-	while (!taken && floor_covers(c, seq, s->need) && act_room(c) && floor_preempt(c, s->tenant)) {
+	while (!taken && floor_covers(c, seq, s->need) && !waits_for_floors(c, seq) && act_room(c) &&
+	       floor_preempt(c, s->tenant)) {
 		hits = hits_count(c, seq);
 		taken = admit_take(c, seq, hits);
 	}

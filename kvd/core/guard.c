@@ -92,6 +92,16 @@ static bool guard_chain(const struct core *c, uint32_t claim)
 	return some;
 }
 
+/* A candidate is about to go for others: not if its tenant has come below its min meanwhile. */
+bool guard_spares(const struct core *c, uint32_t claim)
+{
+	const struct claim *k = claim_at(c, claim);
+	const struct tenant *t = tenant_at(c, k->tenant);
+	if (kept_bytes(t) < t->quota.min_bytes)
+		guard_settle(c, k->tenant);
+	return !k->shelf || k->guarded;
+}
+
 /* Make what is kept fit the tenant's min.  False: there is more to do. */
 bool guard_settle(const struct core *c, uint32_t tenant)
 {

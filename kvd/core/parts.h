@@ -46,6 +46,7 @@ bool tenants_end(const struct core *c);
 /* guard.c: what a tenant's min keeps */
 void guard_cold(const struct core *c, uint32_t claim);
 void guard_release(const struct core *c, uint32_t claim);
+bool guard_spares(const struct core *c, uint32_t claim);   /* or it is no candidate any more */
 bool guard_settle(const struct core *c, uint32_t tenant);  /* false: there is more to do */
 
 /* psi.c: time that sequences wait for memory */

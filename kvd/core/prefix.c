@@ -348,6 +348,7 @@ void node_presence(const struct core *c, uint32_t node)
 	uint8_t present = n->copies.count && !leaving;
 	if (n->present == present)
 		return;
+	assert(present || !n->n_guarded);
 	SET(n->present, present);
 	for (uint32_t k = list_first(&n->claims); k != CORE_NONE; k = list_next(c, LIST_NODE_CLAIMS, k)) {
 		const struct claim *claim = claim_at(c, k);

@@ -68,13 +68,17 @@ uint32_t reclaim_run(const struct core *c, uint32_t group, uint32_t n_frames, bo
 	struct reclaim_candidate plan[PLAN_STEP];
 	bool on = true;
 	/* Dropping a claim may free nothing here: bounded, and the next event goes on. */
-	for (uint32_t round = 0; on && round < 16 && reclaimed(g) - before < n_frames; round++) {
+	for (uint32_t dropped = 0; on && dropped < 16 * PLAN_STEP && reclaimed(g) - before < n_frames;) {
 		uint32_t missing = n_frames - (reclaimed(g) - before);
 		uint32_t n = reclaim_plan(c, (struct reclaim_scope){ group, CORE_NONE }, plan,
 					  missing < PLAN_STEP ? missing : PLAN_STEP);
-		for (uint32_t i = 0; on && i < n && reclaimed(g) - before < n_frames; i++)
-			if (claim_at(c, plan[i].claim)->shelf) /* an earlier one may have taken it along */
+		/* An owner that has come to another class on the way has another place: plan again. */
+		for (uint32_t i = 0; on && i < n && reclaimed(g) - before < n_frames &&
+				     tenant_at(c, plan[i].tenant)->class == plan[i].class; i++)
+			if (!guard_spares(c, plan[i].claim)) { /* an earlier one may have taken it along, too */
 				on = reclaim_out(c, plan[i].claim, hurry);
+				dropped++;
+			}
 		if (!n)
 			break;
 	}
@@ -89,10 +93,12 @@ uint32_t reclaim_run(const struct core *c, uint32_t group, uint32_t n_frames, bo
 bool reclaim_claim(const struct core *c)
 {
 	struct reclaim_candidate first;
-	if (!reclaim_plan(c, (struct reclaim_scope){ CORE_NONE, CORE_NONE }, &first, 1))
-		return false;
-	claim_drop(c, first.claim);
-	return true;
+	while (reclaim_plan(c, (struct reclaim_scope){ CORE_NONE, CORE_NONE }, &first, 1))
+		if (!guard_spares(c, first.claim)) {
+			claim_drop(c, first.claim);
+			return true;
+		}
+	return false;
 }
 
 /* When the group's first candidate was last used; UINT64_MAX: it has none. */

@@ -267,6 +267,8 @@ static void shelf_add(const struct core *c, uint32_t claim, uint32_t group)
 	}
 	const struct shelf *s = shelf_at(c, shelf);
 	SET(k->shelf, shelf);
+	if (group != CORE_NONE && tenant_at(c, k->tenant)->quota.min_bytes)
+		tenant_mark(c, k->tenant, DIRTY_GUARD);      /* perhaps its min wants it */
 	SET(k->level, (uint8_t)hits_level(k->hits_256));
 	insert_by_use(c, &s->level[k->level], claim);
 	ADD(s->count, 1);

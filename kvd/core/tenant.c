@@ -180,7 +180,7 @@ void tenant_reserve(const struct core *c, uint32_t tenant, int64_t bytes)
 	tenant_changed(c, tenant);
 }
 
-/* Whatever it says is made sense of: low at least min, high strictly below max at any size, so that a tenant's
+/* Whatever it says is made sense of: low and high at least min, high strictly below max at any size, so that a tenant's
  * own cache goes before anything is refused (not the other way round). */
 void tenant_quota(const struct core *c, uint32_t tenant, const struct core_quota *wanted)
 {
@@ -190,6 +190,8 @@ void tenant_quota(const struct core *c, uint32_t tenant, const struct core_quota
 		q.min_bytes = q.max_bytes;
 	if (q.low_bytes < q.min_bytes)
 		q.low_bytes = q.min_bytes;
+	if (q.high_bytes && q.high_bytes < q.min_bytes)
+		q.high_bytes = q.min_bytes;
 	if (q.max_bytes && (!q.high_bytes || q.high_bytes >= q.max_bytes))
 		q.high_bytes = q.max_bytes > 16 ? q.max_bytes - q.max_bytes / 16 : q.max_bytes - 1;
 	if (!q.weight)
@@ -223,6 +225,7 @@ static bool tenant_shrink(const struct core *c, uint32_t tenant)
 			return false;
 		uint64_t usage = tenant_usage(t);
 		uint64_t bytes = page_bytes_of_space(c, node_at(c, claim_at(c, claim)->node)->space);
+		guard_release(c, claim);             /* from itself its min keeps nothing */
 		if (!reclaim_out(c, claim, false))
 			return true;
 		going += tenant_usage(t) == usage ? bytes : 0;

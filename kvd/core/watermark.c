@@ -44,8 +44,9 @@ void watermark_pump(const struct core *c)
 		uint32_t n = reclaim_plan(c, (struct reclaim_scope){ CORE_NONE, CORE_NONE }, plan, PLAN_STEP);
 		if (!n)
 			break;
-		for (uint32_t i = 0; i < n && available < mark.high_bytes; i++) {
-			if (!claim_at(c, plan[i].claim)->shelf) /* an earlier one took it along */
+		for (uint32_t i = 0; i < n && available < mark.high_bytes &&
+				     tenant_at(c, plan[i].tenant)->class == plan[i].class; i++) {
+			if (guard_spares(c, plan[i].claim)) /* or an earlier one took it along */
 				continue;
 			if (!reclaim_out(c, plan[i].claim, false))
 				return;          /* goes on when a write to disk has ended */

@@ -121,6 +121,48 @@ static void storm_kill(struct world *w, const struct storm *s)
 		storm_attach(w, s, world_random(w, 100));
 }
 
+struct storm_tenant { const char *name, *domain; enum core_sharing sharing; uint64_t max; };
+static const struct storm_tenant storm_tenant[N_TENANTS] = {
+	{ "merge-a", "", CORE_MERGE, 0 },	{ "merge-b", "", CORE_MERGE, 0 },
+	{ "reuse-a", "team", CORE_REUSE, 0 },	{ "reuse-b", "team", CORE_REUSE, 0 },
+	{ "private-a", "", CORE_PRIVATE, 0 },	{ "private-b", "", CORE_PRIVATE, 0 },
+	{ "small", "", CORE_MERGE, 40 * 24576 },
+};
+
+static void storm_define(struct world *w, uint32_t tenant, struct core_quota quota)
+{
+	struct core_event ev = { .type = CORE_EV_TENANT };
+	strcpy(ev.tenant.name, storm_tenant[tenant].name);
+	strcpy(ev.tenant.domain, storm_tenant[tenant].domain);
+	ev.tenant.sharing = storm_tenant[tenant].sharing;
+	ev.tenant.quota = quota;
+	ev.tenant.quota.max_bytes = storm_tenant[tenant].max;
+	world_step(w, &ev);
+}
+
+/* Another quota for somebody, as a reload would bring it: anything but a max, which would end programs. */
+static void storm_quota(struct world *w)
+{
+	uint64_t pool = (uint64_t)w->n_extents * EXTENT;
+	struct core_quota q = { 0 };
+	if (!world_random(w, 2))
+		q.min_bytes = world_random(w, (uint32_t)pool / 4);
+	if (!world_random(w, 3))
+		q.low_bytes = world_random(w, (uint32_t)pool / 2);
+	if (!world_random(w, 3))
+		q.high_bytes = 1 + world_random(w, (uint32_t)pool);
+	if (!world_random(w, 4))
+		q.insert_bytes_per_sec = 1 + world_random(w, 100u << 20);
+	q.weight = world_random(w, 1000);
+	storm_define(w, world_random(w, N_TENANTS), q);
+}
+
+static void storm_tenants(struct world *w)
+{
+	for (uint32_t i = 0; i < N_TENANTS; i++)
+		storm_define(w, i, (struct core_quota){ 0 });
+}
+
 static void storm_one(struct world *w, const struct storm *s)
 {
 	uint32_t e = some_engine(w), dice = world_random(w, 100);
@@ -129,7 +171,9 @@ static void storm_one(struct world *w, const struct storm *s)
 		return;
 	}
 	uint32_t slot = world_random(w, 4);
-	if (dice < 8) {
+	if (!world_random(w, 300)) {
+		storm_quota(w);
+	} else if (dice < 8) {
 		if (world_slot(w, e, slot)->state == SLOT_IDLE && !world_slot(w, e, slot)->verb)
 			storm_open(w, e, slot);
 	} else if (dice < 40) {
@@ -159,17 +203,6 @@ static void storm_one(struct world *w, const struct storm *s)
 	}
 }
 
-static void storm_tenants(struct world *w)
-{
-	world_tenant(w, "merge-a", "", CORE_MERGE, 0);
-	world_tenant(w, "merge-b", "", CORE_MERGE, 0);
-	world_tenant(w, "reuse-a", "team", CORE_REUSE, 0);
-	world_tenant(w, "reuse-b", "team", CORE_REUSE, 0);
-	world_tenant(w, "private-a", "", CORE_PRIVATE, 0);
-	world_tenant(w, "private-b", "", CORE_PRIVATE, 0);
-	world_tenant(w, "small", "", CORE_MERGE, 40 * 24576);
-}
-
 /* The hostile slots hold what their last accepted submissions left: close them. */
 static void close_hostile(struct world *w)
 {
@@ -185,6 +218,7 @@ static void storm_end(struct world *w)
 {
 	struct kvd_row_status st;
 	close_hostile(w);
+	storm_tenants(w);                            /* without floors nothing is kept */
 	for (uint32_t e = 0; e < WORLD_ENGINES; e++)
 		if (w->engine[e].alive && !w->engine[e].attached)
 			world_quiet(w, e);
