@@ -213,19 +213,21 @@ START_TEST(the_ledger_answers_afterwards)
 	cache(w, e, victim, 1, 1000000);
 	plan(w, CORE_NONE, CORE_NONE, explained);
 	uint64_t prefix = explained[0].prefix;
-	ck_assert_uint_eq(core_read_explain(w->core, CORE_NONE, CORE_EXPLAIN_PREFIX, prefix, w->now, &cursor, explained, 8),
-			  1);
+	ck_assert_uint_eq(core_read_explain(w->core, CORE_NONE, CORE_EXPLAIN_PREFIX, prefix, w->now, &cursor,
+					    explained, 8), 1);
 	ck_assert_uint_eq(explained[0].rank, 0);
 	ck_assert_str_eq(explained[0].tenant, "victim");
 	cursor = 0;                                                  /* to another tenant it does not exist */
-	ck_assert_uint_eq(core_read_explain(w->core, taker, CORE_EXPLAIN_PREFIX, prefix, w->now, &cursor, explained, 8), 0);
+	ck_assert_uint_eq(core_read_explain(w->core, taker, CORE_EXPLAIN_PREFIX, prefix, w->now, &cursor, explained,
+					    8), 0);
 	cursor = 0;
-	ck_assert_uint_eq(core_read_explain(w->core, victim, CORE_EXPLAIN_PREFIX, prefix, w->now, &cursor, explained, 8), 1);
+	ck_assert_uint_eq(core_read_explain(w->core, victim, CORE_EXPLAIN_PREFIX, prefix, w->now, &cursor, explained,
+					    8), 1);
 	tokens_fill(tokens, 2);
 	run_one(w, e, 0, taker, tokens, 30 * 16);
 	cursor = 0;
-	ck_assert_uint_eq(core_read_explain(w->core, CORE_NONE, CORE_EXPLAIN_PREFIX, prefix, w->now, &cursor, explained, 8),
-			  0);
+	ck_assert_uint_eq(core_read_explain(w->core, CORE_NONE, CORE_EXPLAIN_PREFIX, prefix, w->now, &cursor,
+					    explained, 8), 0);
 	/* the page is gone; its number still names it */
 	uint32_t n = 0, mine = 0;
 	for (cursor = 0; core_read_evicted(w->core, CORE_NONE, w->now, &cursor, &gone[n], 1); n += n < 63)
