@@ -38,6 +38,7 @@ struct reattach {
 	uint64_t look_usec;            /* when kvd's process is looked at next */
 	uint64_t ended_usec;           /* since when it is dead, the connection kept by its keeper; 0: it lives */
 	uint64_t complain_usec;        /* when the log names the error, once more */
+	int refusal;                   /* KVD_S_* that a kvd answered last, as logged; 0: none yet */
 	uint32_t kvd_pid;              /* which kvd we know of */
 };
 

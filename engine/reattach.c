@@ -77,9 +77,14 @@ static void try_later(struct engine *e, uint64_t now_usec)
 void reattach_lose(struct engine *e, int why, uint64_t now_usec)
 {
 	struct reattach *a = &e->reattach;
+	struct kvd_engine_client client;
 
+	/* Its last words may be clients: they have a stream to us as all the others have. */
+	while (kvd_engine_next_client(e->kvd, &client))
+		serve_accept(&e->serve, &client, now_usec);
 	log_warning("kvd lost, attaching again streams=%u reason=\"%s\"", e->serve.n_active, reason(e, why));
 	a->lost = true;
+	a->refusal = 0;
 	a->lost_usec = now_usec;
 	a->complain_usec = now_usec + COMPLAIN_USEC;
 	a->ended_usec = 0;
@@ -135,6 +140,9 @@ static void try_attach(struct engine *e, uint64_t now_usec)
 		return;
 	}
 	try_later(e, now_usec);
+	if (r > 0 && r != a->refusal)              /* it is there and does not want us: worth knowing at once */
+		log_warning("kvd refuses this engine reason=\"%s\"; still trying", reason(e, r));
+	a->refusal = r > 0 ? r : a->refusal;
 	if (now_usec >= a->complain_usec) {
 		log_error("no kvd takes this engine since seconds=%llu streams=%u reason=\"%s\"; still trying",
 			  (unsigned long long)((now_usec - a->lost_usec) / 1000000u), e->serve.n_active,

@@ -32,6 +32,14 @@ struct restart {
 	uint64_t away_usec;            /* longest time from a kill to a kvd that answers */
 };
 
+static int run_shell(struct host *h, const char *command)
+{
+	char line[2048];
+	snprintf(line, sizeof(line), "export KVD_SOCKET=%s PATH=%s:$PATH; %s", h->socket, h->bin, command);
+	int status = system(line);
+	return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
 static void restart_kvd(struct host *h, bool idle_first)
 {
 	host_kill(&h->kvd, SIGKILL);
@@ -264,6 +272,62 @@ START_TEST(one_connection_many_streams)
 }
 END_TEST
 
+/* Nobody speaks for a stream whose program has closed its connection: the engine does not wait for ever. */
+START_TEST(stream_without_connection_ends)
+{
+	struct host h;
+	struct host_job job;
+	struct kvd_connection *c;
+	struct kvd_stream *s;
+	struct kvd_chunk chunk;
+	int rc;
+	start(&h);
+	scenario_job(&job, NULL, NULL, NULL, 3000);
+	job.request.text = "the river house";
+	job.request.text_bytes = strlen(job.request.text);
+	ck_assert_int_eq(kvd_connect(h.socket, "tests", NULL, &c), 0);
+	ck_assert_int_eq(kvd_generate(c, NULL, "one", 0, &job.request, &s), 0);
+	kvd_close(c);
+	for (unsigned i = 0; i < 20; i++)
+		ck_assert_int_eq(kvd_next(s, 10000, &chunk), 0);
+	restart_kvd(&h, false);
+	uint64_t began = host_now_usec();
+	while ((rc = kvd_next(s, 60000, &chunk)) == 0)
+		ck_assert_int_ne(chunk.kind, KVD_CHUNK_END);
+	ck_assert_int_eq(rc, KVD_S_ENGINE_LOST);
+	ck_assert_ptr_nonnull(strstr(kvd_stream_error(s), "its connection to kvd was closed"));
+	ck_assert_uint_gt(host_now_usec() - began, 3000000);
+	ck_assert_uint_lt(host_now_usec() - began, 20000000u * test_slow());
+	kvd_stream_close(s);
+	host_engine_wait(&h, "one");
+	struct host_job other = scenario_alone(&h, "green", "one", "a small stone", 20);
+	host_jobs_free(&other, 1);
+	host_settle(&h);
+	host_stop(&h);
+}
+END_TEST
+
+/* A kvd that does not want the engine is told apart from none: the log says why, and the engine is there
+ * for the next. */
+START_TEST(a_kvd_that_refuses)
+{
+	struct host h;
+	start(&h);
+	host_kill(&h.kvd, SIGKILL);
+	/* An extent of 256 KiB holds fewer than 8 pages of 40 KiB. */
+	host_kvd_start(&h, "8M", (const char *const[]){ "--extent", "256K", NULL });
+	ck_assert_int_eq(run_shell(&h, "for i in $(seq 100); do grep -q 'refuses this engine.*raise --extent' "
+				       "${KVD_SOCKET%/*}/one.log && break; sleep 0.1; done; "
+				       "test $(grep -c 'refuses this engine' ${KVD_SOCKET%/*}/one.log) = 1"), 0);
+	host_kill(&h.kvd, SIGKILL);
+	host_kvd_start(&h, POOL, NULL);
+	host_engine_wait(&h, "one");
+	host_engine_wait(&h, "two");
+	host_settle(&h);
+	host_stop(&h);
+}
+END_TEST
+
 /* A stream's socket is closed a moment after its client has gone. */
 static unsigned settled_fds(pid_t pid)
 {
@@ -307,14 +371,6 @@ START_TEST(nothing_grows)
 	free(text);
 }
 END_TEST
-
-static int run_shell(struct host *h, const char *command)
-{
-	char line[2048];
-	snprintf(line, sizeof(line), "export KVD_SOCKET=%s PATH=%s:$PATH; %s", h->socket, h->bin, command);
-	int status = system(line);
-	return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-}
 
 START_TEST(clients_wait_for_kvd)
 {
@@ -369,9 +425,11 @@ int main(void)
 		SCENARIO(killed_again_and_again),
 		SCENARIO(an_engine_dies_with_kvd),
 		SCENARIO(one_connection_many_streams),
+		SCENARIO(stream_without_connection_ends),
+		SCENARIO(a_kvd_that_refuses),
 		SCENARIO(nothing_grows),
 		SCENARIO(clients_wait_for_kvd),
 		SCENARIO(engine_without_kvd_ends_on_sigterm),
 	};
-	return scenario_run("restart", tests, 7, 300);
+	return scenario_run("restart", tests, 9, 300);
 }
