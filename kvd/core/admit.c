@@ -4,7 +4,7 @@
  * first OPEN), strictly: nobody overtakes the oldest, so nobody starves; a resumed sequence stands
  * where its age puts it.  Passed by are only those that would not get in if everybody else ended: held back by
  * their own tenant's max or high (throttled), or larger than what the floors of others leave.  And who asks for
- * no more than its min does not stand behind others at all.
+ * no more than its min or its share does not stand behind others at all (fair.c).
  *
  * OPEN and RESUME take nothing from a running sequence, but for a floor.  GROW beyond its reservation does,
  * when nothing can be reclaimed (preempt.c).  If the oldest is alone and still does not fit, the
@@ -39,6 +39,7 @@ void admit_run(const struct core *c, uint32_t seq)
 	insert_by_age(c, LIST_RUNNING, &c->running, seq);
 	insert_by_age(c, LIST_TENANT_RUNNING, &t->running, seq);
 	stall_running_changed(c, s->tenant);
+	tenant_active_changed(c, s->tenant);
 }
 
 void admit_stop(const struct core *c, uint32_t seq)
@@ -51,10 +52,9 @@ void admit_stop(const struct core *c, uint32_t seq)
 	if (!t->running.count)
 		list_remove(c, LIST_TENANTS, &c->tenants_running, s->tenant);
 	stall_running_changed(c, s->tenant);
+	tenant_active_changed(c, s->tenant);
 	SET(c->memory_changed, 1);
 }
-
-enum admission { ADMIT_LEFT, ADMIT_BLOCKED, ADMIT_PASSED_BY, ADMIT_THROTTLED };
 
 /* The tenant's own limits: ADMIT_LEFT = it has room.  Over its max an OPEN is refused, at once and with the
  * numbers; a RESUME waits for the tenant's other sequences, as both do over its high. */
@@ -142,6 +142,7 @@ static bool take_alone(const struct core *c, uint32_t seq)
 {
 	const struct seq *s = seq_at(c, seq);
 	SET(s->alone, 1);                    /* not even the shared pages that it could read */
+	extent_keeps_yield(c);
 	bool taken = admit_take(c, seq, 0);
 	while (!taken && floors_yield(c, s->tenant))
 		taken = admit_take(c, seq, 0);
@@ -159,7 +160,7 @@ static bool waits_for_floors(const struct core *c, uint32_t seq)
 	return s->need * page_bytes_of_space(c, c->engines[s->engine].space) + others > pool;
 }
 
-static enum admission admit_try(const struct core *c, uint32_t seq)
+enum admission admit_try(const struct core *c, uint32_t seq)
 {
 	const struct seq *s = seq_at(c, seq);
 	uint32_t hits = hits_count(c, seq), record;
@@ -200,26 +201,12 @@ static enum admission admit_try(const struct core *c, uint32_t seq)
 	return ADMIT_LEFT;
 }
 
-/* Who is below its min does not stand in the queue behind others: it gets what is its own. */
-static void admit_floors(const struct core *c)
-{
-	uint32_t tenant = list_first(&c->floor_tenants);
-	for (uint32_t n = 0; tenant != CORE_NONE && n < 64 && act_room(c); n++) {
-		const struct tenant *t = tenant_at(c, tenant);
-		uint32_t next = list_next(c, LIST_FLOORS, tenant), seq = list_first(&t->queued);
-		if (!floor_covers(c, seq, seq_at(c, seq)->need) || admit_try(c, seq) != ADMIT_LEFT)
-			tenant = next;
-		else if (!t->floor_listed)           /* that was its last one */
-			tenant = next;
-	}
-}
-
 void admit_pump(const struct core *c)
 {
 	if (!c->memory_changed)
 		return;
 	SET(c->memory_changed, 0);
-	admit_floors(c);
+	admit_modest(c);
 	uint32_t seq = list_first(&c->queue);
 	for (uint32_t n = 0; seq != CORE_NONE; n++) {
 		uint32_t next = list_next(c, LIST_WAITERS, seq);

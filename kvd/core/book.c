@@ -159,7 +159,7 @@ const struct link *list_link(const struct core *c, enum list_kind kind, uint32_t
 	case LIST_LRU: return &claim_at(c, r)->lru;
 	case LIST_SHELVES: return &shelf_at(c, r)->of_tenant;
 	case LIST_DIRTY: return &tenant_at(c, r)->dirty_link;
-	case LIST_FLOORS: return &tenant_at(c, r)->floor_link;
+	case LIST_QUEUED: return &tenant_at(c, r)->floor_link;
 	case LIST_RATES: return &tenant_at(c, r)->rate_link;
 	case LIST_PROMISES: return &claim_at(c, r)->promised;
 	case LIST_WAITERS: return &seq_at(c, r)->link;

@@ -57,7 +57,9 @@ struct core {
 	struct list running;           /* sequences, oldest first */
 	struct list promisers;         /* sequences with promises, least recent progress first */
 	struct list tenants_running;
-	struct list floor_tenants;     /* with a min, and sequences in the queue */
+	uint64_t active_weight;        /* sum over tenants */
+	uint32_t n_live, n_keeps;      /* engines LIVE; those of them that keep an extent */
+	struct list queued_tenants;     /* with sequences in the queue */
 	struct list rate_tenants;      /* with sequences that wait for their insert rate */
 	uint64_t rate_usec;            /* when the first of these may go on */
 	uint32_t reclaiming;           /* between the marks low and high */
@@ -192,7 +194,7 @@ enum list_kind {
 	LIST_COPIES,
 	LIST_COOL,
 	LIST_CHILDREN, LIST_MERGES, LIST_SWITCHES, LIST_NODE_CLAIMS, LIST_LRU, LIST_SHELVES,
-	LIST_DIRTY, LIST_FLOORS, LIST_RATES,
+	LIST_DIRTY, LIST_QUEUED, LIST_RATES,
 	LIST_PROMISES,
 	LIST_WAITERS,
 	LIST_RUNNING,

@@ -320,6 +320,7 @@ void core_step(struct core *core, const struct core_event *event, uint64_t now_u
 	for (uint32_t round = 0; round < 2; round++) {
 		tenants_pump(c);
 		rate_pump(c);
+		extent_keep_pump(c);
 		extent_pump(c);
 		while (c->awake.count && act_room(c)) {
 			uint32_t seq = list_first(&c->awake);

@@ -168,6 +168,7 @@ static void engine_start(const struct core *c, uint32_t number, uint32_t space,
 	const struct space *s = &c->spaces[space];
 	const struct group *g = &c->groups[number];
 	SET(e->state, ENGINE_LIVE);
+	ADD(c->n_live, 1);
 	SET(e->space, space);
 	SET(e->max_seqs, ev->attach.max_seqs);
 	SET(e->max_pages, ev->attach.max_pages);
@@ -228,6 +229,8 @@ void engine_hangup(const struct core *c, uint32_t number)
 		return;
 	const struct engine *e = &c->engines[number];
 	SET(e->state, ENGINE_DEAD); /* first: frames go to quarantine, nothing is answered */
+	ADD(c->n_live, -1);
+	extent_keep_end(c, number);
 	SET(e->died_usec, c->now_usec);
 	for (uint32_t i = 0; i < e->max_seqs; i++)
 		if (seq_at(c, e->seq_base + i)->state != SEQ_EMPTY)

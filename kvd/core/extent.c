@@ -44,6 +44,8 @@ void group_recount(const struct core *c, uint32_t number)
 	}
 	uint64_t deficit = g->reserved > unused ? g->reserved - unused : 0;
 	uint64_t wanted = (deficit + n_frames - 1) / n_frames;
+	if (!wanted && g->keep && !g->busy_extents)
+		wanted = 1;
 	if (wanted == g->wanted)
 		return;
 	if (wanted < g->wanted)
@@ -260,7 +262,7 @@ void extent_maybe_leave(const struct core *c, uint32_t x)
 	bool dead = g->engine != CORE_NONE ? c->engines[g->engine].state != ENGINE_LIVE
 					   : !c->spaces[g->space].engines;
 	uint32_t idle = g->extents.count - g->busy_extents;
-	uint64_t keep = dead ? 0 : g->wanted + !c->waiting;
+	uint64_t keep = dead ? 0 : g->wanted + (!c->waiting && !g->keep);
 	bool needed = g->pending.count && !e->draining && !dead;
 	if (!needed && (e->draining || idle > keep))
 		extent_leave(c, x);

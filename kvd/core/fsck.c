@@ -271,7 +271,8 @@ static uint64_t group_wanted(const struct core *c, uint32_t number, const struct
 		e->frames[KVD_FRAME_FILLING] + e->frames[KVD_FRAME_QUARANTINED] : 0;
 	if (e && e->group == number && busy)
 		unused -= n - busy;
-	return n && g->reserved > unused ? (g->reserved - unused + n - 1) / n : 0;
+	uint64_t wanted = n && g->reserved > unused ? (g->reserved - unused + n - 1) / n : 0;
+	return !wanted && g->keep && !sum->busy_extents ? 1 : wanted;
 }
 
 static void check_evacuation(struct check *k)

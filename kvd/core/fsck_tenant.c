@@ -156,8 +156,34 @@ static void check_stalls(struct check *k)
 		   "the pool's pressure is not what the sequences say", c->stalled);
 }
 
+/* Shares are parts of the weights of those who run or wait; engines that keep an extent are alive. */
+static void check_shares(struct check *k)
+{
+	const struct core *c = k->c;
+	uint64_t weight = 0;
+	uint32_t live = 0, keeps = 0;
+	for (uint32_t i = 0; i < c->n_tenants; i++) {
+		const struct tenant *t = tenant_at(c, i);
+		bool active = t->running.count || t->queued.count;
+		weight += t->active_weight;
+		fsck_check(k, t->active_weight == (active ? t->quota.weight : 0),
+			   "a tenant that runs or waits has no part in the shares, or an idle one has", i);
+		fsck_check(k, !!t->queued_listed == !!t->queued.count, "a tenant in the queue is not listed there", i);
+	}
+	for (uint32_t e = 0; e < CORE_ENGINES_MAX; e++) {
+		live += c->engines[e].state == ENGINE_LIVE;
+		keeps += c->groups[e].keep != 0;
+		fsck_check(k, !c->groups[e].keep || c->engines[e].state == ENGINE_LIVE,
+			   "an engine that is gone keeps an extent", e);
+	}
+	fsck_check(k, weight == c->active_weight, "the sum of active weights is wrong", weight);
+	fsck_check(k, live == c->n_live, "the number of live engines is wrong", live);
+	fsck_check(k, keeps == c->n_keeps, "the number of kept extents is wrong", keeps);
+}
+
 void fsck_tenants(struct check *k)
 {
+	check_shares(k);
 	const struct core *c = k->c;
 	uint64_t guarded = 0, floors = 0;
 	uint32_t shelves = 0, listed = 0, in_lists = 0, dirty = 0;

@@ -222,7 +222,6 @@ void seq_unwait(const struct core *c, uint32_t seq);
 void seq_wake(const struct core *c, uint32_t seq);
 void seq_throttle(const struct core *c, uint32_t seq);    /* its tenant's limits keep it in the queue */
 void seq_refuse(const struct core *c, uint32_t seq, uint32_t need_pages, uint32_t have_pages); /* TENANT_MAX */
-void floor_list(const struct core *c, uint32_t tenant);
 void seq_release(const struct core *c, uint32_t seq); /* all holds, reservation, promises, waits */
 void seq_end(const struct core *c, uint32_t seq);
 void seq_reserve(const struct core *c, uint32_t seq, int64_t pages);
@@ -234,7 +233,16 @@ uint32_t seq_new(const struct core *c, uint32_t engine, uint32_t slot, uint32_t 
 void seq_grow_on(const struct core *c, uint32_t seq);
 uint64_t pool_pages(const struct core *c, uint32_t engine);
 
+/* fair.c */
+void tenant_active_changed(const struct core *c, uint32_t tenant);
+void admit_modest(const struct core *c);
+void extent_keep_pump(const struct core *c);
+void extent_keep_end(const struct core *c, uint32_t engine);
+void extent_keeps_yield(const struct core *c);
+
 /* admit.c */
+enum admission { ADMIT_LEFT, ADMIT_BLOCKED, ADMIT_PASSED_BY, ADMIT_THROTTLED };
+enum admission admit_try(const struct core *c, uint32_t seq);
 void admit_enqueue(const struct core *c, uint32_t seq);
 void admit_run(const struct core *c, uint32_t seq);      /* state RUNNING, into the lists by age */
 void admit_stop(const struct core *c, uint32_t seq);

@@ -196,7 +196,7 @@ struct seq {
 	uint32_t copy_page,
 		copy_from; /* table index the copy is for; frame + 1 it is made from, pinned */
 	uint32_t preempted;
-	uint64_t age, opened_usec, progress_usec;
+	uint64_t age, opened_usec, progress_usec, queued_usec;
 	struct list promises;          /* claims */
 	struct link link, run, of_tenant, promiser;
 };
@@ -237,7 +237,8 @@ struct tenant {
 	struct list rated;             /* sequences that wait for its insert rate, in order of arrival */
 	struct link link;              /* tenants with running sequences */
 	struct link floor_link, rate_link;
-	uint8_t floor_listed, rate_listed;
+	uint8_t queued_listed, rate_listed;
+	uint32_t active_weight;        /* its weight while it runs or waits in the queue, else 0 */
 	uint64_t max_age;              /* sequences older than this began before its max was lowered */
 	uint64_t rate_usec;            /* when what was inserted so far is paid for, at its rate */
 	struct link dirty_link;
@@ -272,7 +273,8 @@ struct group {                         /* one (space, colour): who may use which
 	uint32_t spilling;             /* frames that come free when their page is written out */
 	uint32_t stuck;                /* RETIRING frames that such a write still reads: not soon */
 	uint64_t reserved;             /* frames promised to sequences and not yet taken */
-	uint64_t wanted;               /* extents those may need beyond its busy ones */
+	uint64_t wanted;               /* extents those may need beyond its busy ones; 1 at least if `keep` */
+	uint32_t keep;                 /* its engine keeps one extent, busy or not (fair.c) */
 	struct list extents, idle, partial[BUCKETS];
 	uint32_t n_shelves;            /* in its heap: whose first claim goes first is on top */
 	struct list cool;              /* pages nobody holds, by when that began */

@@ -25,18 +25,18 @@ static void insert_by_age(const struct core *c, enum list_kind kind, const struc
 	list_insert(c, kind, l, seq, where);
 }
 
-/* Tenants with a min whose sequences are in the queue are in a list of their own. */
-void floor_list(const struct core *c, uint32_t tenant)
+/* Tenants whose sequences are in the queue are in a list of their own. */
+static void queued_list(const struct core *c, uint32_t tenant)
 {
 	const struct tenant *t = tenant_at(c, tenant);
-	bool want = t->queued.count && t->quota.min_bytes;
-	if (want == t->floor_listed)
+	bool want = t->queued.count != 0;
+	if (want == t->queued_listed)
 		return;
 	if (want)
-		list_push(c, LIST_FLOORS, &c->floor_tenants, tenant);
+		list_push(c, LIST_QUEUED, &c->queued_tenants, tenant);
 	else
-		list_remove(c, LIST_FLOORS, &c->floor_tenants, tenant);
-	SET(t->floor_listed, want);
+		list_remove(c, LIST_QUEUED, &c->queued_tenants, tenant);
+	SET(t->queued_listed, want);
 }
 
 /* In its tenant's part of the queue, too: its link there is free while it does not run. */
@@ -47,7 +47,8 @@ static void queue_of_tenant(const struct core *c, uint32_t seq, bool in)
 		insert_by_age(c, LIST_TENANT_RUNNING, &tenant_at(c, tenant)->queued, seq);
 	else
 		list_remove(c, LIST_TENANT_RUNNING, &tenant_at(c, tenant)->queued, seq);
-	floor_list(c, tenant);
+	queued_list(c, tenant);
+	tenant_active_changed(c, tenant);
 }
 
 static const struct list *wait_list(const struct core *c, const struct seq *s)
@@ -81,6 +82,7 @@ void seq_wait(const struct core *c, uint32_t seq, enum seq_wait kind, uint32_t o
 	SET(s->waits_usec, c->now_usec);
 	const struct list *list = wait_list(c, s);
 	if (kind == WAIT_QUEUE) {
+		SET(s->queued_usec, c->now_usec);
 		insert_by_age(c, LIST_WAITERS, &c->queue, seq);
 		queue_of_tenant(c, seq, true);
 	} else if (list) {

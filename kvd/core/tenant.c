@@ -202,7 +202,7 @@ void tenant_quota(const struct core *c, uint32_t tenant, const struct core_quota
 		SET(t->max_age, c->next_age);        /* who is there now is not refused by it */
 	SET(t->quota, q);
 	SET(c->rate_usec, c->now_usec);              /* who waits for the old rate is looked at again */
-	floor_list(c, tenant);
+	tenant_active_changed(c, tenant);
 	tenant_changed(c, tenant);
 	tenant_mark(c, tenant, DIRTY_GUARD | DIRTY_HIGH);
 	SET(c->memory_changed, 1);                   /* a larger max may let somebody in */

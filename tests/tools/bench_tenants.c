@@ -1,9 +1,10 @@
 /* bench_tenants.c - what tenants do to each other's time to first token, on real processes.
  *
- *   bench_tenants flood [N]   one tenant floods one engine with long answers to long prompts until the
+ *   bench_tenants flood|flood-min [N]   one tenant floods one engine with long answers to long prompts until the
  *                             pool is full and its queue long; another asks the other engine, one short
  *                             request after the other.  Each engine has a thread of its own, alone and in
- *                             the flood.  Prints "p50_alone p95_alone p50_flood p95_flood" in ms.
+ *                             the flood.  Prints "p50_alone p95_alone p50_flood p95_flood"  in ms.
+ *                             flood-min: the quiet one has a `min` of 1 MiB.
  *   bench_tenants probe [N]   tenant B asks, alternating, prompts that tenant A has just asked and prompts
  *                             that nobody has, on one engine in an unpressured pool; default sharing
  *                             (`merge`).  Prints "auc upper95 upper99 hits" of B's times to first token: 0.5 is
@@ -79,12 +80,29 @@ static void *flood_main(void *arg)
 	return NULL;
 }
 
-static void flood(unsigned n)
+/* A configuration file of this text; --config FILE for host_start(). */
+static const char *const *config_args(const char *text)
+{
+	static char path[] = "/tmp/kvd-bench-XXXXXX";
+	static const char *args[] = { "--config", path, NULL };
+	int fd = mkstemp(path);
+	if (fd < 0 || write(fd, text, strlen(text)) != (ssize_t)strlen(text)) {
+		fprintf(stderr, "bench_tenants: cannot write %s\n", path);
+		exit(1);
+	}
+	close(fd);
+	return args;
+}
+
+static void flood(unsigned n, bool with_min)
 {
 	struct host h;
 	struct flood f = { .h = &h };
 	double p50, p95, p50_flood, p95_flood;
-	host_start(&h, "16M", NULL);
+	const char *const *args = with_min ? config_args("[tenant quiet]\nmin = 1M\n") : NULL;
+	host_start(&h, "16M", args);
+	if (args)
+		unlink(args[1]);
 	host_engine(&h, "busy", host_model_bundled(), engine_args);
 	host_engine(&h, "calm", host_model_bundled(), engine_args);
 	host_populated(&h);
@@ -127,14 +145,10 @@ static double auc_of(const double *known, const double *unknown, unsigned n)
 static void probe(unsigned n, bool reuse)
 {
 	struct host h;
-	char config[] = "/tmp/kvd-probe-XXXXXX";
-	static const char text[] = "[domain d]\ntenants = a, b\nsharing = reuse\n";
-	int fd = mkstemp(config);
-	if (fd < 0 || write(fd, text, strlen(text)) != (ssize_t)strlen(text))
-		exit(1);
-	close(fd);
-	const char *more[] = { "--config", config, NULL };
-	host_start(&h, "512M", reuse ? more : NULL);
+	const char *const *args = reuse ? config_args("[domain d]\ntenants = a, b\nsharing = reuse\n") : NULL;
+	host_start(&h, "512M", args);
+	if (args)
+		unlink(args[1]);
 	host_engine(&h, "one", host_model_bundled(), engine_args);
 	host_populated(&h);
 	double *known = calloc(n, sizeof(*known)), *unknown = calloc(n, sizeof(*unknown));
@@ -157,7 +171,6 @@ static void probe(unsigned n, bool reuse)
 	double error = sqrt((2.0 * n + 1) / (12.0 * n * n));
 	printf("%.4f %.4f %.4f %u\n", auc, auc + 1.645 * error, auc + 2.326 * error, hits);
 	host_stop(&h);
-	unlink(config);
 	free(known);
 	free(unknown);
 }
@@ -166,12 +179,14 @@ int main(int argc, char **argv)
 {
 	unsigned n = argc == 3 ? (unsigned)atoi(argv[2]) : 100;
 	if (argc >= 2 && argc <= 3 && n && !strcmp(argv[1], "flood"))
-		flood(n);
+		flood(n, false);
+	else if (argc >= 2 && argc <= 3 && n && !strcmp(argv[1], "flood-min"))
+		flood(n, true);
 	else if (argc >= 2 && argc <= 3 && n && !strcmp(argv[1], "probe"))
 		probe(n, false);
 	else if (argc >= 2 && argc <= 3 && n && !strcmp(argv[1], "probe-reuse"))
 		probe(n, true);
 	else
-		return fprintf(stderr, "usage: bench_tenants flood|probe|probe-reuse [N]\n"), 2;
+		return fprintf(stderr, "usage: bench_tenants flood|flood-min|probe|probe-reuse [N]\n"), 2;
 	return 0;
 }

@@ -192,6 +192,12 @@ START_TEST(extents_and_sums)
 	MUTATE(e->bucket, e->bucket + 1, "wrong list of partly free");
 	MUTATE(c->wanted, c->wanted + 1, "sum of wanted");
 	MUTATE(c->groups[0].wanted, c->groups[0].wanted + 1, "another number of extents than it reserves");
+	MUTATE(c->active_weight, c->active_weight + 1, "sum of active weights");
+	MUTATE(tenant_at(c, 0)->active_weight, 7777u, "no part in the shares");
+	MUTATE(tenant_at(c, 0)->queued_listed, (uint8_t)!tenant_at(c, 0)->queued_listed, "in the queue is not listed");
+	MUTATE(c->n_live, c->n_live + 1, "number of live engines");
+	MUTATE(c->n_keeps, c->n_keeps + 1, "number of kept extents");
+	MUTATE(c->groups[20].keep, 1u, "that is gone keeps");
 	MUTATE(c->evacuating, c->n_extents + 1, "being emptied does not exist");
 	MUTATE(c->evacuating, extent_of(c, frame_in(c, KVD_FRAME_FREE, 0)) + 1, "hands out frames");
 	MUTATE(c->busy_extents, c->busy_extents + 1, "number of busy extents");
