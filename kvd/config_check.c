@@ -246,6 +246,13 @@ static int check_tiers(const struct checker *checker)
 {
 	const struct config *config = checker->config;
 
+	if (config->n_tiers && config->spill[0])
+		return wrong(checker, config->tiers[0].section,
+			     "[tier %s] and spill = %s are both given; kvd uses one, leave one out",
+			     config->tiers[0].name, config->spill);
+	if (config->spill_bytes && !config->spill[0] && !config->n_tiers)
+		return wrong(checker, config->places[CONFIG_KVD_spill_bytes],
+			     "spill-bytes without a place for them; write spill = /DIRECTORY or state = /DIRECTORY");
 	for (uint32_t i = 0; i < config->n_tiers; i++) {
 		const struct config_tier *t = &config->tiers[i];
 
@@ -255,12 +262,11 @@ static int check_tiers(const struct checker *checker)
 			return wrong(checker, t->section,
 				     "[tier %s] has no size; write for example size = 32G",
 				     t->name);
-		for (uint32_t j = 0; j < i; j++)
-			if (!strcmp(config->tiers[j].path, t->path))
-				return wrong(checker, t->places[CONFIG_TIER_path],
-					     "[tier %s] has the path of [tier %s]; give it a "
-					     "directory of its own",
-					     t->name, config->tiers[j].name);
+		if (i > 0)
+			return wrong(checker, t->section,
+				     "[tier %s] is the second tier after [tier %s]; kvd uses one, "
+				     "leave one out",
+				     t->name, config->tiers[0].name);
 	}
 	return 0;
 }

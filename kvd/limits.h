@@ -100,8 +100,8 @@
 /* Admin: bytes of rows written per round, so that a list of a million pages never stops the
  * loop. */
 #define LIMIT_ROWS_BYTES_PER_ROUND 65536u
-/* The watchdog's sample: a second apart; 4,096 records are an eighth of a millisecond, a pool of a million frames
- * is swept in four minutes. */
+/* The watchdog's sample: a second apart.  4,096 records cost 0.2 ms with warm caches (50 ns each, measured on a
+ * small book); a million full frames and their nodes are swept in some ten minutes. */
 #define LIMIT_SAMPLE_USEC 1000000u
 #define LIMIT_SAMPLE_RECORDS 4096u
 #define LIMIT_ASK_USEC 100000u           /* of a user without rights: ten questions a second ... */

@@ -3,6 +3,7 @@
 
 #include <getopt.h>
 #include <stdarg.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -131,6 +132,18 @@ static int apply(const struct options *options, struct config *config, char *err
 	return r ? r : apply_path("spill", options->spill, config->spill, error);
 }
 
+/* Where kvd's own files go, and so the spill file of which only the size is given. */
+static void settle_state(struct config *config)
+{
+	const char *given = getenv("STATE_DIRECTORY");
+
+	/* systemd separates several by colons; kvd.service has one. */
+	if (!config->state[0] && given && given[0] == '/' && strlen(given) < CONFIG_PATH_MAX && !strchr(given, ':'))
+		strcpy(config->state, given);
+	if (config->spill_bytes && !config->spill[0] && !config->n_tiers)
+		strcpy(config->spill, config->state);
+}
+
 int options_load(const struct options *options, struct config *config, char *ret_error)
 {
 	const char *path = options->config ? options->config : OPTIONS_CONFIG_FILE;
@@ -147,6 +160,7 @@ int options_load(const struct options *options, struct config *config, char *ret
 				config->device);
 	if (strcmp(config->device, "host"))
 		return complain(ret_error, 1, "--device %s: host is the only device of this build", config->device);
+	settle_state(config);
 	/* Now, so that a reload with the same lines gives the same sizes. */
 	if (!config->extent_bytes && config->pool_bytes)
 		config->extent_bytes = config_extent_bytes(config->pool_bytes);

@@ -202,7 +202,7 @@ START_TEST(what_cannot_change_is_named)
 	struct kvd_row_status row;
 	struct host h;
 
-	start(&h, "[kvd]\nextent = 1M\n[tier disk]\npath = /tmp\nsize = 1G\n");
+	start(&h, "[kvd]\nextent = 1M\n[tier disk]\npath = /tmp\nsize = 64M\n");
 	/* The command line gave the pool and wins again: no warning for it. */
 	reload(&h, "[kvd]\npool = 128M\nextent = 2M\nsocket = /tmp/other\nlog-level = warn\n", "key=\"tier\"");
 	ck_assert_uint_eq(logged(&h, "reload.waits section=\"kvd\" key=\"extent\""), 1);

@@ -33,7 +33,7 @@ START_TEST(reads_every_key)
 		parse("# a comment\n"
 		      "[kvd]\ndevice = host\npool = 4G\nextent=16M\npage-tokens = 16\npage-bytes-min = 64K\n"
 		      "sharing = private\nsocket = /run/k.sock\nlog-level = debug\nkeeper = yes\n"
-		      "state = /var/lib/kvd\nspill = /var/spill\n"
+		      "state = /var/lib/kvd\n"
 		      "[domain shop]\ntenants = a, b\ntenants = c\nsharing = reuse\n"
 		      "[domain lab]\nsharing = merge\n"
 		      "[tenant a]\nuid = 1000\nmin = 64M\nlow = 128M\nhigh = 256M\nmax = 512M\nweight = 300\n"
@@ -61,7 +61,6 @@ START_TEST(reads_every_key)
 	ck_assert_uint_eq(config.engine_uids[0], 9);
 	ck_assert(config.keeper);
 	ck_assert_str_eq(config.state, "/var/lib/kvd");
-	ck_assert_str_eq(config.spill, "/var/spill");
 	ck_assert_uint_eq(config.domains[0].members, 3);
 	const struct config_tenant *a = config_find_tenant(&config, "a");
 	ck_assert_uint_eq(a->min_bytes, 64u << 20);
@@ -198,7 +197,9 @@ static const struct {
 	{ "[tenant uid-7]\ncgroup = /a\n", 2, "names that begin with uid-" },
 	{ "[tier a]\nsize = 1G\n", 2, "has no path" },
 	{ "[tier a]\npath = /x\n", 2, "has no size" },
-	{ "[tier a]\npath = /x\nsize = 1G\n[tier b]\npath = /x\nsize = 1G\n", 5, "has the path of [tier a]" },
+	{ "[tier a]\npath = /x\nsize = 1G\n[tier b]\npath = /y\nsize = 1G\n", 5, "second tier after [tier a]" },
+	{ "[kvd]\nspill = /x\n[tier b]\npath = /y\nsize = 1G\n", 4, "both given" },
+	{ "[kvd]\npool = 1G\nspill-bytes = 1G\n", 3, "without a place" },
 };
 
 START_TEST(checks_the_whole)
