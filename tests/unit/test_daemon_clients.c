@@ -92,7 +92,7 @@ static void body_again(void)
 	struct kvd_msg_client_gone gone = { .m = { .type = KVD_M_CLIENT_GONE, .size = sizeof(gone) } };
 	const struct kvd_msg_stream *stream;
 	const struct kvd_msg_client_again *again;
-	struct raw_engine a;
+	struct raw_engine a, old;
 	int client = connect_as(KVD_ROLE_CLIENT, "ann");
 	uint32_t handle;
 
@@ -120,6 +120,13 @@ static void body_again(void)
 	ck_assert_int_eq(send(a.fd, &gone, sizeof(gone), MSG_NOSIGNAL), sizeof(gone));
 	/* No engine's name: nobody is guessed. */
 	m.engine[0] = '\0';
+	ck_assert_int_eq(send(client, &m, sizeof(m), MSG_NOSIGNAL), sizeof(m));
+	expect_error(client, KVD_S_NO_MODEL);
+	/* An engine of the release before would not know what it is told. */
+	hello_version_max = 1;
+	attach_raw(&old, "old");
+	hello_version_max = KVD_PROTO_MAX;
+	strcpy(m.engine, "old");
 	ck_assert_int_eq(send(client, &m, sizeof(m), MSG_NOSIGNAL), sizeof(m));
 	expect_error(client, KVD_S_NO_MODEL);
 	/* An engine may not say it for a client. */
