@@ -278,9 +278,11 @@ static void group_supply(const struct core *c, uint32_t number)
 	const struct group *g = &c->groups[number];
 	uint64_t n_frames = c->spaces[g->space].geometry.n_frames, missing = group_missing(c, g);
 	blame_waiter(c, g);
+	uint64_t since_usec = seq_at(c, list_first(&g->pending))->waits_usec;
+	enum reclaim_mode mode = since_usec + SPILL_PATIENCE_USEC > c->now_usec ? RECLAIM_PATIENT : RECLAIM_NOW;
 	for (;;) {
 		uint64_t soon = g->retiring > g->stuck ? g->retiring - g->stuck : 0;
-		uint64_t coming = soon + g->spilling + g->n_unacked * n_frames;
+		uint64_t coming = soon + (mode == RECLAIM_NOW ? 0 : g->spilling) + g->n_unacked * n_frames;
 		if (coming >= missing || !act_room(c))
 			return;
 		bool may_grow = extent_spare(c, number), empty;
@@ -298,8 +300,7 @@ static void group_supply(const struct core *c, uint32_t number)
 			extent_drain(c, victim);
 			return;
 		}
-		bool hurry = seq_at(c, list_first(&g->pending))->waits_usec + SPILL_PATIENCE_USEC <= c->now_usec;
-		if (!reclaim_run(c, number, (uint32_t)(missing - coming), hurry))
+		if (!reclaim_run(c, number, (uint32_t)(missing - coming), mode))
 			return;
 	}
 }

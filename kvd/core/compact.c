@@ -154,7 +154,8 @@ static void evacuate_on(const struct core *c, uint32_t x)
 		SET(c->evacuate_next, c->evacuate_next + 1);
 	}
 	if (c->evacuate_next < e->high && !started && !g->retiring && !c->jobs_in[JOB_MOVE])
-		reclaim_run(c, e->group, MOVES_PER_EVENT, false);   /* what is in use goes before what is cached */
+		/* what is in use goes before what is cached */
+		reclaim_run(c, e->group, MOVES_PER_EVENT, RECLAIM_PATIENT);
 	if (c->evacuate_next >= e->high && !c->jobs_in[JOB_MOVE] && c->compact_usec <= c->now_usec) {
 		SET(c->evacuate_next, 0);      /* what was open or busy then may be at rest now */
 		SET(c->compact_usec, c->now_usec + AGAIN_USEC);

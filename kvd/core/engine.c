@@ -124,7 +124,7 @@ static void number_make_room(const struct core *c)
 	const struct group *g = &c->groups[oldest];
 	blame(c, CORE_NONE, KVD_RECLAIM_EXTENT);
 	while (g->cool.count)
-		reclaim_page(c, list_first(&g->cool), true);
+		reclaim_page(c, list_first(&g->cool), RECLAIM_EAGER);
 }
 
 static uint32_t attach_check(const struct core *c, const struct core_event *ev, uint64_t *ret_need,

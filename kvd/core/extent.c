@@ -289,7 +289,7 @@ void extent_drain(const struct core *c, uint32_t x)
 	for (uint32_t i = 0; i < e->high && e->frames[KVD_FRAME_COOL]; i++) {
 		uint32_t f = (x << c->slot_bits) + i;
 		if (frame_state(c, f) == KVD_FRAME_COOL)
-			reclaim_page(c, frame_at(c, f)->page, true);
+			reclaim_page(c, frame_at(c, f)->page, RECLAIM_EAGER);
 	}
 	extent_maybe_leave(c, x);
 }

@@ -279,11 +279,16 @@ uint32_t reclaim_plan(const struct core *c, struct reclaim_scope scope, struct r
 		      uint32_t max);
 
 /* reclaim.c */
-/* hurry: do not wait for writes to disk */
-uint32_t reclaim_run(const struct core *c, uint32_t group, uint32_t n_frames, bool hurry);
+enum reclaim_mode {                            /* what if a page would have to be written to disk first? */
+	RECLAIM_PATIENT,                       /* then it is; where no more writes can begin, it stays for now */
+	RECLAIM_EAGER,                         /* then it is; where no more writes can begin, it is forgotten */
+	RECLAIM_NOW                            /* it is forgotten: somebody has waited long enough */
+};
+uint32_t reclaim_run(const struct core *c, uint32_t group, uint32_t n_frames, enum reclaim_mode mode);
 bool reclaim_claim(const struct core *c); /* false: every claim is in use */
-bool reclaim_out(const struct core *c, uint32_t claim, bool hurry); /* to disk or forgotten; false: not yet */
-bool reclaim_page(const struct core *c, uint32_t page, bool hurry); /* likewise */
+/* to disk or forgotten; false: not yet (PATIENT only) */
+bool reclaim_out(const struct core *c, uint32_t claim, enum reclaim_mode mode);
+bool reclaim_page(const struct core *c, uint32_t page, enum reclaim_mode mode); /* likewise */
 uint64_t reclaim_oldest_usec(const struct core *c, uint32_t group);
 bool reclaim_tenant(const struct core *c, uint32_t tenant, uint64_t bytes);
 

@@ -9,11 +9,13 @@
  * floor or a pin keeps is not COOL and not touched by any of this. */
 #include "kvd/core/spill.h"
 
-static enum spill_out node_out(const struct core *c, uint32_t node)
+static enum spill_out node_out(const struct core *c, uint32_t node, enum reclaim_mode mode)
 {
 	const struct node *n = node_at(c, node);
 	node_ref(c, node);
-	enum spill_out out = spill_evict(c, node);
+	enum spill_out out = spill_evict(c, node, mode != RECLAIM_NOW);
+	if (out == SPILL_LATER && mode != RECLAIM_PATIENT)
+		out = SPILL_CANNOT;
 	for (uint32_t k = list_first(&n->claims); out == SPILL_GOES && k != CORE_NONE;
 	     k = list_next(c, LIST_NODE_CLAIMS, k))
 		if (claim_at(c, k)->complete)
@@ -23,20 +25,20 @@ static enum spill_out node_out(const struct core *c, uint32_t node)
 }
 
 /* A candidate goes: to disk if its page is nobody else's and there is a tier, else it is forgotten.  False: it
- * could go to disk when another write has ended; not if the caller is in a hurry. */
-bool reclaim_out(const struct core *c, uint32_t claim, bool hurry)
+ * could go to disk when another write has ended, and the caller is patient. */
+bool reclaim_out(const struct core *c, uint32_t claim, enum reclaim_mode mode)
 {
 	uint32_t node = claim_at(c, claim)->node;
-	enum spill_out out = node_at(c, node)->n_complete > 1 ? SPILL_CANNOT : node_out(c, node);
-	if (out == SPILL_CANNOT || (out == SPILL_LATER && hurry))
+	enum spill_out out = node_at(c, node)->n_complete > 1 ? SPILL_CANNOT : node_out(c, node, mode);
+	if (out == SPILL_CANNOT)
 		claim_drop(c, claim);
-	return out != SPILL_LATER || hurry;
+	return out != SPILL_LATER;
 }
 
 /* Free a cool page.  If it is the only copy, it goes to disk, or everything below it in the index goes
  * with it: nobody can hold a child without holding a copy of its parent, and no floor keeps a child without its
  * parent, so all is cool. */
-bool reclaim_page(const struct core *c, uint32_t page, bool hurry)
+bool reclaim_page(const struct core *c, uint32_t page, enum reclaim_mode mode)
 {
 	uint32_t node = page_at(c, page)->node;
 	const struct node *n = node_at(c, node);
@@ -48,45 +50,46 @@ bool reclaim_page(const struct core *c, uint32_t page, bool hurry)
 	}
 	if (page_at(c, page)->leaving)
 		return true;
-	enum spill_out out = node_out(c, node);
-	if (out == SPILL_CANNOT || (out == SPILL_LATER && hurry))
+	enum spill_out out = node_out(c, node, mode);
+	if (out == SPILL_CANNOT)
 		node_evict(c, node);
-	return out != SPILL_LATER || hurry;
+	return out != SPILL_LATER;
 }
 
-static uint32_t reclaimed(const struct group *g)
+static uint32_t reclaimed(const struct group *g, enum reclaim_mode mode)
 {
-	return g->retiring + g->spilling;
+	uint32_t soon = g->retiring > g->stuck ? g->retiring - g->stuck : 0;
+	return soon + (mode == RECLAIM_NOW ? 0 : g->spilling);
 }
 
 /* Make up to n_frames frames of the group's extents retire, now or when they are written out.  Returns how
  * many do. */
-uint32_t reclaim_run(const struct core *c, uint32_t group, uint32_t n_frames, bool hurry)
+uint32_t reclaim_run(const struct core *c, uint32_t group, uint32_t n_frames, enum reclaim_mode mode)
 {
 	const struct group *g = &c->groups[group];
-	uint32_t before = reclaimed(g);
+	uint32_t before = reclaimed(g, mode);
 	struct reclaim_candidate plan[PLAN_STEP];
 	bool on = true;
 	/* Dropping a claim may free nothing here: bounded, and the next event goes on. */
-	for (uint32_t dropped = 0; on && dropped < 16 * PLAN_STEP && reclaimed(g) - before < n_frames;) {
-		uint32_t missing = n_frames - (reclaimed(g) - before);
+	for (uint32_t dropped = 0; on && dropped < 16 * PLAN_STEP && reclaimed(g, mode) - before < n_frames;) {
+		uint32_t missing = n_frames - (reclaimed(g, mode) - before);
 		uint32_t n = reclaim_plan(c, (struct reclaim_scope){ group, CORE_NONE }, plan,
 					  missing < PLAN_STEP ? missing : PLAN_STEP);
 		/* An owner that has come to another class on the way has another place: plan again. */
-		for (uint32_t i = 0; on && i < n && reclaimed(g) - before < n_frames &&
+		for (uint32_t i = 0; on && i < n && reclaimed(g, mode) - before < n_frames &&
 				     tenant_at(c, plan[i].tenant)->class == plan[i].class; i++)
 			if (!guard_spares(c, plan[i].claim)) { /* an earlier one may have taken it along, too */
-				on = reclaim_out(c, plan[i].claim, hurry);
+				on = reclaim_out(c, plan[i].claim, mode);
 				dropped++;
 			}
 		if (!n)
 			break;
 	}
-	while (on && !g->n_shelves && g->cool.count && reclaimed(g) - before < n_frames)
-		on = reclaim_page(c, list_first(&g->cool), hurry);
-	if (on && reclaimed(g) - before < n_frames && g->n_shelves)
+	while (on && !g->n_shelves && g->cool.count && reclaimed(g, mode) - before < n_frames)
+		on = reclaim_page(c, list_first(&g->cool), mode);
+	if (on && reclaimed(g, mode) - before < n_frames && g->n_shelves)
 		SET(c->more, 1);
-	return reclaimed(g) - before;
+	return reclaimed(g, mode) - before;
 }
 
 /* The pool of claims is full: the first candidate of all groups makes room. */

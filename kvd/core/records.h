@@ -24,7 +24,8 @@ enum {
 	POPULATES_MAX = 4, /* first touch is memory-bound: more in flight gains nothing */
 	SHARE_AHEAD_PAGES = 32,        /* pages of a chain promoted ahead of the one waited for */
 	FETCH_AHEAD_PAGES = 16,        /* pages of a chain read ahead of the one waited for */
-	SPILL_PATIENCE_USEC = 50000,   /* a write that takes longer is no longer waited for, and ... */
+	SPILL_PATIENCE_USEC = 50000,   /* a sequence waits no longer for memory that leaves for the disk */
+	SPILL_OVERDUE_USEC = 500000,   /* a write that takes longer is not counted on any more, and ... */
 	SPILL_PAUSE_USEC = 1000000,    /* ... for this long pages are forgotten instead of written */
 	FETCH_PATIENCE_USEC = 5000000, /* a read that takes longer is slower than computing */
 	SPILL_TRIES_MAX = 4,           /* movers that may die over one page: that many in a row are no accident */

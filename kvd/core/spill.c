@@ -19,10 +19,10 @@
  *
  * A bad read takes with it every claim from that page on: who waits computes again.
  *
- * Nobody waits for a slow disk but those whose pages are on it.  Writes in flight keep at most a sixteenth of
- * the pool; a write under way for longer than SPILL_PATIENCE_USEC is no longer counted upon, and none
- * begins for SPILL_PAUSE_USEC; and for a sequence that has waited so long for frames pages are forgotten as
- * without a tier.
+ * Nobody waits for a slow disk but those whose pages are on it.  For a sequence that has waited for frames for
+ * SPILL_PATIENCE_USEC pages are forgotten as without a tier.  Writes in flight keep at most a sixteenth of the
+ * pool; one under way for longer than SPILL_OVERDUE_USEC is no longer counted on, and none begins for
+ * SPILL_PAUSE_USEC.
  *
  * A read that takes longer than FETCH_PATIENCE_USEC is given up by those who wait for it: they compute.
  *
@@ -276,11 +276,13 @@ static enum spill_out evict_written(const struct core *c, uint32_t node)
 
 /* Memory is wanted, and nobody holds the node: let its copies go to disk.  Now, if it is there
  * already; else when it is written.  CANNOT: the caller forgets the node.  LATER: it may instead wait until a
- * write has ended. */
-enum spill_out spill_evict(const struct core *c, uint32_t node)
+ * write has ended.
+ * may_write  false: only if it is there already */
+enum spill_out spill_evict(const struct core *c, uint32_t node, bool may_write)
 {
 	const struct node *n = node_at(c, node);
-	if (!c->layout.n_regions || !n->n_complete || !n->copies.count)
+	bool written = n->spill && spill_at(c, n->spill)->state != SPILL_SPILLING;
+	if (!c->layout.n_regions || !n->n_complete || !n->copies.count || (!may_write && !written))
 		return SPILL_CANNOT;
 	if (n->spill && !serves_claims(c, n->spill))
 		spill_forget(c, node);
@@ -339,7 +341,7 @@ void spill_written(const struct core *c, uint32_t job, const struct core_event *
 void spill_tick(const struct core *c)
 {
 	while (c->spilling.count &&
-	       spill_at(c, list_first(&c->spilling))->begun_usec + SPILL_PATIENCE_USEC <= c->now_usec) {
+	       spill_at(c, list_first(&c->spilling))->begun_usec + SPILL_OVERDUE_USEC <= c->now_usec) {
 		uncount(c, list_first(&c->spilling));
 		SET(c->spill_pause_usec, c->now_usec + SPILL_PAUSE_USEC);
 	}
@@ -361,7 +363,7 @@ uint64_t spill_next_usec(const struct core *c)
 	uint32_t write = list_first(&c->spilling), read = list_first(&c->fetching);
 	uint64_t write_usec = UINT64_MAX, read_usec = UINT64_MAX;
 	if (write != CORE_NONE)
-		write_usec = spill_at(c, write)->begun_usec + SPILL_PATIENCE_USEC;
+		write_usec = spill_at(c, write)->begun_usec + SPILL_OVERDUE_USEC;
 	if (read != CORE_NONE)
 		read_usec = spill_at(c, read)->begun_usec + FETCH_PATIENCE_USEC;
 	uint64_t least_usec = write_usec < read_usec ? write_usec : read_usec;

@@ -9,7 +9,7 @@ uint32_t spill_slot_take(const struct core *c, uint32_t space); /* a record, zer
 void spill_slot_return(const struct core *c, uint32_t record);
 
 enum spill_out { SPILL_CANNOT = 0, SPILL_GOES, SPILL_LATER /* all writes there may be are under way */ };
-enum spill_out spill_evict(const struct core *c, uint32_t node);
+enum spill_out spill_evict(const struct core *c, uint32_t node, bool may_write);
 void spill_keep(const struct core *c, uint32_t page);
 void spill_page_gone(const struct core *c, uint32_t page);
 void spill_forget(const struct core *c, uint32_t node);

@@ -226,7 +226,7 @@ static bool tenant_shrink(const struct core *c, uint32_t tenant)
 		uint64_t usage = tenant_usage(t);
 		uint64_t bytes = page_bytes_of_space(c, node_at(c, claim_at(c, claim)->node)->space);
 		guard_release(c, claim);             /* from itself its min keeps nothing */
-		if (!reclaim_out(c, claim, false))
+		if (!reclaim_out(c, claim, RECLAIM_PATIENT))
 			return true;
 		going += tenant_usage(t) == usage ? bytes : 0;
 	}

@@ -48,7 +48,7 @@ void watermark_pump(const struct core *c)
 				     tenant_at(c, plan[i].tenant)->class == plan[i].class; i++) {
 			if (guard_spares(c, plan[i].claim)) /* or an earlier one took it along */
 				continue;
-			if (!reclaim_out(c, plan[i].claim, false))
+			if (!reclaim_out(c, plan[i].claim, RECLAIM_PATIENT))
 				return;          /* goes on when a write to disk has ended */
 			available += plan[i].frees_bytes;
 			gone++;

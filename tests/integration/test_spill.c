@@ -18,15 +18,18 @@
 #include <unistd.h>
 
 static const char *const engine_args[] = { "--threads", "1", "--max-seqs", "4", NULL };
-enum { WORDS = 500, N_OTHERS = 10, N_TOKENS = 24 };
+/* The others' prompts are small beside the pool's watermarks, so that memory is made free before anybody waits
+ * for it: who waits gets it within 50 ms, on a busy machine by forgetting pages that a calm disk would have kept. */
+enum { WORDS = 500, N_OTHERS = 40, OTHER_WORDS = 80, N_TOKENS = 24 };
 
-struct spill_host { struct host h; char dir[64]; char *text; struct host_job first; };
+struct spill_host { struct host h; char dir[64]; const char *more[8]; char *text; struct host_job first; };
 
-static void spill_start(struct spill_host *s)
+static void spill_start_with(struct spill_host *s, const char *keeper)
 {
 	strcpy(s->dir, "/tmp/kvd-test-spill-XXXXXX");
 	ck_assert_ptr_nonnull(mkdtemp(s->dir));
-	const char *more[] = { "--extent", "1M", "--spill", s->dir, "--spill-bytes", "64M", NULL };
+	const char *more[] = { "--extent", "1M", "--spill", s->dir, "--spill-bytes", "64M", keeper, NULL };
+	memcpy(s->more, more, sizeof(more));
 	host_start(&s->h, "10M", more);
 	host_engine(&s->h, "a", host_model_bundled(), engine_args);
 	host_populated(&s->h);
@@ -34,6 +37,11 @@ static void spill_start(struct spill_host *s)
 	s->first = scenario_alone(&s->h, "red", "a", s->text, N_TOKENS);
 	ck_assert_int_eq(s->first.status, 0);
 	ck_assert_uint_eq(s->first.cached_tokens, 0);
+}
+
+static void spill_start(struct spill_host *s)
+{
+	spill_start_with(s, NULL);
 }
 
 static void spill_stop(struct spill_host *s)
@@ -49,7 +57,7 @@ static void spill_stop(struct spill_host *s)
 static void press(struct spill_host *s, unsigned seed)
 {
 	for (unsigned i = 0; i < N_OTHERS; i++) {
-		char *text = scenario_text(seed + i, WORDS);
+		char *text = scenario_text(seed + i, OTHER_WORDS);
 		struct host_job job = scenario_alone(&s->h, "blue", "a", text, 4);
 		ck_assert_int_eq(job.status, 0);
 		host_jobs_free(&job, 1);
@@ -116,17 +124,17 @@ static void round_trip(const char *io)
 	struct kvd_row_status before = status(&s);
 	struct kvd_row_tenant red;
 	host_tenant(&s.h, "red", &red);
-	printf("%s: %llu pages on disk alone, %llu written, %llu MiB of red's\n", io ? io : "io_uring",
+	printf("%s: %llu pages on disk alone, %llu written, %llu MiB of red's; %llu forgotten\n", io ? io : "io_uring",
 	       (unsigned long long)before.spilled_pages, (unsigned long long)before.spill_writes,
-	       (unsigned long long)red.spilled_bytes >> 20);
-	ck_assert_uint_ge(before.spilled_pages, pages);
+	       (unsigned long long)red.spilled_bytes >> 20, (unsigned long long)before.evicted_pages);
+	ck_assert_uint_ge(before.spilled_pages, pages / 4);
 	ck_assert_uint_gt(red.spilled_bytes, 0);
 	ck_assert_uint_eq(again(&s), whole);
 	struct kvd_row_status after = status(&s);
-	ck_assert_uint_ge(after.spill_reads - before.spill_reads, pages);
+	ck_assert_uint_ge(after.spill_reads - before.spill_reads, 4);  /* its first pages may have stayed */
 	ck_assert_uint_eq(after.lost_pages, 0);
 	/* and once more: what was read stays on disk, so leaving again costs no write */
-	press(&s, 200);
+	press(&s, 1000);
 	ck_assert_uint_eq(again(&s), whole);
 	host_fsck(&s.h);
 	spill_stop(&s);
@@ -230,10 +238,10 @@ START_TEST(a_spoilt_file_costs_compute_only)
 	ck_assert_uint_eq(again(&s), whole);
 	host_fsck(&s.h);
 	/* and with the end cut off: reads find no bytes, writes fill the hole */
-	press(&s, 200);
+	press(&s, 1000);
 	ck_assert_int_eq(ftruncate(fd, 4096), 0);
 	(void)again(&s);
-	press(&s, 300);
+	press(&s, 2000);
 	(void)again(&s);
 	host_fsck(&s.h);
 	close(fd);
@@ -259,13 +267,38 @@ START_TEST(the_mover_dies_in_between)
 	struct spill_host s = { 0 };
 	spill_start(&s);
 	for (unsigned round = 0; round < 3; round++) {
-		pid_t mover = mover_of(s.h.kvd.pid);
+		pid_t mover = 0;             /* the one before may have ended a moment ago */
+		for (unsigned i = 0; i < 500 && !mover; i++, usleep(10000))
+			mover = mover_of(s.h.kvd.pid);
 		ck_assert_int_gt(mover, 0);
-		press(&s, 100 + 20 * round);
+		press(&s, 100 + 1000 * round);
 		ck_assert_int_eq(kill(mover, SIGKILL), 0);
 		ck_assert_uint_gt(again(&s), 0);
 	}
 	ck_assert_uint_gt(status(&s).spill_reads, 0);
+	ck_assert_uint_eq(status(&s).lost_pages, 0);
+	host_fsck(&s.h);
+	spill_stop(&s);
+}
+END_TEST
+
+/* kvd is killed with pages in the file alone; the next kvd has the file and the key, and serves them. */
+START_TEST(the_next_kvd_reads_them)
+{
+	struct spill_host s = { 0 };
+	spill_start_with(&s, "--keeper");
+	press(&s, 100);
+	struct kvd_row_status before = status(&s);
+	ck_assert_uint_gt(before.spilled_pages, 20);
+	host_kill(&s.h.kvd, SIGKILL);
+	host_kvd_start(&s.h, "10M", s.more);
+	for (unsigned i = 0; i < 500 && !status(&s).adopted; i++)
+		usleep(10000);
+	struct kvd_row_status after = status(&s);
+	ck_assert_uint_eq(after.adopted, 1);
+	ck_assert_uint_eq(after.spilled_pages, before.spilled_pages);
+	ck_assert_uint_eq(again(&s), whole_of(&s));
+	ck_assert_uint_gt(status(&s).spill_reads, before.spill_reads);
 	ck_assert_uint_eq(status(&s).lost_pages, 0);
 	host_fsck(&s.h);
 	spill_stop(&s);
@@ -280,6 +313,7 @@ int main(void)
 		SCENARIO(the_file_does_not_give_the_bytes_away),
 		SCENARIO(a_spoilt_file_costs_compute_only),
 		SCENARIO(the_mover_dies_in_between),
+		SCENARIO(the_next_kvd_reads_them),
 	};
 	return scenario_run("spill", tests, sizeof(tests) / sizeof(tests[0]), 60);
 }
