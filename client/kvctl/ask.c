@@ -4,6 +4,7 @@
  * just gone.  Errors are printed here, in one line; the exit codes are interface.md's. */
 #include "client/kvctl/kvctl.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 int kvctl_fail(struct kvd_connection *c, int result)
@@ -79,6 +80,44 @@ static int run_extents(const struct kvctl_view *v, struct kvd_connection *c)
 static int run_fsck(const struct kvctl_view *v, struct kvd_connection *c)
 {
 	return run_rows(v, c, KVD_Q_FSCK, kvctl_show_fsck);
+}
+
+/* One of the answers of `top`, as JSON for the whole. */
+static int top_part(json_t *all, const char *name, const struct kvctl_view *v, struct kvd_connection *c,
+		    int (*part)(const struct kvctl_view *v, struct kvd_connection *c))
+{
+	char *text = NULL;
+	size_t n = 0;
+	struct kvctl_view view = *v;
+	view.out = open_memstream(&text, &n);
+	if (!view.out)
+		return 1;
+	int r = part(&view, c);
+	fclose(view.out);
+	json_object_set_new(all, name, json_loads(text, 0, NULL));
+	free(text);
+	return r;
+}
+
+static int run_top(const struct kvctl_view *v, struct kvd_connection *c)
+{
+	int r;
+	if (v->json) {
+		json_t *all = json_object();
+		r = top_part(all, "status", v, c, run_status);
+		if (r == 0)
+			r = top_part(all, "engines", v, c, run_engines);
+		if (r == 0)
+			r = top_part(all, "tenants", v, c, run_tenants);
+		int shown = kvctl_json(v, all);
+		return r ? r : shown;
+	}
+	r = run_status(v, c);
+	fputc('\n', v->out);
+	if (r == 0)
+		r = run_engines(v, c);
+	fputc('\n', v->out);
+	return r ? r : run_tenants(v, c);
 }
 
 static int run_prefixes(const struct kvctl_view *v, struct kvd_connection *c)

@@ -160,4 +160,17 @@ extern const unsigned kvctl_n_commands;
  * meant. */
 const struct kvctl_command *kvctl_command_find(const char *name, const char **ret_near);
 
+/* ---- arguments.c ---- */
+struct kvctl_line {
+	const struct kvctl_command *command;
+	const char *socket;
+	char **argv;
+	double watch_seconds;      /* 0: once */
+	bool help, version;        /* nothing else is set */
+	struct kvctl_view view;    /* its defaults are the caller's */
+	char error[256];           /* the sentence of a failure */
+};
+/* Returns 0, or 2: wrong usage. */
+int kvctl_arguments(struct kvctl_line *a, int argc, char **argv);
+
 #endif

@@ -110,7 +110,8 @@ static void check_ledger(struct check *k)
 		reasons += c->reclaimed_pages[i];
 	fsck_check(k, pages == c->n_evicted && reasons == c->n_evicted,
 		   "the ledger's pages are not all that were evicted", pages);
-	fsck_check(k, tokens == c->refault_tokens, "the ledger's tokens are not all that were computed again", tokens);
+	fsck_check(k, tokens == c->refault_tokens,
+		   "the ledger's tokens are not all that were computed again", tokens);
 }
 
 /* Who waits for memory is counted as stalled, and what follows from the counts is what PSI adds up now. */

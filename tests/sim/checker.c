@@ -603,7 +603,8 @@ void checker_end(struct checker *k)
 	for (uint32_t e = 0; e < WORLD_ENGINES; e++)
 		for (uint32_t i = 0; k->engine[e].attached && i < k->engine[e].pending_high; i++)
 			if (k->engine[e].pending[i].live)
-				checker_fail(k, "a submission was never answered", k->engine[e].pending[i].sqe.verb, e);
+				checker_fail(k, "a submission was never answered",
+					     k->engine[e].pending[i].sqe.verb, e);
 	for (uint32_t f = 0; f < k->n_frames; f++)
 		if (k->frame[f].holders)
 			checker_fail(k, "a frame is in a table and nobody runs", f, k->frame[f].holders);

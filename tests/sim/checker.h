@@ -32,7 +32,8 @@ struct view_slot {
 struct pending {
 	bool live;
 	struct kvd_sqe sqe;
-	uint64_t pages[WORLD_PAGES];   /* identities: OPEN, RESUME the prompt's; SEAL those sealed; FORK the source's */
+	uint64_t pages[WORLD_PAGES]; /* identities: OPEN, RESUME the prompt's; SEAL those sealed;
+					FORK the source's */
 	uint32_t tenant;
 	bool no_index;
 	uint64_t when;

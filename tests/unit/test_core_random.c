@@ -244,7 +244,8 @@ static void storm_end(struct world *w)
 
 static void storm_run(const struct storm *s, uint64_t seed)
 {
-	struct world *w = world_new_spill((uint64_t)s->n_extents * EXTENT, EXTENT, (uint64_t)s->n_spill * EXTENT, seed);
+	struct world *w = world_new_spill((uint64_t)s->n_extents * EXTENT, EXTENT,
+					  (uint64_t)s->n_spill * EXTENT, seed);
 	w->disk_write_error_percent = w->disk_read_error_percent = w->disk_torn_percent = s->disk_percent;
 	uint32_t ops = getenv("OPS") ? (uint32_t)strtoul(getenv("OPS"), NULL, 10) : s->ops;
 	w->fsck_every = getenv("FSCK") ? (uint32_t)strtoul(getenv("FSCK"), NULL, 10) : 64;
