@@ -15,6 +15,7 @@
 
 #include "kvd/clock.h"
 #include "kvd/daemon.h"
+#include "kvd/event.h"
 #include "kvd/process.h"
 #include "kvd/vmm.h"
 
@@ -256,6 +257,8 @@ void adopt_engines(struct daemon *daemon)
 	adopt_switches(daemon);
 	log_info("adopted adoptions=%u engines=%d engines_lost=%d jobs_lost=%u", kept->adoptions,
 		 __builtin_popcountll(taken), __builtin_popcountll(lost_engines), lost.n_jobs);
+	event_note(daemon, KVD_EVENT_ADOPT, NULL, NULL, CORE_NONE, (uint64_t)__builtin_popcountll(taken),
+		   (uint64_t)__builtin_popcountll(lost_engines), "adoption %u", kept->adoptions);
 }
 
 void adopt_switches(struct daemon *daemon)

@@ -352,6 +352,94 @@ START_TEST(watchers_are_told)
 }
 END_TEST
 
+/* A reader that does not read loses events and is told how many; nobody waits for it. */
+START_TEST(a_slow_watcher_is_told_what_it_lost)
+{
+	struct host h;
+	struct kvd_connection *slow, *hand;
+	struct kvd_msg_event event;
+	uint64_t number[8] = { 0 }, seen = 0, last = 0, lost = 0;
+	char id[32];
+	json_int_t pages;
+	unsigned hash, node, n_hands = 2000;
+	char *text = scenario_text(71, 60);
+
+	host_start(&h, "64M", NULL);
+	host_engine(&h, "a", host_model_bundled(), engine_args);
+	cached_pages(&h, "red", text);
+	host_settle(&h);
+	prefix_of(&h, "red", id, &pages);
+	ck_assert_int_eq(sscanf(id, "%x-%x", &hash, &node), 2);
+	ck_assert_int_eq(kvd_connect(h.socket, "slow", NULL, &slow), 0);
+	ck_assert_int_eq(kvd_connect(h.socket, "hand", NULL, &hand), 0);
+	number[0] = 1u << KVD_EVENT_STEER;
+	ck_assert_int_eq(kvd_steer(slow, KVD_STEER_WATCH, NULL, number, -1, NULL), 0);
+	number[0] = (uint64_t)hash << 32 | node;
+	for (unsigned i = 0; i < n_hands; i++)
+		ck_assert_msg(kvd_steer(hand, i % 2 ? KVD_STEER_UNPIN : KVD_STEER_PIN, NULL, number,
+					-1, NULL) == 0,
+			      "%s", kvd_error(hand));
+	while (kvd_event(slow, 1000, &event) == 0) {
+		ck_assert_uint_gt(event.number, last);
+		last = event.number;
+		lost += event.lost;
+		seen++;
+	}
+	printf("%u hands: %u events seen, %u lost and told\n", n_hands, (unsigned)seen, (unsigned)lost);
+	ck_assert_uint_gt(lost, 0);
+	ck_assert_uint_ge(seen + lost, n_hands);       /* lost counts events of every kind */
+	ck_assert_uint_le(seen, n_hands);
+	kvd_close(slow);
+	kvd_close(hand);
+	free(text);
+	host_settle(&h);
+	host_stop(&h);
+}
+END_TEST
+
+/* Pins and publications are in the book: a kvd that takes over has them. */
+START_TEST(a_pin_survives_kvd)
+{
+	static const char *const keeper[] = { "--keeper", NULL };
+	struct host h;
+	char id[32], again[32], command[96];
+	json_int_t pages;
+	char *text = scenario_text(81, 200);
+
+	host_start(&h, "64M", keeper);
+	host_engine(&h, "a", host_model_bundled(), engine_args);
+	cached_pages(&h, "red", text);
+	uint32_t all = cached_pages(&h, "red", text);
+	prefix_of(&h, "red", id, &pages);
+	snprintf(command, sizeof(command), "pin %s", id);
+	kvctl_ok(&h, command);
+	host_kill(&h.kvd, SIGKILL);
+	host_kvd_start(&h, "64M", keeper);
+	host_engine_wait(&h, "a");
+	json_t *rows = kvctl_json(&h, "prefixes"), *row;
+	bool pinned = false;
+	size_t i;
+	json_array_foreach(rows, i, row)
+		pinned |= json_is_true(json_object_get(row, "pinned")) &&
+			  !strcmp(json_string_value(json_object_get(row, "id")), id);
+	json_decref(rows);
+	ck_assert(pinned);
+	int exit_code;
+	char *said = kvctl(&h, "events", &exit_code);
+	ck_assert_msg(exit_code == 0 && strstr(said, " adopt "), "%s", said);
+	free(said);
+	host_settle(&h);
+	kvctl_ok(&h, "evict --tenant red");
+	ck_assert_uint_eq(cached_pages(&h, "red", text), all);
+	prefix_of(&h, "red", again, &pages);
+	snprintf(command, sizeof(command), "unpin %s", id);
+	kvctl_ok(&h, command);
+	free(text);
+	host_settle(&h);
+	host_stop(&h);
+}
+END_TEST
+
 /* What is asked about the past and about the host. */
 START_TEST(questions_have_answers)
 {
@@ -527,6 +615,7 @@ int main(void)
 		SCENARIO(a_pin_survives_pressure), SCENARIO(publish_lets_another_tenant_skip),
 		SCENARIO(evict_frees_what_it_says), SCENARIO(drain_sends_clients_elsewhere),
 		SCENARIO(a_quota_holds_at_once),    SCENARIO(watchers_are_told),
+		SCENARIO(a_slow_watcher_is_told_what_it_lost), SCENARIO(a_pin_survives_kvd),
 		SCENARIO(questions_have_answers),   SCENARIO(others_may_not),
 	};
 	return scenario_run("steer", tests, sizeof(tests) / sizeof(tests[0]), 60);
