@@ -19,6 +19,7 @@
 #include "kvd/mover_link.h"
 #include "kvd/peer.h"
 #include "kvd/process.h"
+#include "kvd/tenant_use.h"
 #include "kvd/weights_share.h"
 #include "kvd/wire.h"
 
@@ -78,7 +79,7 @@ void attach_request(struct peer *peer, const struct kvd_msg_attach *m)
 	struct core_event event;
 	int r, pidfd;
 
-	if (!request_valid(peer, m, &shape))
+	if (!request_valid(peer, m, &shape) || !tenant_use_engine(peer, m->m.seq))
 		return;
 	pidfd = process_of_socket(peer->source.fd);
 	if (pidfd < 0) {

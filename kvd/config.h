@@ -39,7 +39,7 @@ struct config_tenant {
 	char cgroup[CONFIG_PATH_MAX]; /* "": not mapped */
 	uint64_t min_bytes, low_bytes, high_bytes, max_bytes;
 	uint64_t insert_bytes_per_sec;
-	uint32_t weight, priority, connections_max, streams_max, sequences_max, ops_per_sec;
+	uint32_t weight, priority, connections_max, streams_max, engines_max, sequences_max, ops_per_sec;
 	struct config_place section;          /* first mentioned */
 	struct config_place places[CONFIG_KEYS];
 };

@@ -47,6 +47,7 @@ void tenant_use_configure(struct daemon *daemon, uint32_t tenant, const struct c
 
 	use->connections_max = limits->connections_max;
 	use->streams_max = limits->streams_max;
+	use->engines_max = limits->engines_max;
 	use->ops_per_sec = limits->ops_per_sec;
 	use->priority = limits->priority;
 }
@@ -114,5 +115,22 @@ bool tenant_use_stream(struct peer *peer, uint32_t request_seq)
 		   "tenant %s has %u streams open and %u waiting and may have %u; wait for one to "
 		   "end or raise max-streams",
 		   peer->tenant_name, open, use->waits, use->streams_max);
+	return false;
+}
+
+bool tenant_use_engine(struct peer *peer, uint32_t request_seq)
+{
+	const struct daemon *daemon = peer->daemon;
+	uint32_t most = daemon->uses[peer->tenant].engines_max, n = 0;
+
+	_Static_assert(CORE_ENGINES_MAX == 63, "config.def says so");
+	for (uint32_t i = 0; i < CORE_ENGINES_MAX; i++)
+		n += daemon->engines[i].state == ATTACHED_LIVE && daemon->engines[i].peer->tenant == peer->tenant;
+	if (peer->unlimited || n < most)
+		return true;
+	peer_error(
+		peer, request_seq, KVD_S_LIMIT, n + 1ull, most,
+		"tenant %s has %u engines attached and may have %u; end one or raise max-engines",
+		peer->tenant_name, n, most);
 	return false;
 }

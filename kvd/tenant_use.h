@@ -21,7 +21,7 @@ struct tenant_use {
 	uint32_t waits;            /* STREAM_OPENs that wait for an engine; open ones: introduce.h */
 	uint64_t sent_until_usec;  /* messages: the time that all of them may take */
 	uint64_t asked_until_usec; /* questions: the same */
-	uint32_t connections_max, streams_max, ops_per_sec, priority; /* of the configuration */
+	uint32_t connections_max, streams_max, engines_max, ops_per_sec, priority; /* of the configuration */
 };
 
 /* When users connect: exact per uid, without a limit on the number of users that are remembered wrongly:
@@ -49,6 +49,9 @@ bool tenant_use_question(struct peer *peer);
 
 /* Has the tenant room for one more stream, open or waiting?  False: told. */
 bool tenant_use_stream(struct peer *peer, uint32_t request_seq);
+
+/* May the tenant attach one more engine?  False: told. */
+bool tenant_use_engine(struct peer *peer, uint32_t request_seq);
 
 /* Token bucket in time: may something that takes each_usec happen, with burst_usec saved up? */
 bool pace_allows(uint64_t *until_usec, uint64_t now_usec, uint64_t each_usec, uint64_t burst_usec);

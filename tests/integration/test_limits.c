@@ -1,8 +1,8 @@
-/* test_limits.c - limits of a tenant at the control socket: connections, messages a second, streams, the pace of
- * connecting.  Each refusal has the numbers; a flood costs kvd little and nobody else anything.
+/* test_limits.c - limits of a tenant at the control socket: connections, messages a second, streams, engines, the
+ * pace of connecting.  Each refusal has the numbers; a flood costs kvd little and nobody else anything.
  *
  * Raw packets to a real kvd.  The test is root and becomes other users in children, by number. */
-#include "tests/unit/daemon_peer.h"
+#include "tests/unit/daemon_raw_engine.h"
 
 #include <sys/resource.h>
 
@@ -190,6 +190,9 @@ static void body_streams(void)
 	NEED(hello("", &a, &need, &have) == 0 && hello("", &b, &need, &have) == 0, "HELLO");
 	send_stream_open(a, 2); /* no engine: they wait */
 	send_stream_open(b, 3);
+	/* Both are taken before the third is sent: messages of one connection are answered in order. */
+	free(query(a, KVD_Q_ENGINES, NULL));
+	free(query(b, KVD_Q_ENGINES, NULL));
 	send_stream_open(a, 4); /* of the tenant, whatever the connection */
 	NEED(receive(a) >= sizeof(*error) && error->m.type == KVD_M_ERROR && error->m.seq == 4,
 	     "message %u", error->m.type);
@@ -211,6 +214,64 @@ START_TEST(streams)
 	if (!start("[tenant shop]\nuid = 12345\nmax-streams = 2\n"))
 		return;
 	as_user(SHOP, body_streams);
+	stop();
+}
+END_TEST
+
+/* ---- engines, and how engines learn of priorities ---- */
+
+static void body_engines(void)
+{
+	const struct kvd_msg_error *error = (const struct kvd_msg_error *)packet;
+	struct kvd_msg_attach m = attach_message("third");
+	struct raw_engine a, b;
+	int fd;
+
+	attach_raw(&a, "first");
+	attach_raw(&b, "second");
+	fd = connect_as(KVD_ROLE_ENGINE, "");
+	NEED(send(fd, &m, sizeof(m), MSG_NOSIGNAL) == sizeof(m), "%s", strerror(errno));
+	expect_error(fd, KVD_S_LIMIT);
+	NEED(error->need == 3 && error->have == 2 && strstr(error->text, "max-engines"), "%s", error->text);
+	close(b.fd);
+	for (unsigned i = 0;; i++) { /* the place comes free with the engine */
+		NEED(send(fd, &m, sizeof(m), MSG_NOSIGNAL) == sizeof(m), "%s", strerror(errno));
+		NEED(receive(fd) >= sizeof(struct kvd_msg), "closed");
+		if (error->m.type == KVD_M_ATTACHED)
+			break;
+		NEED(i < 500, "%s", error->text);
+		usleep(10000);
+	}
+}
+
+START_TEST(engines)
+{
+	if (!start("[tenant shop]\nuid = 12345\nmax-engines = 2\n[engine]\nuid = 12345\n"))
+		return;
+	as_user(SHOP, body_engines);
+	stop();
+}
+END_TEST
+
+/* priority is what the engine's scheduler gets as the stream's weight. */
+static void body_priority(void)
+{
+	const struct kvd_msg_client_new *told = (const void *)packet;
+	struct raw_engine engine;
+	int client, end;
+
+	attach_raw(&engine, "one");
+	(void)open_stream(&engine, "shop", &client, &end);
+	NEED(told->weight == 250, "weight %u", told->weight);
+	(void)open_stream(&engine, "lab", &client, &end);
+	NEED(told->weight == 100, "weight %u", told->weight);
+}
+
+START_TEST(priority_reaches_the_engine)
+{
+	if (!start("[tenant shop]\npriority = 250\n"))
+		return;
+	as_user(0, body_priority);
 	stop();
 }
 END_TEST
@@ -359,6 +420,8 @@ int main(void)
 	tcase_add_test(tcase, connections);
 	tcase_add_test(tcase, messages_a_second);
 	tcase_add_test(tcase, streams);
+	tcase_add_test(tcase, engines);
+	tcase_add_test(tcase, priority_reaches_the_engine);
 	tcase_add_test(tcase, a_flood_of_messages);
 	tcase_add_test(tcase, a_flood_of_connections);
 	return run_tests("limits", tcase);

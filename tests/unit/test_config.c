@@ -31,14 +31,18 @@ START_TEST(reads_every_key)
 {
 	ck_assert_int_eq(
 		parse("# a comment\n"
-		      "[kvd]\ndevice = host\npool = 4G\nextent=16M\npage-tokens = 16\npage-bytes-min = 64K\n"
+		      "[kvd]\ndevice = host\npool = 4G\nextent=16M\npage-tokens = "
+		      "16\npage-bytes-min = 64K\n"
 		      "sharing = private\nsocket = /run/k.sock\nlog-level = debug\nkeeper = yes\n"
 		      "state = /var/lib/kvd\n"
 		      "[domain shop]\ntenants = a, b\ntenants = c\nsharing = reuse\n"
 		      "[domain lab]\nsharing = merge\n"
-		      "[tenant a]\nuid = 1000\nmin = 64M\nlow = 128M\nhigh = 256M\nmax = 512M\nweight = 300\n"
-		      "priority = 50\nmax-connections = 9\nmax-streams = 8\nmax-sequences = 7\ninsert-rate = 6M\n"
-		      "ops-rate = 5\n[tenant d]\ngid = 50\n[tenant e]\ncgroup = /system.slice/e.service/\n"
+		      "[tenant a]\nuid = 1000\nmin = 64M\nlow = 128M\nhigh = 256M\nmax = "
+		      "512M\nweight = 300\n"
+		      "priority = 50\nmax-connections = 9\nmax-streams = 8\nmax-sequences = "
+		      "7\ninsert-rate = 6M\nmax-engines = 4\n"
+		      "ops-rate = 5\n[tenant d]\ngid = 50\n[tenant e]\ncgroup = "
+		      "/system.slice/e.service/\n"
 		      "[delegate]\nuid = 7\nuid = 8\nuid = 7\n[engine]\nuid = 9\n"
 		      "[tier disk]\ntype = file\npath = /var/cache/kvd\nsize = 32G\n"),
 		0);
@@ -71,6 +75,7 @@ START_TEST(reads_every_key)
 	ck_assert_uint_eq(a->connections_max, 9);
 	ck_assert_uint_eq(a->streams_max, 8);
 	ck_assert_uint_eq(a->sequences_max, 7);
+	ck_assert_uint_eq(a->engines_max, 4);
 	ck_assert_uint_eq(a->insert_bytes_per_sec, 6u << 20);
 	ck_assert_uint_eq(a->ops_per_sec, 5);
 	ck_assert_str_eq(config_find_tenant(&config, "e")->cgroup, "/system.slice/e.service");
