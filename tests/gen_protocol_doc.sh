@@ -32,6 +32,11 @@ fields() { # FILE STRUCT
 		}' "$1"
 }
 
+# Macros of a table, one a line.
+joined() { # FILE
+	sed -e ':a' -e 'N' -e '$!ba' -e 's/\n[ \t]\{1,\}/ /g' "$1"
+}
+
 {
 	echo "# kvd's protocol"
 	echo
@@ -58,6 +63,25 @@ fields() { # FILE STRUCT
 	echo "|---|---|---|---|---|---|"
 	sed -nE 's/^KVD_MSG\(([A-Z_]+), *([0-9]+), *"([^"]+)", *([0-9]+), *([0-9]+), *"([^"]*)"\).*/| \2 | \1 | \3 | \4 | \5 | \6 |/p' \
 		include/kvd/proto.def
+	echo
+	echo "## Steering"
+	echo
+	echo "What STEER and RECORD may ask (\`kvd_msg_steer.what\`). Who: ADMIN is root, the user of kvd and group kvadm; OWN"
+	echo "is also a tenant, for itself."
+	echo
+	echo "| number | verb | who | argument | numbers | does |"
+	echo "|---|---|---|---|---|---|"
+	joined include/kvd/admin.def |
+		sed -nE 's/^KVD_STEER\(([A-Z_]+), *([0-9]+), *([A-Z]+), *"([^"]*)", *"([^"]*)", *"([^"]*)"\).*/| \2 | \1 | \3 | \4 | \5 | \6 |/p'
+	echo
+	echo "## Events"
+	echo
+	echo "What EVENT tells (\`kvd_msg_event.kind\`)."
+	echo
+	echo "| number | event | a | b | says |"
+	echo "|---|---|---|---|---|"
+	joined include/kvd/event.def |
+		sed -nE 's/^KVD_EVENT\(([A-Z_]+), *([0-9]+), *"([^"]*)", *"([^"]*)", *"([^"]*)", *"([^"]*)"\).*/| \2 | \3 | \4 | \5 | \6 |/p'
 	sed -nE 's/^struct (kvd_msg_[a-z_]+) \{.*/\1/p' include/kvd/proto.h | while read -r name; do
 		echo
 		echo "### $name"

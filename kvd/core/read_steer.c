@@ -94,6 +94,8 @@ static void tenants_claims(const struct core *c, uint32_t from, struct kvd_row_s
 		const struct node *n = node_at(c, claim->node);
 		uint64_t bytes = page_bytes_of_space(c, n->space);
 		struct kvd_row_smaps *row = &rows[claim->tenant - from];
+		if (!n->copies.count)
+			continue;            /* on disk alone: Swap */
 		row->pages++;
 		if (n->n_complete > 1)
 			row->shared_clean_bytes += bytes;
@@ -148,7 +150,8 @@ static void engines_pages(const struct core *c, struct kvd_row_smaps *rows)
 		const struct page *p = page_at(c, i);
 		if (p->next_free || p->state != PAGE_RESIDENT || !p->holders.count)
 			continue;
-		uint64_t mask = page_engines(c, p), bytes = page_bytes_of_space(c, group_of_frame(c, p->frame)->space);
+		uint64_t mask = page_engines(c, p),
+			 bytes = page_bytes_of_space(c, group_of_frame(c, p->frame)->space);
 		uint32_t n = 0;
 		for (uint64_t rest = mask; rest; rest &= rest - 1) /* no call of the compiler's library */
 			n++;

@@ -69,6 +69,7 @@ static pid_t record_start(struct host *h, const char *path, const char *option)
 	struct stat file;
 	snprintf(program, sizeof(program), "%s/kvctl", h->bin);
 	fflush(NULL);
+	unlink(path);                        /* not an earlier one's size */
 	pid_t pid = fork();
 	ck_assert_int_ge(pid, 0);
 	if (pid == 0) {
@@ -143,6 +144,56 @@ START_TEST(a_record_runs_again)
 	ck_assert_uint_eq(pages_of_plain_tokens(path), 0);
 	unlink(path);
 	host_stop(&h);
+}
+END_TEST
+
+/* A pool that is too small and a disk behind it: reclaim, preemption, spill, fetch and compaction are in the record,
+ * and a kvd that dies and another that takes over end it in good order. */
+START_TEST(pressure_and_spill_run_again)
+{
+	struct host h;
+	char path[200], line[300], spill[200];
+	int status;
+
+	snprintf(spill, sizeof(spill), "/tmp/kvd-spill-XXXXXX");
+	ck_assert_ptr_nonnull(mkdtemp(spill));
+	const char *const more[] = { "--spill", spill, "--keeper", NULL };
+	host_start(&h, "12M", more);
+	host_engine(&h, "a", host_model_bundled(), engine_args);
+	host_engine(&h, "b", host_model_bundled(), engine_args);
+	snprintf(path, sizeof(path), "%s/record", h.dir);
+	pid_t pid = record_start(&h, path, NULL);
+	for (unsigned i = 0; i < 4; i++)
+		load(&h, 20 + i % 3, 3);
+	record_stop(pid);
+	struct kvd_row_status s;
+	host_status(&h, &s);
+	printf("%llu pages evicted, %llu preemptions, %llu written to disk, %llu read\n",
+	       (unsigned long long)s.evicted_pages, (unsigned long long)s.preemptions,
+	       (unsigned long long)s.spill_writes, (unsigned long long)s.spill_reads);
+	ck_assert_uint_gt(s.spill_writes + s.evicted_pages, 0);
+	snprintf(line, sizeof(line), "kvctl replay %s", path);
+	run_expect(&h, line, 0, "all equal");
+	/* kvd dies under a recorder: the file says that it is cut off, and the next kvd can record
+	 * from where it took over */
+	pid = record_start(&h, path, NULL);
+	host_kill(&h.kvd, SIGKILL);
+	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+	ck_assert_msg(WIFEXITED(status) && WEXITSTATUS(status) == 1, "wait status %#x", status);
+	snprintf(line, sizeof(line), "kvd --replay %s", path);
+	run_expect(&h, line, 1, "cut off");
+	host_kvd_start(&h, "12M", more);
+	host_engine_wait(&h, "a");
+	host_engine_wait(&h, "b");
+	pid = record_start(&h, path, NULL);
+	load(&h, 21, 2);
+	record_stop(pid);
+	run_expect(&h, line, 0, "all equal");
+	unlink(path);
+	host_settle(&h);
+	host_stop(&h);
+	snprintf(line, sizeof(line), "rm -rf %s", spill);
+	ck_assert_int_eq(system(line), 0);
 }
 END_TEST
 
@@ -260,8 +311,9 @@ int main(void)
 {
 	const struct scenario_test tests[] = {
 		SCENARIO(a_record_runs_again),
+		SCENARIO(pressure_and_spill_run_again),
 		SCENARIO(tokens_only_when_asked),
 		SCENARIO(what_is_wrong_is_named),
 	};
-	return scenario_run("replay", tests, 3, 60);
+	return scenario_run("replay", tests, 4, 60);
 }

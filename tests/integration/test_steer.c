@@ -440,6 +440,48 @@ START_TEST(a_pin_survives_kvd)
 }
 END_TEST
 
+/* Too small a pool for what is asked: a trigger of the kernel's kind fires. */
+START_TEST(a_pressure_trigger_fires)
+{
+	struct host h;
+	struct kvd_connection *c;
+	struct kvd_msg_event event;
+	struct host_job jobs[12];
+	char *text[12];
+	uint64_t number[8] = { 0, 2000, 500000 };
+	int r = -EAGAIN;
+
+	host_start(&h, "8M", NULL);
+	host_engine(&h, "a", host_model_bundled(), engine_args);
+	ck_assert_int_eq(kvd_connect(h.socket, "watcher", NULL, &c), 0);
+	ck_assert_int_eq(kvd_steer(c, KVD_STEER_TRIGGER, "red", number, -1, NULL), KVD_S_BAD_REQUEST);
+	ck_assert_int_eq(kvd_steer(c, KVD_STEER_TRIGGER, NULL, number, -1, NULL), 0);
+	for (unsigned round = 0; round < 10 && r == -EAGAIN; round++) {
+		for (unsigned i = 0; i < 12; i++) {
+			text[i] = scenario_text(5000 + 20 * round + i, 500);
+			scenario_job(&jobs[i], "red", NULL, text[i], 30);
+		}
+		ck_assert_uint_eq(host_run(&h, jobs, 12, NULL, NULL), 0);
+		host_jobs_free(jobs, 12);
+		for (unsigned i = 0; i < 12; i++)
+			free(text[i]);
+		r = kvd_event(c, 100, &event);
+	}
+	ck_assert_msg(r == 0, "%d: %s", r, kvd_error(c));
+	ck_assert_uint_eq(event.kind, KVD_EVENT_PRESSURE);
+	ck_assert_str_eq(event.text, "some 2000 500000");
+	ck_assert_uint_eq(event.a, 2000);
+	kvd_close(c);
+	json_t *status = kvctl_json(&h, "status");
+	json_t *pressure = json_object_get(status, "pressure");
+	ck_assert(json_is_real(json_object_get(pressure, "some_avg10")) &&
+		  json_is_real(json_object_get(pressure, "full_avg10")));
+	json_decref(status);
+	host_settle(&h);
+	host_stop(&h);
+}
+END_TEST
+
 /* What is asked about the past and about the host. */
 START_TEST(questions_have_answers)
 {
@@ -616,6 +658,7 @@ int main(void)
 		SCENARIO(evict_frees_what_it_says), SCENARIO(drain_sends_clients_elsewhere),
 		SCENARIO(a_quota_holds_at_once),    SCENARIO(watchers_are_told),
 		SCENARIO(a_slow_watcher_is_told_what_it_lost), SCENARIO(a_pin_survives_kvd),
+		SCENARIO(a_pressure_trigger_fires),
 		SCENARIO(questions_have_answers),   SCENARIO(others_may_not),
 	};
 	return scenario_run("steer", tests, sizeof(tests) / sizeof(tests[0]), 60);
