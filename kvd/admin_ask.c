@@ -24,22 +24,26 @@ static const char *take_number(const char *text, unsigned base, char end, uint64
 	return n && *text == end ? text : NULL;
 }
 
-static bool ask_tenant(const struct daemon *daemon, const char *name, uint32_t *ret, char why[ADMIN_ASK_WHY_MAX])
+/* own: the asker's tenant, CORE_NONE: an administrator.  Whether others exist is not for everybody. */
+static bool ask_tenant(const struct daemon *daemon, uint32_t own, const char *name, uint32_t *ret,
+		       char why[ADMIN_ASK_WHY_MAX])
 {
 	*ret = core_tenant_find(daemon->core, name);
+	if (own != CORE_NONE && *ret != own)
+		*ret = CORE_NONE;
 	if (*ret == CORE_NONE)
 		snprintf(why, ADMIN_ASK_WHY_MAX, "there is no tenant %s; see kvctl tenants", name);
 	return *ret != CORE_NONE;
 }
 
-static bool ask_explain(const struct daemon *daemon, const char *argument, struct peer_query *query,
+static bool ask_explain(const struct daemon *daemon, uint32_t own, const char *argument, struct peer_query *query,
 			char why[ADMIN_ASK_WHY_MAX])
 {
 	uint32_t tenant;
 
 	if (!strncmp(argument, "tenant ", 7)) {
 		query->kind = CORE_EXPLAIN_TENANT;
-		if (!ask_tenant(daemon, argument + 7, &tenant, why))
+		if (!ask_tenant(daemon, own, argument + 7, &tenant, why))
 			return false;
 		query->number = tenant;
 		return true;
@@ -91,20 +95,20 @@ static bool ask_evict(const struct daemon *daemon, const char *argument, struct 
 		return true;
 	name = take_number(argument, 10, ' ', &event->steer.bytes);
 	if (name)
-		return ask_tenant(daemon, name + 1, &event->steer.tenant, why);
+		return ask_tenant(daemon, CORE_NONE, name + 1, &event->steer.tenant, why);
 	snprintf(why, ADMIN_ASK_WHY_MAX, "evict what? a prefix, or bytes, and a tenant");
 	return false;
 }
 
-bool admin_ask(const struct daemon *daemon, const char *argument, struct peer_query *query,
+bool admin_ask(const struct daemon *daemon, uint32_t own, const char *argument, struct peer_query *query,
 	       char why[ADMIN_ASK_WHY_MAX])
 {
 	query->owner = CORE_NONE;
 	switch (query->what) {
-	case KVD_Q_EXPLAIN: return ask_explain(daemon, argument, query, why);
+	case KVD_Q_EXPLAIN: return ask_explain(daemon, own, argument, query, why);
 	case KVD_Q_DRY_EVICT: return ask_evict(daemon, argument, query, why);
 	case KVD_Q_TRACE: return ask_trace(daemon, argument, query, why);
-	case KVD_Q_PLAN: return !argument[0] || ask_tenant(daemon, argument, &query->owner, why);
+	case KVD_Q_PLAN: return !argument[0] || ask_tenant(daemon, own, argument, &query->owner, why);
 	}
 	return true;
 }

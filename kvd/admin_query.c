@@ -303,7 +303,7 @@ void admin_query(struct peer *peer, const struct kvd_msg_query *m)
 			   "one question at a time on an engine's connection");
 		return;
 	}
-	if (!admin_ask(peer->daemon, m->argument, &asked, why)) {
+	if (!admin_ask(peer->daemon, peer->admin ? CORE_NONE : peer->tenant, m->argument, &asked, why)) {
 		peer_error(peer, m->m.seq, KVD_S_BAD_REQUEST, 0, 0, "%s", why);
 		return;
 	}

@@ -37,7 +37,8 @@ static void read_claim(const struct core *c, uint32_t claim, uint32_t rank, uint
 	const struct tenant *t = tenant_at(c, k->tenant);
 	memset(row, 0, sizeof(*row));
 	copy_name(row->tenant, c, k->tenant);
-	row->prefix = core_prefix_id(c, k->node);
+	/* The number of its node tells how many there are: of a name a tenant gets the hash only. */
+	row->prefix = core_prefix_id(c, k->node) & (all ? ~0ull : ~0ull << 32);
 	row->idle_usec = k->holds ? 0 : since(now_usec, k->used_usec);
 	row->worth_usec = claim_worth_usec(c, k);
 	row->charge_bytes = page_bytes_of_space(c, n->space);

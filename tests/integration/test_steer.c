@@ -632,7 +632,30 @@ START_TEST(others_may_not)
 			}
 			free(said);
 		}
-		char *said = kvctl(&other, "smaps --json", &exit_code);
+		char *said;
+		static const char *const foreign[] = {
+			"explain tenant red",
+			"explain tenant no-such-tenant",
+			"explain page 1",
+			"smaps red",
+			"psi red",
+			"quota red",
+		};
+		for (unsigned i = 0; i < sizeof(foreign) / sizeof(foreign[0]); i++) {
+			said = kvctl(&other, foreign[i], &exit_code);
+			if (!exit_code || strchr(said, '\n') != said + strlen(said) - 1) {
+				fprintf(stderr, "kvctl %s: exit %d: %s\n", foreign[i], exit_code, said);
+				_exit(1);
+			}
+			free(said);
+		}
+		said = kvctl(&other, "explain tenant uid-12345 --json", &exit_code);
+		if (exit_code || strcmp(said, "[]\n")) {
+			fprintf(stderr, "explain: exit %d: %s\n", exit_code, said);
+			_exit(1);
+		}
+		free(said);
+		said = kvctl(&other, "smaps --json", &exit_code);
 		json_t *rows = json_loads(said, 0, NULL), *row = json_array_get(rows, 0);
 		if (exit_code || json_array_size(rows) != 1 || !json_object_get(row, "Rss") ||
 		    !json_object_get(row, "Swap") || json_object_size(row) != 4) {
