@@ -98,6 +98,38 @@ static void check_tenant(struct check *k, uint32_t number)
 		fsck_check(k, shelf_at(c, s)->tenant == number, "a shelf is in another tenant's list", s);
 }
 
+/* Who waits in the queue stands in its tenant's part of it; tenants that wait for a floor or for their rate are
+ * listed. */
+static void check_queues(struct check *k)
+{
+	const struct core *c = k->c;
+	uint32_t queued = 0, floors = 0, rates = 0, triggers = 0;
+	for (uint32_t i = 0; i < c->n_tenants; i++) {
+		const struct tenant *t = tenant_at(c, i);
+		queued += t->queued.count;
+		floors += t->floor_listed;
+		rates += t->rate_listed;
+		fsck_check(k, t->floor_listed == (t->queued.count && t->quota.min_bytes),
+			   "a tenant with a min waits in the queue and is not listed so, or the reverse", i);
+		fsck_check(k, t->rate_listed == !!t->rated.count,
+			   "a tenant waits for its insert rate and is not listed so, or the reverse", i);
+		if (fsck_list(k, LIST_TENANT_RUNNING, &t->queued, c->config.seqs_max + 1,
+			      "a tenant's part of the queue is broken"))
+			for (uint32_t s = list_first(&t->queued); s != CORE_NONE;
+			     s = list_next(c, LIST_TENANT_RUNNING, s))
+				fsck_check(k, seq_at(c, s)->tenant == i && seq_at(c, s)->wait == WAIT_QUEUE,
+					   "a sequence is in another tenant's part of the queue", s);
+	}
+	fsck_check(k, queued == c->queue.count, "a sequence in the queue is in no tenant's part of it", queued);
+	fsck_check(k, floors == c->floor_tenants.count, "the number of floors that wait is wrong", floors);
+	fsck_check(k, rates == c->rate_tenants.count, "the number of tenants that wait for their rate is wrong", rates);
+	fsck_list(k, LIST_FLOORS, &c->floor_tenants, c->n_tenants + 1, "the list of floors that wait is broken");
+	fsck_list(k, LIST_RATES, &c->rate_tenants, c->n_tenants + 1, "the list of tenants that wait for a rate is broken");
+	for (uint32_t i = 0; i < CORE_TRIGGERS_MAX; i++)
+		triggers += !!c->triggers[i].window_usec;
+	fsck_check(k, triggers == c->n_triggers, "the number of triggers is wrong", triggers);
+}
+
 static void check_ledger(struct check *k)
 {
 	const struct core *c = k->c;
@@ -219,5 +251,6 @@ void fsck_tenants(struct check *k)
 		fsck_check(k, kept == n->n_guarded, "a node's count of claims that floors keep is wrong", i);
 	}
 	check_stalls(k);
+	check_queues(k);
 	check_ledger(k);
 }

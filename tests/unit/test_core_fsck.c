@@ -389,9 +389,140 @@ START_TEST(spill_tier)
 }
 END_TEST
 
+static void quota_of(struct world *w, const char *name, uint64_t min, uint64_t rate)
+{
+	struct core_event ev = { .type = CORE_EV_TENANT };
+	strcpy(ev.tenant.name, name);
+	ev.tenant.sharing = CORE_MERGE;
+	ev.tenant.quota = (struct core_quota){ .min_bytes = min, .insert_bytes_per_sec = rate };
+	world_step(w, &ev);
+}
+
+/* Floors that keep something, candidates of two tenants in one group, evictions that were regretted, a sequence
+ * that is stalled, one that its tenant's rate keeps back. */
+static struct world *world_pressed(void)
+{
+	int32_t tokens[WORLD_TOKENS];
+	struct world *w = world_new(3 * EXTENT, EXTENT, 1);          /* 48 pages */
+	quota_of(w, "floor", 6 * PAGE, 0);
+	quota_of(w, "plain", 0, 0);
+	quota_of(w, "slow", 0, 0);
+	uint32_t e = attach(w, "e0");
+	for (int32_t i = 0; i < 12; i++) {
+		tokens_fill(tokens, i / 2 + 10 * (i % 2));
+		run_one(w, e, 0, (uint32_t)i % 2, tokens, 128);
+		world_tick(w, 1000000);
+	}
+	tokens_fill(tokens, 10);                                     /* evicted, and computed again */
+	run_one(w, e, 0, 1, tokens, 128);
+	tokens_fill(tokens, 31);
+	run_prompt(w, e, 1, 2, tokens, 48, 0);
+	quota_of(w, "slow", 0, PAGE / 10);                           /* the next page is ten seconds' worth */
+	submit(w, e, (struct kvd_sqe){ .verb = KVD_SEQ_GROW, .slot = 1, .want = 4, .page = 3 });
+	world_settle(w, false);
+	submit(w, e, (struct kvd_sqe){ .verb = KVD_SEQ_GROW, .slot = 1, .want = 5, .page = 3 });
+	tokens_fill(tokens, 30);
+	run_prompt(w, e, 2, 1, tokens, 200, 0);
+	tokens_fill(tokens, 32);
+	world_open(w, e, 3, 0, tokens, 500, 500, 0);
+	world_settle(w, false);
+	return w;
+}
+
+START_TEST(tenants_and_reclaim)
+{
+	struct world *w = world_pressed();
+	const struct core *c = w->core;
+	const struct tenant *floor = tenant_at(c, 0), *plain = tenant_at(c, 1), *slow = tenant_at(c, 2);
+	const struct seq *waits = seq_at(c, c->engines[0].seq_base + 3), *rated = waits - 2;
+	ck_assert_msg(!fsck_run(c), "%s", said);
+	ck_assert(floor->shelf && plain->shelves.count && c->refault_tokens && c->n_evicted);
+	ck_assert(waits->wait == WAIT_QUEUE && rated->wait == WAIT_RATE);
+	const struct shelf *kept = shelf_at(c, floor->shelf), *cold = shelf_at(c, list_first(&plain->shelves));
+	uint32_t leaf = shelf_first(c, floor->shelf), first = shelf_first(c, list_first(&plain->shelves)), root = 0;
+	for (uint32_t k = 1; k <= c->claims.high; k++)
+		if (claim_at(c, k)->guarded && claim_at(c, k)->guarded_children)
+			root = k;
+	ck_assert(root);
+	const struct node *n = node_at(c, claim_at(c, first)->node), *g = node_at(c, claim_at(c, root)->node);
+	MUTATE(claim_at(c, root)->guarded_children, 0u, "count of children that floors keep");
+	MUTATE(claim_at(c, root)->guarded, (uint8_t)0, "keeps a page and not the one before it");
+	MUTATE(claim_at(c, first)->guarded, (uint8_t)1, "another tenant's or group's shelf");
+	MUTATE(claim_at(c, claim_where(c, true, true))->guarded, (uint8_t)1, "in use or on disk is kept");
+	MUTATE(claim_at(c, first)->home, 5u, "another tenant's or group's shelf");
+	MUTATE(claim_at(c, first)->shelf, floor->shelf, "another shelf's reclaim list");
+	MUTATE(claim_at(c, first)->level, (uint8_t)3, "another shelf's reclaim list");
+	MUTATE(claim_at(c, first)->used_usec, (uint64_t)1, "neither its owner's class nor its first claim");
+	MUTATE(claim_at(c, leaf)->shelf, 0u, "reclaim candidate");
+	MUTATE(cold->level[0].count, 77u, "a reclaim list is broken");
+	MUTATE(cold->count, cold->count + 1, "a shelf's count of claims");
+	MUTATE(cold->key, cold->key + 1, "neither its owner's class nor its first claim");
+	MUTATE(cold->heap, cold->heap + 1, "not in its group's heap");
+	MUTATE(cold->tenant, 2u, "another tenant's");
+	MUTATE(kept->heap, 1u, "a floor's shelf is not its tenant's");
+	MUTATE(floor->shelf, 0u, "a floor's shelf is not its tenant's");
+	MUTATE(c->shelf_groups[0], (uint64_t)0, "candidates are not announced");
+	MUTATE(c->groups[0].n_shelves, c->groups[0].n_shelves - 1, "in no heap, or twice");
+	MUTATE(c->shelves.count, c->shelves.count + 1, "number of shelves");
+	MUTATE(plain->shelves.count, plain->shelves.count + 1, "list of shelves is broken");
+	MUTATE(n->n_guarded, 1u, "claims that floors keep");
+	MUTATE(n->n_guarded, 1u, "a cool frame's page is kept by a floor");
+	MUTATE(g->n_guarded, 0u, "a sealed frame has no holder");
+	MUTATE(floor->guarded_bytes, floor->guarded_bytes + 1, "kept bytes are not its floor's");
+	MUTATE(floor->floor_bytes, (uint64_t)0, "that the tenant's min covers");
+	MUTATE(c->guarded_bytes, c->guarded_bytes + 1, "what floors keep and cover");
+	MUTATE(c->floor_bytes, c->floor_bytes + 1, "what floors keep and cover");
+	MUTATE(plain->quota.min_bytes, 100 * (uint64_t)PAGE, "below its min has pages that others may take");
+	MUTATE(plain->quota.weight, 0u, "quota makes no sense");
+	MUTATE(plain->class, (uint32_t)KVD_CLASS_LOW, "class is not what its charge says");
+	MUTATE(plain->dirty, 1u, "waits to be looked at and is not listed");
+	MUTATE(c->dirty_tenants.count, 1u, "tenants to look at is broken");
+	MUTATE(c->n_evicted, c->n_evicted + 1, "pages are not all that were evicted");
+	MUTATE(c->reclaimed_pages[0], c->reclaimed_pages[0] + 1, "pages are not all that were evicted");
+	MUTATE(c->refault_tokens, (uint64_t)0, "tokens are not all that were computed again");
+	MUTATE(waits->stall, (uint8_t)STALL_NONE, "not counted as stalled");
+	MUTATE(waits->throttled, (uint8_t)1, "not counted as stalled");
+	MUTATE(floor->stalled, 0u, "count of stalled sequences");
+	MUTATE(floor->psi.some, 0u, "a tenant's pressure");
+	MUTATE(c->stalled, 0u, "number of stalled sequences");
+	MUTATE(c->psi.some, 0u, "the pool's pressure");
+	MUTATE(floor->queued.count, 0u, "part of the queue is broken");
+	MUTATE(floor->floor_listed, (uint8_t)0, "a min waits in the queue");
+	MUTATE(c->floor_tenants.count, 0u, "number of floors that wait");
+	MUTATE(slow->rate_listed, (uint8_t)0, "waits for its insert rate");
+	MUTATE(c->rate_tenants.count, 0u, "wait for their rate");
+	MUTATE(c->n_triggers, 1u, "number of triggers");
+	printf("fsck: %u mutations about tenants found\n", n_mutations);
+	world_free(w);
+}
+END_TEST
+
+/* The order of a heap needs two shelves in it. */
+START_TEST(heap_order)
+{
+	int32_t tokens[WORLD_TOKENS];
+	struct world *w = world_new(12 * EXTENT, EXTENT, 1);
+	uint32_t e;
+	for (uint32_t i = 0; i < 6; i++)
+		quota_of(w, (const char *[]){ "a", "b", "c", "d", "e", "f" }[i], 0, 0);
+	e = attach(w, "e0");
+	for (uint32_t i = 0; i < 6; i++) {
+		tokens_fill(tokens, (int32_t)i);
+		run_one(w, e, 0, i, tokens, 40);
+		world_tick(w, 1000000);
+	}
+	const struct core *c = w->core;
+	ck_assert_msg(!fsck_run(c), "%s", said);
+	ck_assert_uint_eq(c->groups[0].n_shelves, 6);
+	MUTATE(shelf_at(c, shelf_of_heap(c, 0, 0))->key, UINT64_MAX, "a heap of shelves is out of order");
+	MUTATE(shelf_at(c, shelf_of_heap(c, 0, 5))->key, (uint64_t)0, "a heap of shelves is out of order");
+	world_free(w);
+}
+END_TEST
+
 int main(void)
 {
 	const TTest *list[] = { frames_and_pages, extents_and_sums, index_and_charges,
-				sequences_and_holds, spill_tier };
+				sequences_and_holds, spill_tier, tenants_and_reclaim, heap_order };
 	return run_suite("core_fsck", list, sizeof(list) / sizeof(list[0]));
 }
