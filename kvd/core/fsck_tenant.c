@@ -98,19 +98,16 @@ static void check_tenant(struct check *k, uint32_t number)
 		fsck_check(k, shelf_at(c, s)->tenant == number, "a shelf is in another tenant's list", s);
 }
 
-/* Who waits in the queue stands in its tenant's part of it; tenants that wait for a floor or for their rate are
- * listed. */
+/* Who waits in the queue stands in its tenant's part of it; tenants that wait there or for their rate are listed. */
 static void check_queues(struct check *k)
 {
 	const struct core *c = k->c;
-	uint32_t queued = 0, floors = 0, rates = 0, triggers = 0;
+	uint32_t queued = 0, listed = 0, rates = 0, triggers = 0;
 	for (uint32_t i = 0; i < c->n_tenants; i++) {
 		const struct tenant *t = tenant_at(c, i);
 		queued += t->queued.count;
-		floors += t->floor_listed;
+		listed += t->queued_listed;
 		rates += t->rate_listed;
-		fsck_check(k, t->floor_listed == (t->queued.count && t->quota.min_bytes),
-			   "a tenant with a min waits in the queue and is not listed so, or the reverse", i);
 		fsck_check(k, t->rate_listed == !!t->rated.count,
 			   "a tenant waits for its insert rate and is not listed so, or the reverse", i);
 		if (fsck_list(k, LIST_TENANT_RUNNING, &t->queued, c->config.seqs_max + 1,
@@ -121,10 +118,11 @@ static void check_queues(struct check *k)
 					   "a sequence is in another tenant's part of the queue", s);
 	}
 	fsck_check(k, queued == c->queue.count, "a sequence in the queue is in no tenant's part of it", queued);
-	fsck_check(k, floors == c->floor_tenants.count, "the number of floors that wait is wrong", floors);
+	fsck_check(k, listed == c->queued_tenants.count, "the number of tenants in the queue is wrong", listed);
 	fsck_check(k, rates == c->rate_tenants.count, "the number of tenants that wait for their rate is wrong", rates);
-	fsck_list(k, LIST_FLOORS, &c->floor_tenants, c->n_tenants + 1, "the list of floors that wait is broken");
-	fsck_list(k, LIST_RATES, &c->rate_tenants, c->n_tenants + 1, "the list of tenants that wait for a rate is broken");
+	fsck_list(k, LIST_QUEUED, &c->queued_tenants, c->n_tenants + 1, "the list of tenants in the queue is broken");
+	fsck_list(k, LIST_RATES, &c->rate_tenants, c->n_tenants + 1,
+		  "the list of tenants that wait for a rate is broken");
 	for (uint32_t i = 0; i < CORE_TRIGGERS_MAX; i++)
 		triggers += !!c->triggers[i].window_usec;
 	fsck_check(k, triggers == c->n_triggers, "the number of triggers is wrong", triggers);

@@ -222,6 +222,7 @@ void seq_unwait(const struct core *c, uint32_t seq);
 void seq_wake(const struct core *c, uint32_t seq);
 void seq_throttle(const struct core *c, uint32_t seq);    /* its tenant's limits keep it in the queue */
 void seq_refuse(const struct core *c, uint32_t seq, uint32_t need_pages, uint32_t have_pages); /* TENANT_MAX */
+void queued_list(const struct core *c, uint32_t tenant);
 void seq_release(const struct core *c, uint32_t seq); /* all holds, reservation, promises, waits */
 void seq_end(const struct core *c, uint32_t seq);
 void seq_reserve(const struct core *c, uint32_t seq, int64_t pages);

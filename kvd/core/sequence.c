@@ -25,14 +25,17 @@ static void insert_by_age(const struct core *c, enum list_kind kind, const struc
 	list_insert(c, kind, l, seq, where);
 }
 
-/* Tenants whose sequences are in the queue are in a list of their own. */
-static void queued_list(const struct core *c, uint32_t tenant)
+/* Tenants whose sequences are in the queue are in a list of their own, those with a min first: what is theirs is
+ * looked at first, however many others wait. */
+void queued_list(const struct core *c, uint32_t tenant)
 {
 	const struct tenant *t = tenant_at(c, tenant);
 	bool want = t->queued.count != 0;
 	if (want == t->queued_listed)
 		return;
-	if (want)
+	if (want && t->quota.min_bytes)
+		list_push_head(c, LIST_QUEUED, &c->queued_tenants, tenant);
+	else if (want)
 		list_push(c, LIST_QUEUED, &c->queued_tenants, tenant);
 	else
 		list_remove(c, LIST_QUEUED, &c->queued_tenants, tenant);

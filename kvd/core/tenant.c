@@ -202,6 +202,11 @@ void tenant_quota(const struct core *c, uint32_t tenant, const struct core_quota
 		SET(t->max_age, c->next_age);        /* who is there now is not refused by it */
 	SET(t->quota, q);
 	SET(c->rate_usec, c->now_usec);              /* who waits for the old rate is looked at again */
+	if (t->queued_listed) {                      /* in front with a min, behind without */
+		list_remove(c, LIST_QUEUED, &c->queued_tenants, tenant);
+		SET(t->queued_listed, 0);
+		queued_list(c, tenant);
+	}
 	tenant_active_changed(c, tenant);
 	tenant_changed(c, tenant);
 	tenant_mark(c, tenant, DIRTY_GUARD | DIRTY_HIGH);

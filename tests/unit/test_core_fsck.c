@@ -487,8 +487,8 @@ START_TEST(tenants_and_reclaim)
 	MUTATE(c->stalled, 0u, "number of stalled sequences");
 	MUTATE(c->psi.some, 0u, "the pool's pressure");
 	MUTATE(floor->queued.count, 0u, "part of the queue is broken");
-	MUTATE(floor->floor_listed, (uint8_t)0, "a min waits in the queue");
-	MUTATE(c->floor_tenants.count, 0u, "number of floors that wait");
+	MUTATE(floor->queued_listed, (uint8_t)0, "number of tenants in the queue");
+	MUTATE(c->queued_tenants.count, 0u, "tenants in the queue is broken");
 	MUTATE(slow->rate_listed, (uint8_t)0, "waits for its insert rate");
 	MUTATE(c->rate_tenants.count, 0u, "wait for their rate");
 	MUTATE(c->n_triggers, 1u, "number of triggers");
