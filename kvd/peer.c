@@ -8,6 +8,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -243,17 +244,17 @@ static const char *over_limit(struct daemon *daemon, const struct peer *peer, ui
 	uint32_t n = 0;
 
 	if (trusted)
-		return NULL;
+		return NULL; /* *ret_have stays */
 	*ret_have = LIMIT_CONNECTS_PER_SEC;
 	if (!connect_allowed(daemon->connects, peer->uid, clock_now_usec()))
 		return "connects more often a second than it may; keep connections open";
 	*ret_have = LIMIT_PEERS - LIMIT_PEERS_RESERVED;
-	if (peers->n_used > LIMIT_PEERS - LIMIT_PEERS_RESERVED)
+	if (peers->n_used >= LIMIT_PEERS - LIMIT_PEERS_RESERVED)
 		return "finds all connections to kvd taken; close some";
 	for (uint32_t i = 0; i < peers->n_high; i++)
 		n += peers->table[i].state != PEER_FREE && peers->table[i].uid == peer->uid;
 	*ret_have = LIMIT_PEERS_PER_UID;
-	return n <= LIMIT_PEERS_PER_UID ? NULL : "has as many connections to kvd as it may; close some";
+	return n < LIMIT_PEERS_PER_UID ? NULL : "has as many connections to kvd as it may; close some";
 }
 
 static struct peer *peer_take(struct peers *peers)
@@ -269,44 +270,53 @@ static struct peer *peer_take(struct peers *peers)
 	return peer;
 }
 
+/* Tell a peer that gets no place, and close: it was never in the table, so that a flood of connections costs
+ * little more than accept4(). */
+static void refuse(int fd, uint32_t have, const char *who, const char *why)
+{
+	struct kvd_msg_error error = {
+		.m = { .type = KVD_M_ERROR, .size = sizeof(error), .status = KVD_S_LIMIT },
+		.need = have + 1ull,
+		.have = have,
+	};
+
+	snprintf(error.text, sizeof(error.text), "%s %s", who, why);
+	(void)send(fd, &error, sizeof(error), MSG_DONTWAIT | MSG_NOSIGNAL);
+	close(fd);
+}
+
 /* Takes fd over. */
 static void peer_accept(struct daemon *daemon, int fd)
 {
-	struct peer *peer = peer_take(&daemon->peers);
-	uint32_t have = 0;
-	const char *why;
-
-	if (!peer) {
-		/* The table is full of trusted peers; close, so that the backlog does not fill,
-		 * too. */
-		struct kvd_msg_error error = {
-			.m = { .type = KVD_M_ERROR, .size = sizeof(error), .status = KVD_S_LIMIT },
-			.need = LIMIT_PEERS + 1,
-			.have = LIMIT_PEERS,
-			.text = "kvd has as many connections as it can; close some",
-		};
-
-		(void)send(fd, &error, sizeof(error), MSG_DONTWAIT | MSG_NOSIGNAL);
-		close(fd);
-		return;
-	}
-	*peer = (struct peer){
+	struct peer fresh = {
 		.source = { .ready = peer_ready, .fd = fd },
 		.daemon = daemon,
 		.state = PEER_GREETING,
 		.tenant = CORE_NONE,
-		.deadline_usec = clock_now_usec() + LIMIT_GREETING_USEC,
-	};
-	if (identify(peer) < 0 || loop_add(daemon->loop, &peer->source, POLLIN | POLLRDHUP) < 0) {
+	}, *peer;
+	uint32_t have = LIMIT_PEERS;
+	const char *why;
+	char who[24];
+
+	if (identify(&fresh) < 0) {
+		close(fd);
+		return;
+	}
+	why = over_limit(daemon, &fresh, &have);
+	snprintf(who, sizeof(who), "uid %u", fresh.uid);
+	/* Full of trusted peers: told and closed, too, so that the backlog does not fill. */
+	peer = why ? NULL : peer_take(&daemon->peers);
+	if (!peer) {
+		refuse(fd, have, why ? who : "kvd", why ? why : "has as many connections as it can; close some");
+		return;
+	}
+	*peer = fresh;
+	peer->deadline_usec = clock_now_usec() + LIMIT_GREETING_USEC;
+	if (loop_add(daemon->loop, &peer->source, POLLIN | POLLRDHUP) < 0) {
 		peer_doom(peer, "cannot be watched");
 		return;
 	}
 	daemon_deadline(daemon, peer->deadline_usec);
-	why = over_limit(daemon, peer, &have);
-	if (why) {
-		peer_error(peer, 0, KVD_S_LIMIT, have + 1, have, "uid %u %s", peer->uid, why);
-		peer_doom(peer, "limit");
-	}
 }
 
 static void listener_ready(struct loop_source *source, uint32_t events)
