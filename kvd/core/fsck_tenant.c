@@ -90,7 +90,9 @@ static void check_tenant(struct check *k, uint32_t number)
 				   : usage <= q->low_bytes		    ? KVD_CLASS_LOW
 									    : KVD_CLASS_NORMAL),
 		   "a tenant's class is not what its charge says", number);
-	fsck_check(k, kept >= q->min_bytes || !t->shelves.count || t->spilled_bytes || (t->dirty & DIRTY_GUARD),
+	/* A chain with a page on disk, or on its way there, perhaps another tenant's of the domain, is kept only when
+	 * that has been read and its tenant does something next. */
+	fsck_check(k, kept >= q->min_bytes || !t->shelves.count || c->spill_generation || (t->dirty & DIRTY_GUARD),
 		   "a tenant below its min has pages that others may take", number);
 	if (!fsck_list(k, LIST_SHELVES, &t->shelves, c->shelves.high + 1, "a tenant's list of shelves is broken"))
 		return;

@@ -358,5 +358,7 @@ void node_presence(const struct core *c, uint32_t node)
 			claim_relist(c, parent);
 		}
 		claim_relist(c, k);
+		if (claim->complete)           /* its tenant's floor may keep it again, or misses it */
+			tenant_mark(c, claim->tenant, DIRTY_GUARD);
 	}
 }
