@@ -205,7 +205,8 @@ static void round_run(struct bench *b, unsigned round, bool timed)
 	(void)posix_fadvise(b->fd, 0, 0, POSIX_FADV_DONTNEED);
 	fetch = pages_through(b, store, MOVER_FETCH, 1 + round * b->n_pages);
 	cipher_alone(b, cipher);
-	printf("round %u spill %.3f raw-write %.3f fetch %.3f raw-read %.3f seal %.3f unseal %.3f direct %d engine %s\n",
+	printf("round %u spill %.3f raw-write %.3f fetch %.3f raw-read %.3f seal %.3f unseal %.3f "
+	       "direct %d engine %s\n",
 	       round, spill, raw_write, fetch, raw_read, cipher[0], cipher[1], b->direct, spill_store_io(store));
 	fflush(stdout);
 end:
