@@ -5,7 +5,8 @@
  * Pages go through the mover's own code (spill.c: encryption, staging, checks) to a file in DIR and back, as many
  * at once as kvd gives it.  Beside it, in turns in the same run: the same engine, file, block size and depth
  * with bytes that nobody encrypts or checks (raw); and the cipher alone.  Past the page cache where the
- * file system allows it, over blocks that were written before.  Prints one line a round: GB/s of spill, raw write, fetch, raw read, seal, unseal. */
+ * file system allows it, over blocks that were written before.  Prints one line a round: GB/s of spill, raw
+ * write, fetch, raw read, seal, unseal. */
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
