@@ -4,8 +4,8 @@
  *   active -> ending [record_pump]      time is up, or the reader has shut its end: HASH and END
  *   any -> idle      [record_stop]      all is sent; or the buffer was full; or peer or socket are gone
  *
- * The copy and each hash of the book stop the loop for about a millisecond per 4 MB of book in use: recording
- * is an administrator's act, and docs/decisions/0009 says what it costs. */
+ * The copy and each hash of the book stop the loop for some milliseconds per 4 MB of book in use: recording is
+ * an administrator's act, and docs/decisions/0009 says what it costs. */
 #include "kvd/recorder.h"
 
 #include <errno.h>

@@ -99,6 +99,18 @@ static uint32_t hits_count(const struct core *c, uint32_t seq)
 	return hits;
 }
 
+/* Pages that the tenant pays for if it is admitted: those that it computes, and public ones that it takes. */
+static uint32_t pages_to_pay(const struct core *c, uint32_t seq, uint32_t hits)
+{
+	const struct seq *s = seq_at(c, seq);
+	uint32_t pages = s->need - hits;
+	for (uint32_t i = 0; c->n_publics && i < hits; i++) {
+		uint32_t claim = claim_find(c, hold_at(c, s->row + i)->node, s->domain);
+		pages += !claim || !claim_at(c, claim)->complete;
+	}
+	return pages;
+}
+
 /* Hold the `hits` cached pages, reserve the rest; false: it does not fit, and all is as before. */
 static bool admit_take(const struct core *c, uint32_t seq, uint32_t hits)
 {
@@ -171,9 +183,10 @@ enum admission admit_try(const struct core *c, uint32_t seq)
 		lookup_wait_promise(c, seq, hits);
 		return ADMIT_LEFT;
 	}
-	enum admission may = tenant_check(c, seq, s->need - hits);
+	uint32_t pages = pages_to_pay(c, seq, hits);
+	enum admission may = tenant_check(c, seq, pages);
 	if (may == ADMIT_BLOCKED) {
-		refuse_tenant_max(c, seq, s->need - hits);
+		refuse_tenant_max(c, seq, pages);
 		return ADMIT_LEFT;
 	}
 	if (may == ADMIT_THROTTLED) {

@@ -168,6 +168,15 @@ START_TEST(published_pages_are_everybodys)
 	ck_assert_uint_eq(cached(w, e1, 1, 1, 100), 6);  /* what was taken stays */
 	world_tenant(w, "c", "", CORE_MERGE, 0);
 	ck_assert_uint_eq(cached(w, e1, 3, 1, 100), 0);  /* and nobody else takes it */
+	/* taking is paid for: not above the taker's max */
+	ck_assert_uint_eq(steer(w, CORE_EV_PUBLISH, id, CORE_NONE, 0), KVD_S_OK);
+	world_tenant(w, "d", "", CORE_MERGE, 4 * PAGE);
+	int32_t tokens[WORLD_TOKENS];
+	tokens_fill(tokens, 1);
+	world_open(w, e1, 5, 4, tokens, 100, 105, 0);
+	world_settle(w, true);
+	ck_assert_uint_eq(world_slot(w, e1, 5)->last_status, KVD_S_TENANT_MAX);
+	ck_assert_uint_eq(tenant_at(w->core, 4)->rss_bytes, 0);
 	/* the bytes of a private tenant are not published */
 	cached(w, e1, 2, 3, 100);
 	cursor = 0;
