@@ -314,6 +314,16 @@ static void turn(struct keeper *keeper, uint64_t now_usec)
 {
 	struct caller *holder = holder_of(keeper);
 
+	/* A process that has ended sends no more: what it had sent comes first, then the end, even if a child
+	 * of it between fork() and execve() has the connection open a moment longer. */
+	if (holder && holder->fd >= 0 && process_ended(holder->pidfd)) {
+		while (holder->fd >= 0 && read_one(keeper, holder))
+			;
+		if (holder->fd >= 0)
+			caller_close(holder);
+	}
+	if (keeper->over)
+		return;
 	if (holder && holder->fd < 0 && process_ended(holder->pidfd)) {
 		holder->has_it = false;
 		caller_close(holder);
