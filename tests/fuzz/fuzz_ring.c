@@ -1,9 +1,11 @@
-/* fuzz_ring.c - an engine that writes anything anywhere in its half of the rings, also while kvd
- * reads.
+/* fuzz_ring.c - an engine that writes anything anywhere in its half of the rings, also between any
+ * two loads of kvd.
  *
- * Input: [u8 opcode][4 bytes] ...; a second thread writes the input's words over the header and the
- * entries all the while, so that a value loaded twice is two values.  Reading or writing outside
- * the segments is seen by ASan; what must hold whatever is written is asserted. */
+ * Input: [u8 opcode][4 bytes] ...  ring.c is compiled into this file with a hook in front of every
+ * load of the engine's words: there the next words of the input are written over the header, the
+ * entries or the tokens, so that a value loaded twice is two values, in every run.  A second thread does
+ * the same in its own time.  Reading or writing outside the segments is seen by ASan; what must
+ * hold whatever is written is asserted. */
 #include <assert.h>
 #include <errno.h>
 #include <pthread.h>
@@ -12,6 +14,12 @@
 #include <string.h>
 
 #include "kvd/ring.h"
+
+static void between_loads(void);
+/* Within its own expansion the name means the builtin. */
+#define __atomic_load_n(address, order) (between_loads(), __atomic_load_n(address, order))
+#include "kvd/ring.c"
+#undef __atomic_load_n
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -25,22 +33,38 @@ struct mutator {
 	bool stop;
 };
 
+/* What the hook writes next; NULL segment: nothing. */
+static struct mutator hook;
+static size_t hook_at;
+static unsigned n_hooked;
+
+static void write_word(const struct mutator *mutator, size_t at)
+{
+	uint32_t word, offset;
+
+	memcpy(&word, mutator->data + at % (mutator->size - 7), 4);
+	memcpy(&offset, mutator->data + at % (mutator->size - 7) + 3, 4);
+	offset = offset % 4 ? offset % 16 * 4 : offset % (mutator->segment->shape.sub_bytes - 4);
+	__atomic_store_n((uint32_t *)(mutator->segment->sub + (offset & ~3u)), word, __ATOMIC_RELAXED);
+}
+
+static void between_loads(void)
+{
+	if (!hook.segment)
+		return;
+	n_hooked++;
+	/* two of three loads meet another word than the one before them */
+	if (n_hooked % 3)
+		write_word(&hook, hook_at += 5);
+}
+
 static void *mutate(void *arg)
 {
 	struct mutator *mutator = arg;
 	size_t at = 0;
 
-	while (!__atomic_load_n(&mutator->stop, __ATOMIC_RELAXED)) {
-		uint32_t word, offset;
-
-		memcpy(&word, mutator->data + at % (mutator->size - 7), 4);
-		memcpy(&offset, mutator->data + at % (mutator->size - 7) + 3, 4);
-		offset = offset % 4 ? offset % 16 * 4
-				    : offset % (mutator->segment->shape.sub_bytes - 4);
-		__atomic_store_n((uint32_t *)(mutator->segment->sub + (offset & ~3u)), word,
-				 __ATOMIC_RELAXED);
-		at += 5;
-	}
+	while (!__atomic_load_n(&mutator->stop, __ATOMIC_RELAXED))
+		write_word(mutator, at += 5);
 	return NULL;
 }
 
@@ -110,7 +134,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	ring_open(&ring, &segment);
 	if (pthread_create(&thread, NULL, mutate, &mutator))
 		abort();
+	hook = mutator;
+	hook_at = n_hooked = 0;
 	run(&ring, &segment, data, size);
+	hook.segment = NULL;
 	__atomic_store_n(&mutator.stop, true, __ATOMIC_RELAXED);
 	pthread_join(thread, NULL);
 	free(segment.sub);
