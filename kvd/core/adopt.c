@@ -48,8 +48,9 @@ static void first_problem(void *arg, const char *problem)
 
 static bool config_equal(const struct core_config *a, const struct core_config *b)
 {
-	return a->pool_bytes / a->extent_bytes == b->pool_bytes / a->extent_bytes &&
-	       a->extent_bytes == b->extent_bytes && a->page_bytes_min == b->page_bytes_min &&
+	/* b is ours, a may be anything */
+	return a->extent_bytes == b->extent_bytes && a->pool_bytes / b->extent_bytes == b->pool_bytes / b->extent_bytes &&
+	       a->page_bytes_min == b->page_bytes_min &&
 	       a->tenants_max == b->tenants_max && a->seqs_max == b->seqs_max && a->holds_max == b->holds_max &&
 	       a->shell_bytes == b->shell_bytes &&
 	       a->spill_bytes / a->extent_bytes == b->spill_bytes / b->extent_bytes;

@@ -297,6 +297,16 @@ uint32_t pool_take(const struct core *c, enum pool_kind kind)
 	return number;
 }
 
+uint32_t pool_next_free(const struct core *c, enum pool_kind kind, uint32_t number)
+{
+	const void *record;
+	size_t size;
+	uint32_t next;
+	pool_of(c, kind, number, &record, &size);
+	memcpy(&next, record, sizeof(next));
+	return next;
+}
+
 void pool_return(const struct core *c, enum pool_kind kind, uint32_t number)
 {
 	const void *record;

@@ -354,6 +354,8 @@ uint32_t core_fsck(const struct core *core, void (*report)(void *arg, const char
 {
 	struct check k = { .c = core, .report = report, .arg = arg };
 	struct sums sums[GROUPS_MAX] = { 0 };
+	if (!fsck_links(&k))
+		return k.problems;
 	check_extents(&k, sums);
 	if (k.broken)
 		return k.problems;

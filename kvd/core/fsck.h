@@ -22,6 +22,8 @@ bool fsck_list(struct check *k, enum list_kind kind, const struct list *l, uint6
 uint32_t fsck_extent(struct check *k, uint32_t x);
 /* One node of the index with its copies and claims. */
 void fsck_node(struct check *k, uint32_t number);
+/* Every number names a record that exists; false: do not follow any. */
+bool fsck_links(struct check *k);
 void fsck_index(struct check *k);     /* nodes, claims, charges */
 void fsck_spill(struct check *k);     /* the spill tier */
 void fsck_steer(struct check *k);     /* pins and publications */

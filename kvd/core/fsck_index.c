@@ -71,11 +71,32 @@ static void check_claim(struct check *k, uint32_t number, const struct node *n)
 		((struct tenant *)(uintptr_t)tenant_at(c, claim->tenant))->check_spilled += bytes;
 }
 
+/* The lists that are walked for one node.  False: walking them may not end. */
+static bool node_lists_hold(struct check *k, const struct node *n)
+{
+	const struct core *c = k->c;
+	bool hold = fsck_list(k, LIST_COPIES, &n->copies, c->pages.high + 1, "a node's list of copies is broken") &&
+		    fsck_list(k, LIST_NODE_CLAIMS, &n->claims, c->claims.high + 1,
+			      "a node's list of claims is broken") &&
+		    fsck_list(k, LIST_CHILDREN, &n->children, c->nodes.high + 1,
+			      "a node's list of children is broken") &&
+		    fsck_list(k, LIST_WAITERS, &n->waiters, c->config.seqs_max + 1,
+			      "a node's list of waiters is broken");
+	for (uint32_t p = list_first(&n->copies); hold && p != CORE_NONE; p = list_next(c, LIST_COPIES, p))
+		hold = fsck_list(k, LIST_HOLDERS, &page_at(c, p)->holders, c->config.holds_max,
+				 "a page's list of holders is broken");
+	return hold;
+}
+
 static void check_node(struct check *k, uint32_t number)
 {
 	const struct core *c = k->c;
 	const struct node *n = node_at(c, number);
 	uint32_t complete = 0;
+	if (!node_lists_hold(k, n)) {
+		k->broken = true;
+		return;
+	}
 	fsck_check(k, node_find(c, n->space, n->parent, n->tokens) == number,
 		   "a node is not found by its hash, or twice there", number);
 	fsck_check(k,
@@ -85,30 +106,17 @@ static void check_node(struct check *k, uint32_t number)
 		   "a node's parent is gone", number);
 	fsck_check(k, n->refs || n->copies.count || n->children.count || n->claims.count || n->job || n->spill,
 		   "a node is nobody's", number);
-	if (fsck_list(k, LIST_COPIES, &n->copies, c->pages.high + 1,
-		      "a node's list of copies is broken"))
-		for (uint32_t p = list_first(&n->copies); p != CORE_NONE;
-		     p = list_next(c, LIST_COPIES, p)) {
-			bool shared = !FRAME_COLOUR(frame_at(c, page_at(c, p)->frame)->word);
-			fsck_check(k, page_at(c, p)->node == number,
-				   "a copy does not name its node", p);
-			fsck_check(k, shared == (n->shared == p),
-				   "a node does not know its shared copy", number);
-		}
-	if (fsck_list(k, LIST_NODE_CLAIMS, &n->claims, c->claims.high + 1,
-		      "a node's list of claims is broken"))
-		for (uint32_t q = list_first(&n->claims); q != CORE_NONE;
-		     q = list_next(c, LIST_NODE_CLAIMS, q)) {
-			fsck_check(k, claim_at(c, q)->node == number,
-				   "a claim does not name its node", q);
-			complete += !!claim_at(c, q)->complete;
-			check_claim(k, q, n);
-		}
+	for (uint32_t p = list_first(&n->copies); p != CORE_NONE; p = list_next(c, LIST_COPIES, p)) {
+		bool shared = !FRAME_COLOUR(frame_at(c, page_at(c, p)->frame)->word);
+		fsck_check(k, page_at(c, p)->node == number, "a copy does not name its node", p);
+		fsck_check(k, shared == (n->shared == p), "a node does not know its shared copy", number);
+	}
+	for (uint32_t q = list_first(&n->claims); q != CORE_NONE; q = list_next(c, LIST_NODE_CLAIMS, q)) {
+		fsck_check(k, claim_at(c, q)->node == number, "a claim does not name its node", q);
+		complete += !!claim_at(c, q)->complete;
+		check_claim(k, q, n);
+	}
 	fsck_check(k, complete == n->n_complete, "a node's count of claims is wrong", number);
-	fsck_list(k, LIST_CHILDREN, &n->children, c->nodes.high + 1,
-		  "a node's list of children is broken");
-	fsck_list(k, LIST_WAITERS, &n->waiters, c->config.seqs_max + 1,
-		  "a node's list of waiters is broken");
 	fsck_check(k,
 		   !n->job || (c->job[n->job].kind == JOB_SHARE && c->job[n->job].node == number),
 		   "a node's job is not its own", number);
@@ -170,6 +178,8 @@ static uint64_t check_row(struct check *k, uint32_t seq, const struct seq *s, ui
 			   "a table slot names a prompt page beyond the prompt, or lacks one", seq);
 		fsck_check(k, !!h->page == (i < s->n_pages), "a table row has a hole or a tail",
 			   seq);
+		fsck_check(k, !h->node || node_at(c, h->node)->parent == (i ? hold_at(c, s->row + i - 1)->node : 0),
+			   "a prompt's pages are no chain", seq);
 		if (!h->page || i >= s->n_pages)
 			continue;
 		const struct page *p = page_at(c, h->page);

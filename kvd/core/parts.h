@@ -152,6 +152,8 @@ bool page_serves(const struct core *c, uint32_t page, uint32_t tenant, uint32_t 
 bool page_may_share(const struct core *c, uint32_t page);
 
 /* prefix.c: nodes and claims */
+uint32_t node_bucket(const struct core *c, uint32_t bucket);
+uint32_t claim_bucket(const struct core *c, uint32_t bucket);
 uint32_t node_find(const struct core *c, uint32_t space, uint32_t parent, const int32_t *tokens);
 uint32_t node_find_or_make(const struct core *c, uint32_t space, uint32_t parent,
 			   const int32_t *tokens);

@@ -34,6 +34,7 @@ enum {
 	LEDGER_ROWS = 1024,            /* (victim, by, reason); the least recent go to row 0, "others" */
 	EVICTED_ROWS = 1024,           /* last evictions, one by one */
 	GHOST_WAYS = 4,
+	CHAIN_MAX = 1 << 16,           /* steps along a hash chain: only a broken book has more */
 	BUCKETS = 14, /* by log2(free frames): an extent holds at most 1 GiB / 8 KiB */
 };
 
