@@ -64,10 +64,12 @@ static uint32_t space_make(const struct core *c, const struct core_event *ev)
 	return number;
 }
 
+/* Its number means its identity as long as a page of it exists, on disk as well: whoever got the number
+ * would be given another model's pages. */
 void space_maybe_free(const struct core *c, uint32_t number)
 {
 	const struct space *s = &c->spaces[number];
-	if (s->live && !s->engines && !s->n_extents)
+	if (s->live && !s->engines && !s->n_extents && !spill_space_used(c, number))
 		SET(s->live, 0);
 }
 

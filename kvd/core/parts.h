@@ -88,6 +88,7 @@ void engine_quiet(const struct core *c, uint32_t engine);
 void engine_drain(const struct core *c, uint32_t engine);
 void engine_maybe_free(const struct core *c, uint32_t engine);
 void space_maybe_free(const struct core *c, uint32_t space);
+bool spill_space_used(const struct core *c, uint32_t space); /* a region of the file is its (spill_slot.c) */
 
 /* extent.c */
 bool extent_assign(const struct core *c, uint32_t group); /* false: none populated */
@@ -152,8 +153,6 @@ bool page_serves(const struct core *c, uint32_t page, uint32_t tenant, uint32_t 
 bool page_may_share(const struct core *c, uint32_t page);
 
 /* prefix.c: nodes and claims */
-uint32_t node_bucket(const struct core *c, uint32_t bucket);
-uint32_t claim_bucket(const struct core *c, uint32_t bucket);
 uint32_t node_find(const struct core *c, uint32_t space, uint32_t parent, const int32_t *tokens);
 uint32_t node_find_or_make(const struct core *c, uint32_t space, uint32_t parent,
 			   const int32_t *tokens);

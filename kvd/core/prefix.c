@@ -17,17 +17,6 @@ static const uint32_t *bucket_at(const struct core *c, uint64_t base, uint32_t h
 	return (const uint32_t *)((const char *)c + base) + (hash & (c->layout.buckets_max - 1));
 }
 
-/* For the checker: where chains begin. */
-uint32_t node_bucket(const struct core *c, uint32_t bucket)
-{
-	return *bucket_at(c, c->layout.at_node_hash, bucket);
-}
-
-uint32_t claim_bucket(const struct core *c, uint32_t bucket)
-{
-	return *bucket_at(c, c->layout.at_claim_hash, bucket);
-}
-
 /* Of all tokens from the start on: by way of the parent's. */
 static uint64_t node_identity(const struct core *c, uint32_t space, uint32_t parent, const int32_t *tokens)
 {
@@ -39,8 +28,9 @@ static uint32_t node_find_hashed(const struct core *c, uint32_t space, uint32_t 
 				 const int32_t *tokens, uint64_t identity)
 {
 	uint32_t hash = (uint32_t)identity, steps = 0;
-	for (uint32_t i = *bucket_at(c, c->layout.at_node_hash, hash); i && steps++ < CHAIN_MAX;
-	     i = node_at(c, i)->hash_next) {
+	/* a broken book's chain may be endless or lead nowhere */
+	for (uint32_t i = *bucket_at(c, c->layout.at_node_hash, hash);
+	     i && i <= c->nodes.high && steps++ < CHAIN_MAX; i = node_at(c, i)->hash_next) {
 		const struct node *n = node_at(c, i);
 		if (n->hash == hash && n->space == space && n->parent == parent &&
 		    !memcmp(n->tokens, tokens, sizeof(n->tokens)))
@@ -145,9 +135,10 @@ static uint32_t claim_hash(const struct core *c, uint32_t node, uint32_t domain)
 uint32_t claim_find(const struct core *c, uint32_t node, uint32_t domain)
 {
 	uint32_t i = *bucket_at(c, c->layout.at_claim_hash, claim_hash(c, node, domain)), steps = 0;
-	while (i && (claim_at(c, i)->node != node || claim_at(c, i)->domain != domain))
-		i = steps++ < CHAIN_MAX ? claim_at(c, i)->hash_next : 0;
-	return i;
+	for (; i && i <= c->claims.high && steps++ < CHAIN_MAX; i = claim_at(c, i)->hash_next)
+		if (claim_at(c, i)->node == node && claim_at(c, i)->domain == domain)
+			return i;
+	return 0;
 }
 
 /* 0: the pool of claims is full. */

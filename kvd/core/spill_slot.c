@@ -104,7 +104,17 @@ void spill_slot_return(const struct core *c, uint32_t number)
 	region_list(c, n, false);            /* empty: any space may have it */
 	while (r->free.count)
 		list_remove(c, LIST_SPILLS, &r->free, list_first(&r->free));
+	uint32_t space = r->space - 1;
 	SET(r->high, 0);
 	SET(r->space, 0);
 	list_push(c, LIST_REGIONS, &c->free_regions, n);
+	space_maybe_free(c, space);
+}
+
+bool spill_space_used(const struct core *c, uint32_t space)
+{
+	for (uint32_t n = 0; n < c->regions_high; n++)
+		if (region_at(c, n)->space == space + 1)
+			return true;
+	return false;
 }
