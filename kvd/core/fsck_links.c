@@ -155,7 +155,8 @@ static void check_nodes(struct check *k)
 		const struct node *n = node_at(c, i);
 		if (n->next_free || !n->live)
 			continue;
-		in_range(k, n->space < c->n_spaces && c->spaces[n->space].live && n->parent <= c->nodes.high &&
+		in_range(k, n->space < c->n_spaces && c->spaces[n->space].live &&
+			 n->parent <= c->nodes.high &&
 			 n->parent != i && n->hash_next <= c->nodes.high && n->shared <= c->pages.high &&
 			 n->job <= c->jobs.high && n->switch_extent <= c->n_extents && n->spill <= c->layout.spills_max &&
 			 n->queued <= 2, "a node's space, parent, copy or job does not exist", i);
