@@ -101,7 +101,8 @@ static void check_groups(struct check *k)
 		in_range(k, g->n_shelves <= c->config.tenants_max, "a heap has more shelves than places", i);
 		for (uint32_t at = 0; at < g->n_shelves && !k->broken; at++) {
 			uint32_t s = shelf_of_heap(c, i, at);
-			in_range(k, s && s <= c->shelves.high && !shelf_at(c, s)->next_free && shelf_at(c, s)->heap == at + 1,
+			in_range(k, s && s <= c->shelves.high && !shelf_at(c, s)->next_free &&
+			 shelf_at(c, s)->heap == at + 1,
 				 "a heap holds a shelf that does not exist", i);
 		}
 	}
@@ -115,7 +116,8 @@ static void check_extents(struct check *k)
 		const struct extent *e = extent_at(c, x);
 		in_range(k, e->state < KVD_EXTENT_STATES, "an extent is in no known state", x);
 		in_range(k, e->group < GROUPS_MAX, "an extent belongs to no group", x);
-		in_range(k, e->bucket <= BUCKETS && e->n_frames <= 1u << c->slot_bits && e->high <= 1u << c->slot_bits &&
+		in_range(k, e->bucket <= BUCKETS && e->n_frames <= 1u << c->slot_bits &&
+			 e->high <= 1u << c->slot_bits &&
 			 !(e->mapped >> 63) && (e->state != KVD_EXTENT_SCRUB || e->scrub_space < SPACES_MAX),
 			 "an extent's frames or engines do not exist", x);
 		in_range(k, link_ok(&e->link, extents) && link_ok(&e->partial, extents) && link_ok(&e->idle, extents) &&
@@ -158,9 +160,11 @@ static void check_nodes(struct check *k)
 		in_range(k, n->space < c->n_spaces && c->spaces[n->space].live &&
 			 n->parent <= c->nodes.high &&
 			 n->parent != i && n->hash_next <= c->nodes.high && n->shared <= c->pages.high &&
-			 n->job <= c->jobs.high && n->switch_extent <= c->n_extents && n->spill <= c->layout.spills_max &&
+			 n->job <= c->jobs.high && n->switch_extent <= c->n_extents &&
+			 n->spill <= c->layout.spills_max &&
 			 n->queued <= 2, "a node's space, parent, copy or job does not exist", i);
-		in_range(k, link_ok(&n->sibling, nodes) && link_ok(&n->queue, nodes) && link_ok(&n->switch_link, nodes) &&
+		in_range(k, link_ok(&n->sibling, nodes) && link_ok(&n->queue, nodes) &&
+			 link_ok(&n->switch_link, nodes) &&
 			 list_ok(&n->copies, c->pages.high + 1ull) && list_ok(&n->claims, c->claims.high + 1ull) &&
 			 list_ok(&n->children, nodes) && list_ok(&n->waiters, c->config.seqs_max + 1ull),
 			 "a node's link leads nowhere", i);
