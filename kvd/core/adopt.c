@@ -49,7 +49,8 @@ static void first_problem(void *arg, const char *problem)
 static bool config_equal(const struct core_config *a, const struct core_config *b)
 {
 	/* b is ours, a may be anything */
-	return a->extent_bytes == b->extent_bytes && a->pool_bytes / b->extent_bytes == b->pool_bytes / b->extent_bytes &&
+	return a->extent_bytes == b->extent_bytes &&
+	       a->pool_bytes / b->extent_bytes == b->pool_bytes / b->extent_bytes &&
 	       a->page_bytes_min == b->page_bytes_min &&
 	       a->tenants_max == b->tenants_max && a->seqs_max == b->seqs_max && a->holds_max == b->holds_max &&
 	       a->shell_bytes == b->shell_bytes &&
