@@ -48,8 +48,8 @@ const struct ledger_row *ledger_row_at(const struct core *c, uint32_t at)
 
 static uint64_t ghost_key(const struct core *c, const struct claim *k)
 {
-	uint64_t words[2] = { node_at(c, k->node)->identity, k->domain };
-	return siphash_words(c->config.hash_key, words, 2) | 1; /* 0: empty */
+	/* The identity is a keyed hash already; 0 says empty. */
+	return (node_at(c, k->node)->identity ^ (k->domain + 1) * 0x9e3779b97f4a7c15ull) | 1;
 }
 
 static const struct ghost *ghost_set(const struct core *c, uint64_t key)
@@ -102,6 +102,8 @@ void ledger_evicted(const struct core *c, uint32_t claim)
 void ghost_computed(const struct core *c, uint32_t claim)
 {
 	const struct claim *k = claim_at(c, claim);
+	if (!c->n_evicted)
+		return;
 	uint64_t key = ghost_key(c, k);
 	const struct ghost *set = ghost_set(c, key);
 	for (uint32_t i = 0; i < GHOST_WAYS; i++) {
