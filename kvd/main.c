@@ -226,8 +226,10 @@ int main(int argc, char **argv)
 	int r;
 
 	/* Not a command: kvd itself starts its keeper so (keeper_link.c). */
-	if (argc == 3 && !strcmp(argv[1], "--keeper-serve"))
+	if (argc == 3 && !strcmp(argv[1], "--keeper-serve")) {
+		free(config);
 		return keeper_main(argv[2]);
+	}
 	r = options_parse(argc, argv, &options);
 	if (r < 0 && options.replay) {
 		free(config);
