@@ -125,7 +125,7 @@ bool reclaim_tenant(const struct core *c, uint32_t tenant, uint64_t bytes)
 			return true;
 		if (n == 8 * PLAN_STEP)
 			return false;
-		claim_drop(c, claim);
+		(void)reclaim_out(c, claim, RECLAIM_NOW);    /* what is on disk already may stay there */
 	}
 	return true;
 }

@@ -342,6 +342,26 @@ START_TEST(domains_stay_apart)
 }
 END_TEST
 
+/* What a tenant has on disk is none of its memory: its max does not count it and does not take it. */
+START_TEST(a_max_leaves_what_is_on_disk)
+{
+	struct world *w = world_with(16);
+	uint32_t e = attach(w, "e0");
+	uint32_t small = tenant_with(w, "small", (struct core_quota){ .max_bytes = 24 * PAGE });
+	for (int32_t i = 0; i < 6; i++)
+		run(w, e, small, 1 + i);
+	ck_assert_uint_le(tenant_row(w, small).rss_bytes, 24 * PAGE);
+	press(w, e, 100);
+	press(w, e, 200);
+	uint64_t spilled = tenant_row(w, small).spilled_bytes;
+	ck_assert_uint_gt(spilled, PAGES * PAGE);
+	run(w, e, small, 50);
+	ck_assert_uint_ge(tenant_row(w, small).spilled_bytes, spilled);
+	ck_assert_uint_le(tenant_row(w, small).rss_bytes, 24 * PAGE);
+	end(w);
+}
+END_TEST
+
 /* kvd went on without the file: what was in it alone is computed again. */
 START_TEST(the_file_is_gone)
 {
@@ -406,6 +426,7 @@ int main(void)
 			       movers_die,
 			       its_engine_dies,
 			       domains_stay_apart,
+			       a_max_leaves_what_is_on_disk,
 			       the_file_is_gone,
 			       two_spaces_share_the_file};
 	return run_suite("core_spill", list, sizeof(list) / sizeof(list[0]));
