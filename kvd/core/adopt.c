@@ -21,7 +21,7 @@ uint64_t core_layout_version(void)
 		sizeof(struct seq), sizeof(struct tenant),
 		sizeof(struct domain), sizeof(struct engine), sizeof(struct space), sizeof(struct group),
 		sizeof(struct batch), sizeof(struct job), sizeof(struct item), sizeof(struct spill),
-		sizeof(struct region), sizeof(struct layout),
+		sizeof(struct region), sizeof(struct shelf), sizeof(struct ghost), SHELF_LEVELS, sizeof(struct layout),
 		sizeof(struct core_config), sizeof(struct journal_entry), KVD_FRAME_STATES, KVD_EXTENT_STATES,
 		GROUPS_MAX, JOBS_MAX, KVD_PAGE_TOKENS,
 	};

@@ -60,8 +60,10 @@ static void canon_tenants(const struct core *c, uint64_t offset, uint8_t *block)
 	static const uint16_t scratch[] = {
 		offsetof(struct tenant, check_rss), offsetof(struct tenant, check_held),
 		offsetof(struct tenant, check_reserved), offsetof(struct tenant, check_spilled),
-		offsetof(struct tenant, check_guarded),
+		offsetof(struct tenant, check_guarded), offsetof(struct tenant, check_stalled), /* two of 32 bits */
 	};
+	_Static_assert(offsetof(struct tenant, check_stalled_running) ==
+		       offsetof(struct tenant, check_stalled) + sizeof(uint32_t), "side by side");
 	for (uint32_t t = 0; t < c->n_tenants; t++)
 		for (uint32_t i = 0; i < sizeof(scratch) / sizeof(scratch[0]); i++)
 			put(block, offset, c->layout.at_tenants + t * sizeof(struct tenant) + scratch[i], NULL,
