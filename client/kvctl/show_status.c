@@ -134,6 +134,15 @@ static void status_table(const struct kvctl_view *v, const struct kvd_row_status
 		s->some_avg300 / 100, s->some_avg300 % 100, s->full_avg10 / 100,
 		s->full_avg10 % 100, s->full_avg60 / 100, s->full_avg60 % 100, s->full_avg300 / 100,
 		s->full_avg300 % 100);
+	if (s->spill_bytes)
+		fprintf(v->out,
+			"spill %s: %llu pages on disk alone, %llu records; since start: %llu written, %llu read, "
+			"%llu lost\n",
+			kvctl_size(s->spill_bytes).s, (unsigned long long)s->spilled_pages,
+			(unsigned long long)s->spill_slots_used, (unsigned long long)s->spill_writes,
+			(unsigned long long)s->spill_reads, (unsigned long long)s->lost_pages);
+	if (s->lost_pages)
+		fprintf(v->out, "ALARM: the spill device did not give back what was written; see kvd's log\n");
 	if (s->merge_mismatches)
 		fprintf(v->out,
 			"ALARM: %llu pages of equal tokens had different bytes and were not "
