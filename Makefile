@@ -181,10 +181,11 @@ serve: ## the demo's host, left running until Ctrl-C
 	@$(MAKE) --no-print-directory all tools
 	@$(O)/tests/demo --serve
 
-bench: ## engine benches against llama.cpp; rows in build/bench.json
+bench: ## engine against llama.cpp, core and daemon against their floors; rows in build/bench.json
 	@tests/setup.sh python3-venv cmake
-	@$(MAKE) --no-print-directory all tools
+	@$(MAKE) --no-print-directory all tools $(O)/tests/bench_core_steps
 	@python3 tests/bench/run.py $(BENCH_ARGS)
+	@python3 tests/bench/core.py
 
 model: ## fetch the real model once; prints its path
 	@tests/fetch_model.sh
