@@ -172,15 +172,29 @@ static bool waits_for_floors(const struct core *c, uint32_t seq)
 	return s->need * page_bytes_of_space(c, c->engines[s->engine].space) + others > pool;
 }
 
+/* How far the domain has computed the prompt, wherever the copies lie: whether a neighbour's merge has
+ * made one that can be read here must not decide what the sequence waits for, its tenant could tell. */
+static uint32_t computed_count(const struct core *c, uint32_t seq, uint32_t from, enum probe *ret_next)
+{
+	uint32_t record;
+	for (;; from++) {
+		*ret_next = lookup_probe(c, seq, from, &record);
+		if (*ret_next == PROBE_MISS || *ret_next == PROBE_PROMISED)
+			return from;
+	}
+}
+
 enum admission admit_try(const struct core *c, uint32_t seq)
 {
 	const struct seq *s = seq_at(c, seq);
-	uint32_t hits = hits_count(c, seq), record;
-	if (lookup_probe(c, seq, hits, &record) == PROBE_PROMISED) {
+	uint32_t hits = hits_count(c, seq);
+	enum probe next;
+	uint32_t computed = computed_count(c, seq, hits, &next);
+	if (next == PROBE_PROMISED) {
 		/* It waits outside the queue and holds nothing, so it cannot be in the promiser's
 		 * way. */
 		seq_unwait(c, seq);
-		lookup_wait_promise(c, seq, hits);
+		lookup_wait_promise(c, seq, computed);
 		return ADMIT_LEFT;
 	}
 	uint32_t pages = pages_to_pay(c, seq, hits);

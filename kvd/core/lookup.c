@@ -11,10 +11,10 @@
  *
  * A sequence that computes promises the run of pages that nobody else has or promises.  No
  * deadlock: a sequence that waits for a promise gives up all its own first, so a promiser never
- * waits for a promise; and only admitted sequences promise, whose prompt pages are reserved, so a
- * promiser never waits for memory that a waiter has.  A promiser that seals nothing for
- * promise_usec is passed over: its promises break, waiters wake in order of arrival and the first
- * computes. */
+ * waits for a promise (it may wait for a copy or an ack, which need no other sequence); and only
+ * admitted sequences promise, whose prompt pages are reserved, so a promiser never waits for memory
+ * that a waiter has.  A promiser that seals nothing for promise_usec is passed over: its promises
+ * break, waiters wake in order of arrival and the first computes. */
 #include "kvd/core/spill.h"
 
 void wake_all(const struct core *c, const struct list *waiters)
@@ -228,6 +228,19 @@ static bool share_ahead(const struct core *c, uint32_t seq, uint32_t index)
 	return first;
 }
 
+/* It waits for a copy of pages that are computed, and will compute what follows them: promised now, so
+ * that who computes does not depend on where copies lie, which a neighbour's merge decides.  Such a wait
+ * ends by the mover or the engine alone, never by another sequence. */
+static void promise_ahead(const struct core *c, uint32_t seq, uint32_t index)
+{
+	uint32_t record;
+	enum probe next;
+	while ((next = lookup_probe(c, seq, index, &record)) != PROBE_MISS && next != PROBE_PROMISED)
+		index++;
+	if (next == PROBE_MISS)
+		promise_run(c, seq, index);
+}
+
 /* Does the prompt's next node follow the page that is in the table?  An engine may have sealed
  * other tokens than its prompt's. */
 static bool chain_intact(const struct core *c, const struct seq *s)
@@ -255,11 +268,11 @@ bool lookup_take(const struct core *c, uint32_t seq)
 	case PROBE_SHARE:
 		if (s->no_share || !share_ahead(c, seq, index))
 			break;
-		promise_break_all(c, seq);
+		promise_ahead(c, seq, index);
 		seq_wait(c, seq, WAIT_SHARE, record);
 		return true;
 	case PROBE_ACK:
-		promise_break_all(c, seq);
+		promise_ahead(c, seq, index);
 		seq_wait(c, seq, WAIT_ACK, record);
 		return true;
 	case PROBE_FETCH:
