@@ -133,6 +133,13 @@ $(O)/tests/sim: $(call obj,tests/sim/main.c $(SIM_SRC)) $(SIM_WORLD) $(O)/libkvd
 $(O)/tests/sim_%: $(O)/obj/tests/sim/alone_%.o $(call obj,$(SIM_SRC)) $(SIM_WORLD) $(O)/libkvdcore-sim.a; $(link)
 # The core's bench on the core that tells of every store, to count them.
 $(O)/tests/bench_core_steps: $(O)/obj/tests/tools/bench_core.o $(O)/libkvdcore-sim.a; $(link)
+# Functions of the core that alone_mutants.c replaces by broken ones.
+WRAPPED := core_fsck core_next_action job_moved frame_retire retire_stamped engine_hangup seq_copied \
+	share_moved spill_read claim_find page_may_share page_serves node_find_or_make hold_drop hold_take \
+	frame_take extent_assign act_extent promise_kept promise_break_all lookup_take wake_all core_fits \
+	act_complete tenant_charge pool_pages act_row seq_release journal_rollback
+$(O)/tests/sim_mutants: LDFLAGS += $(foreach f,$(WRAPPED),-Wl,--wrap=$(f))
+$(O)/tests/sim_noninterference: LDFLAGS += -Wl,--wrap=claim_complete
 $(O)/fuzz/replay_%: $(O)/obj/tests/fuzz/fuzz_%.o $(O)/obj/tests/fuzz/replay.o $(ALL_LIBS); $(link)
 FUZZERS := $(patsubst tests/fuzz/fuzz_%.c,$(O)/fuzz/%,$(FUZZ_SRC))
 $(FUZZERS): $(O)/fuzz/%: $(O)/obj/tests/fuzz/fuzz_%.o $(ALL_LIBS)

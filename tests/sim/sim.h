@@ -34,6 +34,7 @@ struct swarm {
 	uint32_t n_extents, n_engines, n_tenants, n_slots, n_hostile_slots, max_pages, promise_usec;
 	bool two_spaces, calm;         /* calm: no fault, no pressure: computed once is checked */
 	bool quotas;
+	uint32_t n_planted;            /* alone_mutants.c: which bug the core has; 0: none */
 	uint32_t disk_extents, disk_errors; /* size of the spill file; percent of its accesses that go wrong */
 	/* faults: of 10,000 choices; 0: off in this seed */
 	uint32_t kill, crash, mover_fails, mover_dies, doubled, clock, hostile, special, churn;
