@@ -14,7 +14,8 @@
 
 #include "kvd/core/core.h"
 
-enum { WORLD_ENGINES = 8, WORLD_SLOTS = 16, WORLD_PAGES = 32, WORLD_TOKENS = WORLD_PAGES * 16,
+enum { WORLD_ENGINES = 8, WORLD_SLOTS = 16, WORLD_SLOTS_MAX = 64 /* of an engine that asks for more */,
+	WORLD_PAGES = 32, WORLD_TOKENS = WORLD_PAGES * 16,
 	WORLD_QUEUE = 4096, WORLD_JOBS = 2048, WORLD_REDO = 64, /* and one that was interrupted */
 	WORLD_TOUCHED = WORLD_ENGINES * WORLD_SLOTS * WORLD_PAGES };
 
@@ -52,7 +53,7 @@ struct world_engine {
 	uint64_t begun, done;
 	bool stepping;
 	uint8_t *mapped;               /* per extent: 0, 1 mapped, 2 writable */
-	struct world_slot slot[WORLD_SLOTS];
+	struct world_slot slot[WORLD_SLOTS_MAX];
 	struct kvd_cqe queue[WORLD_QUEUE];
 	uint32_t head, tail;
 	struct { uint32_t extent; bool map, writable; } extent_msg[WORLD_QUEUE];
