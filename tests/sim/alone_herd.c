@@ -192,7 +192,8 @@ int main(int argc, char **argv)
 			bad += herd_run(kind, at, &now, &made);
 			points += made;
 		}
-		printf("%s: %u points of %llu events, %u findings\n", names[kind], points, (unsigned long long)ops, bad);
+		printf("%s: %u points of %llu events, %u findings\n", names[kind], points,
+		       (unsigned long long)ops, bad);
 		checks++;
 		failed += bad || !points;
 	}

@@ -238,7 +238,8 @@ static uint64_t pairs_run(uint64_t first, uint64_t n, enum kind kind, bool tell)
 int main(int argc, char **argv)
 {
 	uint64_t n = argc > 1 ? strtoull(argv[1], NULL, 10) : 2000, first = argc > 2 ? strtoull(argv[2], NULL, 10) : 1;
-	uint64_t merge = pairs_run(first, n, KIND_MERGE, true), late = round_trips, reuse = pairs_run(first, 50, KIND_REUSE, false),
+	uint64_t merge = pairs_run(first, n, KIND_MERGE, true), late = round_trips,
+		 reuse = pairs_run(first, 50, KIND_REUSE, false),
 		 planted = pairs_run(first, 50, KIND_LEAK, false);
 	uint32_t failed = (merge != 0) + !reuse + !planted;
 	printf("merge: %llu of %llu pairs differ; reuse: %llu of 50; a planted leak: %llu of 50\n",
