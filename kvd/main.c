@@ -230,7 +230,7 @@ int main(int argc, char **argv)
 		free(config);
 		return keeper_main(argv[2]);
 	}
-	r = options_parse(argc, argv, &options);
+	r = options_take(argc, argv, &options);
 	if (r < 0 && options.replay) {
 		free(config);
 		return replay_file(options.replay);

@@ -43,7 +43,7 @@ void options_help(FILE *file)
 	}
 }
 
-int options_parse(int argc, char **argv, struct options *ret)
+int options_take(int argc, char **argv, struct options *ret)
 {
 	struct option known[N_ROWS + 1] = { 0 };
 	int option;

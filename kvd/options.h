@@ -17,7 +17,7 @@ struct options {
 };
 
 /* Returns -1: go on; else the exit code (--help, --version, or wrong usage: the sentence is on stderr). */
-int options_parse(int argc, char **argv, struct options *ret);
+int options_take(int argc, char **argv, struct options *ret);
 
 /* Files, then the command line, then the checks of the whole: at start and at every reload.
  * Returns 0; else the exit code, 1 or 2, with a sentence in ret_error (CONFIG_ERROR_MAX bytes). */
