@@ -156,6 +156,7 @@ static uint32_t fill(struct peer *peer, void *rows, uint32_t max, bool *ret_end)
 	struct daemon *daemon = peer->daemon;
 	struct peer_query *query = &peer->query;
 	uint32_t tenant = peer->admin ? CORE_NONE : peer->tenant, n = 0;
+	uint32_t before = query->cursor;
 	uint64_t now_usec = clock_now_usec();
 
 	*ret_end = true;
@@ -174,7 +175,8 @@ static uint32_t fill(struct peer *peer, void *rows, uint32_t max, bool *ret_end)
 	case KVD_Q_SMAPS: n = core_read_smaps(daemon->core, tenant, &query->cursor, rows, max); break;
 	case KVD_Q_PREFIXES:
 		n = core_read_prefixes(daemon->core, now_usec, &query->cursor, rows, max);
-		break;
+		*ret_end = n == 0 && query->cursor == before;
+		return n;
 	case KVD_Q_PSI: n = core_read_psi(daemon->core, tenant, now_usec, &query->cursor, rows, max); break;
 	case KVD_Q_PLAN:
 		n = core_read_plan(daemon->core, tenant, query->owner, now_usec, &query->cursor, rows, max);

@@ -296,7 +296,8 @@ uint32_t core_read_explain(const struct core *core, uint32_t tenant, enum core_e
 
 /* The number of the prefix that ends with this node: a keyed hash of its tokens. */
 uint64_t core_prefix_id(const struct core *core, uint32_t node);
-/* Administrators only; the walk is over moving things where it takes several calls. */
+/* Administrators only; the walk is over moving things where it takes several calls.  The end: no row, and *cursor
+ * stays where it is. */
 uint32_t core_read_prefixes(const struct core *core, uint64_t now_usec, uint32_t *cursor,
 			    struct kvd_row_prefix *ret, uint32_t max);
 /* What a CORE_EV_EVICT would drop, in its order, one row a claim; changes nothing.  Only between events. */

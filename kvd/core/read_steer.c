@@ -67,14 +67,15 @@ static void read_prefix(const struct core *c, uint32_t node, uint64_t now_usec, 
 	row->idle_usec = row->holders || now_usec <= used_usec ? 0 : now_usec - used_usec;
 }
 
-/* cursor: node number.  Rows of one call cost at most 64 chains' length and a walk over as many nodes. */
+/* cursor: node number.  A call looks at no more than so many nodes and 64 chains: it may find nothing and not be at
+ * the end, where it leaves the cursor alone. */
 uint32_t core_read_prefixes(const struct core *c, uint64_t now_usec, uint32_t *cursor,
 			    struct kvd_row_prefix *ret, uint32_t max)
 {
-	uint32_t n = 0;
+	uint32_t n = 0, visits = 0;
 	if (max > 64)
 		max = 64;
-	for (; *cursor < c->nodes.high && n < max; ++*cursor) {
+	for (; *cursor < c->nodes.high && n < max && visits < 32768; visits++, ++*cursor) {
 		const struct node *node = node_at(c, *cursor + 1);
 		if (!node->next_free && node->live && prefix_ends(c, node))
 			read_prefix(c, *cursor + 1, now_usec, &ret[n++]);
