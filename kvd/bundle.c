@@ -6,11 +6,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <systemd/sd-daemon.h>
 #include <unistd.h>
 
 #include "kvd/core/core.h"
 #include "kvd/keeper.h"
 #include "kvd/limits.h"
+#include "kvd/log.h"
 
 /* Every extent, five of each engine, the weights, and what there is one of. */
 #define BUNDLE_ITEMS_MAX (LIMIT_EXTENTS + 5u * CORE_ENGINES_MAX + LIMIT_WEIGHTS + 16u)
@@ -54,6 +56,12 @@ int bundle_open(struct bundle *bundle, bool keeper, const char *socket_path, int
 	if (!bundle->items) {
 		snprintf(error, BUNDLE_ERROR_MAX, "out of memory");
 		return -1;
+	}
+	/* Who passes sockets keeps descriptors as well; a second holder would only disagree. */
+	if (keeper && sd_listen_fds(0) > 0) {
+		log_warn("keeper.unused why=\"a service manager has passed the socket: its fd store keeps "
+			 "what a keeper would\"");
+		keeper = false;
 	}
 	return keeper ? keeper_link_open(bundle, socket_path, error)
 		      : fdstore_open(bundle, ret_listen_fd, error);
