@@ -22,6 +22,7 @@
  * engine adds a flush.  Asserted in queue_push(). */
 #define MOVER_SMALL_QUEUE 2048u
 #define MOVER_DISK_QUEUE 512u              /* the core has at most SPILLS_MAX + FETCHES_MAX of its book.h */
+#define MOVER_DISK_LOG_USEC 1000000u
 #define MOVER_POPULATE_RETRY_USEC 1000000u
 #define MOVER_BACKOFF_MAX_USEC 5000000u
 #define MOVER_REAP_POLL_USEC 2000u
@@ -246,6 +247,22 @@ static struct mover_entry flight_take(struct mover_link *link, uint32_t place)
 	return entry;
 }
 
+/* A full or broken disk fails whatever it is asked: one line a second. */
+static void disk_failed(struct mover_link *link, const struct mover_entry *entry, int error)
+{
+	uint64_t now_usec = clock_now_usec();
+
+	link->disk_failures++;
+	if (link->disk_logged_usec && now_usec < link->disk_logged_usec + MOVER_DISK_LOG_USEC)
+		return;
+	log_error("spill.%s_failed offset=%" PRIu64 " failures=%" PRIu64 " error=\"%s\" remedy=\"look at the disk; what "
+		  "was not written or read is computed again\"",
+		  entry->job.kind == MOVER_SPILL ? "write" : "read", entry->job.place.offset, link->disk_failures,
+		  strerror(-error));
+	link->disk_logged_usec = now_usec;
+	link->disk_failures = 0;
+}
+
 static void handle_reply(struct mover_link *link, const struct mover_reply *reply)
 {
 	struct mover_entry entry = flight_take(link, reply->cookie);
@@ -259,9 +276,10 @@ static void handle_reply(struct mover_link *link, const struct mover_reply *repl
 		mover_link_populate(link, entry.job.target);
 		return;
 	}
-	if (reply->error)
-		log_error("mover.job_failed kind=%u frame=%u error=\"%s\"", entry.job.kind,
-			  entry.job.kind == MOVER_SPILL ? entry.job.source :
+	if (reply->error && is_disk(entry.job.kind))
+		disk_failed(link, &entry, reply->error);
+	else if (reply->error)
+		log_error("mover.job_failed kind=%u target=%u error=\"%s\"", entry.job.kind,
 			  entry.job.target, strerror(-reply->error));
 	report(link, &entry, reply->error == 0, reply->differs != 0);
 }

@@ -48,6 +48,7 @@ struct mover_link {
 	uint64_t silent_at_usec;   /* jobs in flight and no reply until then: it is stuck */
 	uint64_t populate_at_usec; /* no memory for an extent: try again then */
 	uint64_t restarts;
+	uint64_t disk_logged_usec, disk_failures; /* last line about failed jobs of the spill file; those since */
 };
 
 /* Find the program ($KVD_MOVER, else beside kvd) and start it.
