@@ -255,8 +255,8 @@ static void disk_failed(struct mover_link *link, const struct mover_entry *entry
 	link->disk_failures++;
 	if (link->disk_logged_usec && now_usec < link->disk_logged_usec + MOVER_DISK_LOG_USEC)
 		return;
-	log_error("spill.%s_failed offset=%" PRIu64 " failures=%" PRIu64 " error=\"%s\" remedy=\"look at the disk; what "
-		  "was not written or read is computed again\"",
+	log_error("spill.%s_failed offset=%" PRIu64 " failures=%" PRIu64 " error=\"%s\" "
+		  "remedy=\"look at the disk; what was not written or read is computed again\"",
 		  entry->job.kind == MOVER_SPILL ? "write" : "read", entry->job.place.offset, link->disk_failures,
 		  strerror(-error));
 	link->disk_logged_usec = now_usec;
