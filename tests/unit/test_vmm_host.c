@@ -163,6 +163,8 @@ START_TEST(ring_takes_in_order)
 			ck_assert_uint_eq(sqe.user_data, round * 16 + i);
 		}
 		ck_assert_int_eq(ring_take(&ring, &sqe), 0);
+		ck_assert_uint_eq(ring.comp->sq_head, round * 16);   /* ours to look at again until then */
+		ring_consumed(&ring);
 		ck_assert_uint_eq(ring.comp->sq_head, (round + 1) * 16);
 	}
 	segment_close(&segment);
