@@ -5,10 +5,8 @@
  * only the tenants' check_ fields.  Index and sequences: fsck_index.c. */
 #include "kvd/core/fsck.h"
 
-void fsck_check(struct check *k, bool ok, const char *sentence, uint64_t number)
+void fsck_problem(struct check *k, const char *sentence, uint64_t number)
 {
-	if (ok)
-		return;
 	k->problems++;
 	if (!k->report)
 		return;
@@ -29,8 +27,7 @@ void fsck_check(struct check *k, bool ok, const char *sentence, uint64_t number)
 	k->report(k->arg, text);
 }
 
-bool fsck_list(struct check *k, enum list_kind kind, const struct list *l, uint64_t bound,
-	       const char *name)
+bool fsck_list_walk(struct check *k, enum list_kind kind, const struct list *l, uint64_t bound, const char *name)
 {
 	uint32_t n = 0, before = 0;
 	for (uint32_t r = l->head; r; r = list_link(k->c, kind, r - 1)->next, n++) {
