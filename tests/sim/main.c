@@ -9,6 +9,7 @@
 #include "tests/sim/runs.h"
 
 #include <getopt.h>
+#include <glob.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -182,19 +183,32 @@ static void run_seeds(const struct options *o, struct totals *t)
 	totals_print(t, seconds_now() - start, o->jobs);
 }
 
-static int run_trace(const struct options *o)
+static int run_trace(const char *path)
 {
 	struct run run = { .room = run_room_new() };
 	uint64_t seed = 0;
-	if (!trace_read(o->trace, &seed, run.room->log, &run.room->n_log, SIM_OPS_LOG)) {
-		fprintf(stderr, "sim: %s is no trace; the first line must be 'kvd-sim-trace 1 seed N'\n", o->trace);
+	if (!trace_read(path, &seed, run.room->log, &run.room->n_log, SIM_OPS_LOG)) {
+		fprintf(stderr, "sim: %s is no trace; the first line must be 'kvd-sim-trace 1 seed N'\n", path);
 		return 2;
 	}
 	run.swarm = swarm_of(seed);
 	bool well = run_whole(&run);
-	printf("%s: %u operations, seed %llu: %s\n%s", o->trace, run.room->n_log, (unsigned long long)seed,
+	printf("%s: %u operations, seed %llu: %s\n%s", path, run.room->n_log, (unsigned long long)seed,
 	       well ? "well" : "fails", run.said);
 	return !well;
+}
+
+/* Traces of bugs that were found once: they stay away. */
+static void replay_found(struct totals *t)
+{
+	glob_t found;
+	if (glob("tests/sim/seeds/*.trace", 0, NULL, &found))
+		return;
+	for (size_t i = 0; i < found.gl_pathc; i++) {
+		t->seeds++;
+		t->failed += run_trace(found.gl_pathv[i]) != 0;
+	}
+	globfree(&found);
 }
 
 static void options_read(struct options *o, int argc, char **argv)
@@ -240,13 +254,14 @@ int main(int argc, char **argv)
 	struct totals t = { 0 };
 	options_read(&o, argc, argv);
 	if (o.trace)
-		return run_trace(&o);
+		return run_trace(o.trace);
 	run_seeds(&o, &t);
 	if (argc <= 3 && !o.every_store && !o.verbose) { /* nothing was asked for: the bounded run */
 		o.every_store = true;
 		o.to = 6;
 		o.ops = 400;
 		run_seeds(&o, &t);
+		replay_found(&t);
 	}
 	printf("%llu%%: Checks: %llu, Failures: %llu, Errors: 0\n",
 	       (unsigned long long)(100 * (t.seeds - t.failed) / (t.seeds ? t.seeds : 1)),
