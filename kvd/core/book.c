@@ -179,18 +179,15 @@ void list_insert(const struct core *c, enum list_kind kind, const struct list *l
 {
 	const struct link *link = list_link(c, kind, r);
 	assert(!link->prev && !link->next && l->head != r + 1);
-	uint32_t prev = where == CORE_NONE ? l->tail : list_link(c, kind, where)->prev;
-	SET(link->prev, prev);
-	SET(link->next, where + 1);
+	const struct link *after = where == CORE_NONE ? NULL : list_link(c, kind, where);
+	uint32_t prev = after ? after->prev : l->tail;
+	struct list grown = { prev ? l->head : r + 1, after ? l->tail : r + 1, l->count + 1 };
+	SET(*link, ((struct link){ prev, where + 1 }));
 	if (prev)
 		SET(list_link(c, kind, prev - 1)->next, r + 1);
-	else
-		SET(l->head, r + 1);
-	if (where != CORE_NONE)
-		SET(list_link(c, kind, where)->prev, r + 1);
-	else
-		SET(l->tail, r + 1);
-	ADD(l->count, 1);
+	if (after)
+		SET(after->prev, r + 1);
+	SET(*l, grown);
 }
 
 void list_push(const struct core *c, enum list_kind kind, const struct list *l, uint32_t record)
@@ -209,17 +206,13 @@ void list_remove(const struct core *c, enum list_kind kind, const struct list *l
 	const struct link *link = list_link(c, kind, r);
 	uint32_t prev = link->prev, next = link->next;
 	assert(l->count && (prev || l->head == r + 1) && (next || l->tail == r + 1));
+	struct list left = { prev ? l->head : next, next ? l->tail : prev, l->count - 1 };
 	if (prev)
 		SET(list_link(c, kind, prev - 1)->next, next);
-	else
-		SET(l->head, next);
 	if (next)
 		SET(list_link(c, kind, next - 1)->prev, prev);
-	else
-		SET(l->tail, prev);
-	SET(link->prev, 0);
-	SET(link->next, 0);
-	ADD(l->count, -1);
+	SET(*link, ((struct link){ 0 }));
+	SET(*l, left);
 }
 
 void list_splice(const struct core *c, enum list_kind kind, const struct list *to,
@@ -291,9 +284,10 @@ uint32_t pool_take(const struct core *c, enum pool_kind kind)
 	pool_of(c, kind, number, &record, &size);
 	uint32_t next;
 	memcpy(&next, record, sizeof(next));
+	const uint32_t *first_word = record;
 	SET(p->free, next);
 	ADD(p->count, 1);
-	record_zero(record, size);
+	SET(*first_word, 0);                         /* the rest was zeroed when it was returned */
 	return number;
 }
 
@@ -305,6 +299,18 @@ uint32_t pool_next_free(const struct core *c, enum pool_kind kind, uint32_t numb
 	pool_of(c, kind, number, &record, &size);
 	memcpy(&next, record, sizeof(next));
 	return next;
+}
+
+/* All but the first word, as pool_take() expects of a free record. */
+bool pool_is_clear(const struct core *c, enum pool_kind kind, uint32_t number)
+{
+	const void *record;
+	size_t size;
+	uint8_t any = 0;
+	pool_of(c, kind, number, &record, &size);
+	for (size_t i = sizeof(uint32_t); i < size; i++)
+		any |= ((const uint8_t *)record)[i];
+	return !any;
 }
 
 void pool_return(const struct core *c, enum pool_kind kind, uint32_t number)

@@ -234,6 +234,7 @@ void list_splice(const struct core *c, enum list_kind kind, const struct list *t
 enum pool_kind { POOL_PAGES, POOL_NODES, POOL_CLAIMS, POOL_JOBS, POOL_SHELVES };
 uint32_t pool_take(const struct core *c, enum pool_kind kind);
 void pool_return(const struct core *c, enum pool_kind kind, uint32_t record);
+bool pool_is_clear(const struct core *c, enum pool_kind kind, uint32_t record);
 uint32_t pool_next_free(const struct core *c, enum pool_kind kind, uint32_t record);
 
 #endif

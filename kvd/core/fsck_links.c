@@ -30,8 +30,10 @@ static void check_pool(struct check *k, const struct pool *p, enum pool_kind kin
 	in_range(k, p->max == max && p->high <= max, "a pool has more records than its array", number);
 	if (k->broken)
 		return;
-	for (; r && r <= p->high && n <= p->high; n++)
+	for (; r && r <= p->high && n <= p->high; n++) {
+		fsck_check(k, pool_is_clear(k->c, kind, r), "a pool's free record is not empty", r);
 		r = pool_next_free(k->c, kind, r);
+	}
 	fsck_check(k, !r && n + p->count == p->high, "a pool's free records are not all listed", number);
 }
 
@@ -101,8 +103,7 @@ static void check_groups(struct check *k)
 		in_range(k, g->n_shelves <= c->config.tenants_max, "a heap has more shelves than places", i);
 		for (uint32_t at = 0; at < g->n_shelves && !k->broken; at++) {
 			uint32_t s = shelf_of_heap(c, i, at);
-			in_range(k, s && s <= c->shelves.high && !shelf_at(c, s)->next_free &&
-			 shelf_at(c, s)->heap == at + 1,
+			in_range(k, s && s <= c->shelves.high && !shelf_at(c, s)->next_free,
 				 "a heap holds a shelf that does not exist", i);
 		}
 	}
