@@ -352,6 +352,46 @@ START_TEST(a_floor_is_restored_in_bounded_steps)
 }
 END_TEST
 
+/* The memory is another engine's: its extents must be unmapped, zeroed, mapped.  Still no kill, and a bound. */
+START_TEST(a_floor_across_engines)
+{
+	int32_t tokens[WORLD_TOKENS];
+	struct world *w = world_new(4 * EXTENT, EXTENT, 3);          /* 64 pages */
+	uint32_t hog = tenant_with(w, "hog", (struct core_quota){ 0 });
+	uint32_t floor = tenant_with(w, "floor", (struct core_quota){ .min_bytes = 12 * PAGE });
+	uint32_t e0 = attach(w, "e0"), e1 = attach(w, "e1"), rounds = 0;
+	for (uint32_t i = 0; i < 4; i++) {
+		prompt(tokens, (int32_t)i + 1);
+		run_prompt(w, e0, i, hog, tokens, 14 * 16, 0);
+	}
+	world_settle(w, false);
+	world_step_begin(w, e0);
+	prompt(world_slot(w, e1, 0)->tokens, 9);
+	ck_assert_uint_eq(submit(w, e1, (struct kvd_sqe){ .verb = KVD_SEQ_OPEN, .slot = 0, .tenant = floor,
+				 .n_tokens = 10 * 16 }).status, KVD_S_OK);
+	ck_assert_uint_gt(status_of(w).preemptions, 0);
+	submit(w, e1, (struct kvd_sqe){ .verb = KVD_SEQ_GROW, .slot = 0, .want = 10 });
+	world_step_end(w, e0);
+	uint64_t ops = w->ops;
+	for (; !world_slot(w, e1, 0)->table[9] && rounds < 20; rounds++) {
+		world_done(w);
+		while (w->n_jobs)
+			world_mover(w, 0, true);
+		while (world_poll(w, e0) || world_poll(w, e1))
+			;
+		world_tick(w, 0);
+	}
+	printf("floor across engines: %u preempted, 10 frames after %u rounds of step, mover and messages, %llu events\n",
+	       (unsigned)status_of(w).preemptions, rounds, (unsigned long long)(w->ops - ops));
+	ck_assert_uint_ne(world_slot(w, e1, 0)->table[9], 0);
+	ck_assert_uint_le(rounds, 5);
+	ck_assert_uint_le(status_of(w).preemptions, 3);
+	ck_assert_uint_gt(tenant_row(w, hog).held_bytes, 0);
+	world_fsck(w);
+	world_free(w);
+}
+END_TEST
+
 /* ... the oldest sequence of all included, and past others in the queue; but never more than its min. */
 START_TEST(a_floor_goes_first_up_to_min)
 {
@@ -445,7 +485,7 @@ int main(void)
 	const TTest *list[] = { min_is_never_taken_for_others, without_min_it_goes, min_covers_held_first,
 				max_reclaims_then_refuses, high_throttles, alone_above_high_runs, max_bounds_growth,
 				max_sequences, insert_rate, weights_choose_the_victim,
-				a_floor_is_restored_in_bounded_steps, a_floor_goes_first_up_to_min,
+				a_floor_is_restored_in_bounded_steps, a_floor_across_engines, a_floor_goes_first_up_to_min,
 				progress_of_the_oldest_wins, too_large_beside_a_floor_is_passed_by };
 	return run_suite("core_quota", list, sizeof(list) / sizeof(list[0]));
 }
