@@ -92,7 +92,8 @@ static void check_tenant(struct check *k, uint32_t number)
 		   "a tenant's class is not what its charge says", number);
 	/* A chain with a page on disk, or on its way there, perhaps another tenant's of the domain, is kept only when
 	 * that has been read and its tenant does something next. */
-	fsck_check(k, kept >= q->min_bytes || !t->shelves.count || c->spill_generation || (t->dirty & DIRTY_GUARD),
+	fsck_check(k, kept >= q->min_bytes || !t->shelves.count || c->spill_generation ||
+		   (t->dirty & DIRTY_GUARD) || t->guard_blocked,
 		   "a tenant below its min has pages that others may take", number);
 	if (!fsck_list(k, LIST_SHELVES, &t->shelves, c->shelves.high + 1, "a tenant's list of shelves is broken"))
 		return;

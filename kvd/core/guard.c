@@ -11,7 +11,8 @@
  * way from there when the tenant holds more again.
  *
  * Invariant between events, up to the few moves that one event makes: held + reserved + guarded >= min, or
- * nothing cold is left to keep; and without any one of the kept it would be less. */
+ * nothing cold is left to keep, or what is left was promised to a sequence before (guard_blocked: looked at again
+ * when the tenant's charge changes); and without any one of the kept it would be less. */
 #include "kvd/core/parts.h"
 
 enum { GUARD_MOVES = 256 };                    /* of one tenant in one event; the next one goes on */
@@ -63,8 +64,12 @@ void guard_cold(const struct core *c, uint32_t claim)
 {
 	const struct claim *k = claim_at(c, claim);
 	const struct tenant *t = tenant_at(c, k->tenant);
-	if (k->guarded_children || (t->quota.min_bytes && kept_bytes(t) < t->quota.min_bytes))
-		guard_set(c, claim, true);
+	bool fitted = core_fits(c);
+	if (!k->guarded_children && (!t->quota.min_bytes || kept_bytes(t) >= t->quota.min_bytes))
+		return;
+	guard_set(c, claim, true);
+	if (fitted && !core_fits(c) && !k->guarded_children)
+		guard_set(c, claim, false);          /* another copy of it was promised to somebody */
 }
 
 static uint32_t claim_above(const struct core *c, uint32_t claim)
@@ -79,17 +84,24 @@ static bool loose(const struct core *c, uint32_t claim)
 }
 
 /* The claim and all above it, as far as nobody holds or keeps it; what is below a page on disk only after that
- * has been read.  False: that was nothing. */
+ * has been read.  What is promised to sequences already is not taken back for a floor.  False: nothing is kept
+ * that was not before. */
 static bool guard_chain(const struct core *c, uint32_t claim)
 {
 	uint32_t from = claim;
 	for (uint32_t k = claim; loose(c, k); k = claim_above(c, k))
 		if (!node_at(c, claim_at(c, k)->node)->present)
 			from = claim_above(c, k);
-	bool some = loose(c, from);
-	for (; loose(c, from); from = claim_above(c, from))
-		guard_set(c, from, true);
-	return some;
+	uint32_t end = from;
+	if (!core_fits(c))
+		return false;
+	for (; loose(c, end); end = claim_above(c, end))
+		guard_set(c, end, true);
+	if (core_fits(c))
+		return end != from;
+	for (; from != end; from = claim_above(c, from))
+		guard_set(c, from, false);
+	return false;
 }
 
 /* A candidate is about to go for others: not if its tenant has come below its min meanwhile. */
@@ -113,7 +125,10 @@ bool guard_settle(const struct core *c, uint32_t tenant)
 			continue;
 		}
 		uint32_t best = kept_bytes(t) < t->quota.min_bytes ? tenant_last(c, tenant) : 0;
-		if (!best || !guard_chain(c, best))
+		uint8_t blocked = best && !guard_chain(c, best);
+		if (t->guard_blocked != blocked)
+			SET(t->guard_blocked, blocked);
+		if (!best || blocked)
 			return true;
 	}
 	return false;

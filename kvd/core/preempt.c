@@ -82,7 +82,8 @@ bool floor_preempt(const struct core *c, uint32_t tenant)
 	return victim != 0;
 }
 
-/* What floors keep for other tenants goes, a few pages of the one that keeps most.  False: nobody keeps any. */
+/* What floors keep goes, a few pages of the tenant that keeps most, the asker's own at last: its pages may lie in
+ * the extents that it needs.  False: nobody keeps any. */
 bool floors_yield(const struct core *c, uint32_t tenant)
 {
 	uint32_t most = CORE_NONE;
@@ -92,6 +93,8 @@ bool floors_yield(const struct core *c, uint32_t tenant)
 		    (most == CORE_NONE || t->guarded_bytes > tenant_at(c, most)->guarded_bytes))
 			most = i;
 	}
+	if (most == CORE_NONE && tenant != CORE_NONE && tenant_at(c, tenant)->shelf)
+		most = tenant;
 	if (most == CORE_NONE)
 		return false;
 	blame(c, tenant, KVD_RECLAIM_PROGRESS);

@@ -239,7 +239,7 @@ struct tenant {
 	struct list rated;             /* sequences that wait for its insert rate, in order of arrival */
 	struct link link;              /* tenants with running sequences */
 	struct link floor_link, rate_link;
-	uint8_t queued_listed, rate_listed;
+	uint8_t queued_listed, rate_listed, guard_blocked;
 	uint32_t active_weight;        /* its weight while it runs or waits in the queue, else 0 */
 	uint64_t max_age;              /* sequences older than this began before its max was lowered */
 	uint64_t rate_usec;            /* when what was inserted so far is paid for, at its rate */

@@ -457,7 +457,7 @@ START_TEST(tenants_and_reclaim)
 	MUTATE(cold->level[0].count, 77u, "a reclaim list is broken");
 	MUTATE(cold->count, cold->count + 1, "a shelf's count of claims");
 	MUTATE(cold->key, cold->key + 1, "neither its owner's class nor its first claim");
-	MUTATE(cold->heap, cold->heap + 1, "not in its group's heap");
+	MUTATE(cold->heap, cold->heap + 1, "heap");
 	MUTATE(cold->tenant, 2u, "another tenant's");
 	MUTATE(kept->heap, 1u, "a floor's shelf is not its tenant's");
 	MUTATE(floor->shelf, 0u, "a floor's shelf is not its tenant's");

@@ -381,7 +381,8 @@ START_TEST(a_floor_across_engines)
 			;
 		world_tick(w, 0);
 	}
-	printf("floor across engines: %u preempted, 10 frames after %u rounds of step, mover and messages, %llu events\n",
+	printf("floor across engines: %u preempted, 10 frames after %u rounds of step, mover and messages, "
+	       "%llu events\n",
 	       (unsigned)status_of(w).preemptions, rounds, (unsigned long long)(w->ops - ops));
 	ck_assert_uint_ne(world_slot(w, e1, 0)->table[9], 0);
 	ck_assert_uint_le(rounds, 5);
