@@ -486,7 +486,8 @@ int main(void)
 	const TTest *list[] = { min_is_never_taken_for_others, without_min_it_goes, min_covers_held_first,
 				max_reclaims_then_refuses, high_throttles, alone_above_high_runs, max_bounds_growth,
 				max_sequences, insert_rate, weights_choose_the_victim,
-				a_floor_is_restored_in_bounded_steps, a_floor_across_engines, a_floor_goes_first_up_to_min,
+				a_floor_is_restored_in_bounded_steps, a_floor_across_engines,
+				a_floor_goes_first_up_to_min,
 				progress_of_the_oldest_wins, too_large_beside_a_floor_is_passed_by };
 	return run_suite("core_quota", list, sizeof(list) / sizeof(list[0]));
 }
