@@ -116,8 +116,8 @@ static void came_back(struct spill_host *s, uint32_t cached)
 {
 	uint64_t forgotten = status(s).evicted_pages;
 	if (forgotten)
-		printf("a busy disk: %llu pages forgotten, %u of %u tokens cached\n", (unsigned long long)forgotten, cached,
-		       whole_of(s));
+		printf("a busy disk: %llu pages forgotten, %u of %u tokens cached\n",
+		       (unsigned long long)forgotten, cached, whole_of(s));
 	else
 		ck_assert_uint_eq(cached, whole_of(s));
 }
