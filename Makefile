@@ -193,6 +193,7 @@ bench: ## engine against llama.cpp, core and daemon against their floors; rows i
 	@$(MAKE) --no-print-directory all tools $(O)/tests/bench_core_steps
 	@python3 tests/bench/run.py $(BENCH_ARGS)
 	@python3 tests/bench/core.py
+	@python3 tests/bench/spill.py
 
 model: ## fetch the real model once; prints its path
 	@tests/fetch_model.sh
