@@ -145,8 +145,11 @@ int kvctl_show_quota(const struct kvctl_view *v, const struct kvctl_rows *rows)
 	limit_line(v, "low", t->low_bytes);
 	limit_line(v, "high", t->high_bytes);
 	limit_line(v, "max", t->max_bytes);
-	fprintf(v->out, "%-16s %u\n%-16s %u\n", "weight", t->weight ? t->weight : 100, "max-sequences",
-		t->max_sequences);
+	fprintf(v->out, "%-16s %u\n", "weight", t->weight ? t->weight : 100);
+	if (t->max_sequences)
+		fprintf(v->out, "%-16s %u\n", "max-sequences", t->max_sequences);
+	else
+		fprintf(v->out, "%-16s none\n", "max-sequences");
 	limit_line(v, "insert-rate", t->insert_bytes_per_sec);
 	return 0;
 }
