@@ -25,6 +25,7 @@
 
 /* A killed kvd's memory goes back in a second or two; a keeper answers at once. */
 #define KEEPER_WAIT_USEC 10000000u
+#define KEEPER_BUSY_TRIES 15u      /* a tenth of a second apart */
 
 __attribute__((format(printf, 3, 4)))
 static int fail(char error[BUNDLE_ERROR_MAX], int r, const char *format, ...)
@@ -206,8 +207,9 @@ int keeper_link_open(struct bundle *bundle, const char *socket_path, char error[
 	    (int)sizeof(address.sun_path))
 		return fail(error, -ENAMETOOLONG, "%s.keeper is too long for a socket; give a shorter --socket",
 			    socket_path);
-	/* Met in its last moment, it is gone in the next. */
-	for (unsigned i = 0; i < 3 && r == -ENOTCONN; i++) {
+	/* A keeper met in its last moment is gone in the next; a kvd that has just been killed takes a while to end,
+	 * and until then it looks like any other. */
+	for (unsigned i = 0; (i < 3 && r == -ENOTCONN) || (i < KEEPER_BUSY_TRIES && r == -EBUSY); i++) {
 		if (bundle->keeper >= 0)
 			close(bundle->keeper);
 		bundle->keeper = -1;
