@@ -109,6 +109,18 @@ static void run_clock(struct daemon *daemon)
 	}
 }
 
+/* A very large event has touched much of the undo journal: give back what the usual ones do not need. */
+static void trim_journal(struct daemon *daemon)
+{
+	size_t offset, bytes, page = (size_t)sysconf(_SC_PAGESIZE);
+
+	if (!core_journal_slack(daemon->core, &offset, &bytes))
+		return;
+	size_t first = (offset + page - 1) / page * page, end = (offset + bytes) / page * page;
+	if (first < end && madvise((char *)daemon->book + first, end - first, MADV_REMOVE) < 0)
+		log_debug("journal.kept bytes=%zu error=\"%s\"", bytes, strerror(errno));
+}
+
 static void ring_doorbells(struct daemon *daemon)
 {
 	for (uint32_t i = 0; i < CORE_ENGINES_MAX; i++) {
@@ -168,6 +180,7 @@ int daemon_run(struct daemon *daemon)
 		busy = admin_run(daemon);
 		peers_reap(daemon);
 		run_clock(daemon);
+		trim_journal(daemon);
 		/* run_clock() may have doomed some; hanging up needs the core. */
 		peers_reap(daemon);
 		daemon_deadline(daemon, mover_link_pump(&daemon->mover, clock_now_usec()));
