@@ -318,7 +318,6 @@ void core_step(struct core *core, const struct core_event *event, uint64_t now_u
 	/* Memory that comes free lets a sequence in, whose lookups ask for copies, whose end ...:
 	 * two rounds settle what one event can settle, and `more` asks for another event. */
 	for (uint32_t round = 0; round < 2; round++) {
-		tenants_pump(c);
 		rate_pump(c);
 		extent_keep_pump(c);
 		extent_pump(c);
@@ -327,6 +326,9 @@ void core_step(struct core *core, const struct core_event *event, uint64_t now_u
 			seq_unwait(c, seq);
 			seq_continue(c, seq);
 		}
+		/* after those who were woken: what was read for one of them is his now, and not the first to
+		 * go because his tenant is above its high mark */
+		tenants_pump(c);
 		admit_pump(c);
 		admit_serve(c);
 		watermark_pump(c);
