@@ -283,6 +283,8 @@ bool world_complete_one(struct world *w, uint32_t engine)
 		s->state = SLOT_IDLE;
 	} else if (c.status != KVD_S_CANCELLED && s->state == SLOT_WAITING) {
 		s->state = SLOT_READY;
+		if (c.status == KVD_S_TOO_LARGE)     /* never: it ends with what it has */
+			s->n_target = s->n_done;
 	}
 	return true;
 }

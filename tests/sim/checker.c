@@ -45,6 +45,7 @@ struct checker *checker_new(const struct swarm *swarm, uint32_t slot_bits, uint3
 	k->frame = calloc(k->n_frames, sizeof(*k->frame));
 	k->n_blocks = swarm->disk_extents * (SIM_EXTENT_BYTES / CORE_SPILL_ALIGN);
 	k->disk = calloc(k->n_blocks + 1, sizeof(*k->disk));
+	k->engines_own = calloc(n_extents, 1);
 	k->facts_max = 1024;
 	k->facts = calloc(k->facts_max, sizeof(*k->facts));
 	for (uint32_t i = 0; i < WORLD_ENGINES; i++)
@@ -58,6 +59,7 @@ void checker_free(struct checker *k)
 		free(k->engine[i].mapped);
 	free(k->facts);
 	free(k->disk);
+	free(k->engines_own);
 	free(k->frame);
 	free(k);
 }
@@ -587,7 +589,10 @@ void checker_see(void *checker, const struct world_record *r)
 	case SEEN_SUBMIT: see_submit(k, r); break;
 	case SEEN_COMPLETE: see_complete(k, r); break;
 	case SEEN_ENTRY: see_entry(k, r); break;
-	case SEEN_MAPPED: e->mapped[r->a] = (uint8_t)r->b; break;
+	case SEEN_MAPPED:
+		e->mapped[r->a] = (uint8_t)r->b;
+		k->engines_own[r->a] |= r->b == 2;
+		break;
 	case SEEN_STEP: see_step(k, r); break;
 	case SEEN_WRITE: see_write(k, r); break;
 	case SEEN_MOVED: see_moved(k, r); break;

@@ -54,6 +54,7 @@ struct checker {
 	struct swarm swarm;
 	uint32_t slot_bits, n_extents, n_frames;
 	struct view_frame *frame;
+	uint8_t *engines_own;          /* per extent: an engine may write it, or could until it died */
 	struct { uint64_t content; uint8_t writer; } *disk; /* by block */
 	uint32_t n_blocks;
 	struct view_engine engine[WORLD_ENGINES];

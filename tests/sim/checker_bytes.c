@@ -35,6 +35,7 @@ void see_moved(struct checker *k, const struct world_record *r)
 			if (r->slot)
 				*f = (struct view_frame){ 0 };
 		}
+		k->engines_own[r->c] = 0;
 		return;
 	}
 	if (r->a == CORE_MOVE_SPILL) {
@@ -62,9 +63,7 @@ void see_moved(struct checker *k, const struct world_record *r)
 	if (r->slot == 2)
 		return;
 	const struct view_frame *source = &k->frame[r->b];
-	bool to_engine = false;              /* else to where everybody reads */
-	for (uint32_t e = 0; e < WORLD_ENGINES; e++)
-		to_engine = to_engine || k->engine[e].mapped[r->c >> k->slot_bits] == 2;
+	bool to_engine = k->engines_own[r->c >> k->slot_bits]; /* else to where everybody reads */
 	if (!to_engine && !content_of(source) && r->slot == 1)
 		checker_fail(k, "the mover copies a page that is not sealed to where everybody reads", r->b, r->c);
 	f->dirty = r->slot != 1 || source->dirty;
