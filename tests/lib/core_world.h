@@ -127,7 +127,7 @@ struct world {
 	uint32_t fail_percent;         /* of mover jobs */
 	struct world_block *disk;      /* the spill file, NULL: none; see core_world_disk.c */
 	uint32_t n_blocks, disk_write_error_percent, disk_read_error_percent, disk_torn_percent;
-	uint8_t *generations;          /* bit per generation: it was written once */
+	uint64_t *generations;         /* the tag that was written under each, 0: none */
 	uint64_t generations_max, disk_writes, disk_reads, disk_faults;
 	uint32_t last_job;             /* the one answered last */
 	uint64_t lie_frame_plus_1;     /* a frame whose bytes were planted to differ */

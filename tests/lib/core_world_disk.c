@@ -4,7 +4,8 @@
  * read well only if all its blocks are those of one write and of the one that is asked for, as the real
  * tag proves.  Faults: a write or a read that reports an error, a torn write that reports none, a block
  * that is lost.  A read that fails without a planted fault is the core's mistake: it read a place that was
- * given to another page.  So is a generation that is written twice: it is the cipher's nonce. */
+ * given to another page.  So is a generation that is written twice with
+ * other bytes: it is the cipher's nonce. */
 #include "tests/lib/core_world.h"
 
 #include <stdlib.h>
@@ -22,17 +23,18 @@ void world_disk_corrupt(struct world *w, uint32_t block)
 	w->disk_faults++;
 }
 
-static void generation_once(struct world *w, uint64_t generation)
+/* A kvd that died before its commit is followed by one that hands out the same write: the same bytes. */
+static void generation_once(struct world *w, uint64_t generation, uint64_t tag)
 {
 	if (generation >= w->generations_max) {
 		uint64_t max = 2 * generation + 1024;
-		w->generations = realloc(w->generations, max);
-		memset(w->generations + w->generations_max, 0, max - w->generations_max);
+		w->generations = realloc(w->generations, max * sizeof(*w->generations));
+		memset(w->generations + w->generations_max, 0, (max - w->generations_max) * sizeof(*w->generations));
 		w->generations_max = max;
 	}
-	if (!generation || w->generations[generation])
+	if (!generation || (w->generations[generation] && w->generations[generation] != tag))
 		world_fail(w, "a generation of the spill file is written twice", generation, 0);
-	w->generations[generation] = 1;
+	w->generations[generation] = tag;
 }
 
 static uint32_t blocks_of(const struct core_action *a)
@@ -45,7 +47,7 @@ static void spill(struct world *w, const struct core_action *a, bool ok, struct 
 {
 	uint32_t first = (uint32_t)(a->move.place.offset / CORE_SPILL_ALIGN), n = blocks_of(a), written = n;
 	bool torn = world_random(w, 100) < w->disk_torn_percent;
-	generation_once(w, a->move.place.generation);
+	generation_once(w, a->move.place.generation, w->tags[a->move.source]);
 	w->disk_writes++;
 	ret->moved.ok = ok && world_random(w, 100) >= w->disk_write_error_percent;
 	ret->moved.differs = ok && !ret->moved.ok;
