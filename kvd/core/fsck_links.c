@@ -27,7 +27,7 @@ static bool list_ok(const struct list *l, uint64_t bound)
 static void check_pool(struct check *k, const struct pool *p, enum pool_kind kind, uint32_t max, uint64_t number)
 {
 	uint32_t n = 0, r = p->free;
-	in_range(k, p->max == max && p->high <= max, "a pool has more records than its array", number);
+	in_range(k, p->max <= max && p->high <= p->max, "a pool has more records than its array", number);
 	if (k->broken)
 		return;
 	for (; r && r <= p->high && n <= p->high; n++) {
