@@ -197,12 +197,15 @@ START_TEST(killed_at_every_point)
 	host_populated(&c->h);
 	uint64_t anon_after_20 = 0;
 	unsigned fds = 0;
+	setvbuf(stdout, NULL, _IOLBF, 0);
 	for (; kills < n_kills && rounds < ROUNDS_PER_KILL * n_kills + 20; rounds++) {
 		struct point *p = &points[rounds % N_POINTS];
 		if (one_round(c, p)) {
 			p->kills++;
 			kills++;
 		}
+		if (rounds % 100 == 99)
+			printf("%u kills in %u rounds so far\n", kills, rounds + 1);
 		if (kills == 20 && !anon_after_20) {
 			anon_after_20 = host_proc_kib(c->h.kvd.pid, "RssAnon");
 			fds = host_proc_fds(c->h.kvd.pid);

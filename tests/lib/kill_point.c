@@ -95,10 +95,16 @@ static void interrupt_and_leave(struct kill_point *p, uint64_t at, uint8_t old)
 	ptrace(PTRACE_DETACH, p->pid, NULL, NULL);
 }
 
+/* Stops that were under way when it was killed are still reported. */
 static int kill_stopped(pid_t pid)
 {
+	uint64_t until = now_ms() + 10000;
+	int status;
 	kill(pid, SIGKILL);
-	return next_stop(pid, now_ms() + 10000) == -ESRCH ? 0 : -EIO;
+	do
+		status = next_stop(pid, until);
+	while (status >= 0);
+	return status == -ESRCH ? 0 : -EIO;
 }
 
 static int run(struct kill_point *p)
