@@ -268,14 +268,15 @@ static uint64_t group_missing(const struct core *c, const struct group *g)
 }
 
 /* The idle extent of another group that costs least: an empty one, else the one longest idle.  A
- * group keeps as many idle ones as its reservations want. */
+ * group keeps as many idle ones as its reservations want, and all while its own sequences wait for frames:
+ * two groups that took each other's extents, still on their way to the engine, would never come to rest. */
 static uint32_t idle_find(const struct core *c, uint32_t self, bool *ret_empty)
 {
 	uint32_t best = CORE_NONE;
 	*ret_empty = false;
 	for (uint32_t i = 0; i < GROUPS_MAX; i++) {
 		const struct group *g = &c->groups[i];
-		if (i == self || g->idle.count <= g->wanted)
+		if (i == self || g->pending.count || g->idle.count <= g->wanted)
 			continue;
 		uint32_t x = list_first(&g->idle);
 		bool empty = extent_at(c, x)->frames[KVD_FRAME_FREE] == extent_at(c, x)->n_frames;
