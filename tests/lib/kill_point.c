@@ -98,7 +98,7 @@ static void interrupt_and_leave(struct kill_point *p, uint64_t at, uint8_t old)
 /* Stops that were under way when it was killed are still reported. */
 static int kill_stopped(pid_t pid)
 {
-	uint64_t until = now_ms() + 10000;
+	uint64_t until = now_ms() + 60000;           /* the kernel may have its rings to end first */
 	int status;
 	kill(pid, SIGKILL);
 	do
@@ -144,8 +144,10 @@ static int run(struct kill_point *p)
 		if (regs.rip != at + 1)
 			continue;
 		regs.rip = at;
-		if (ptrace(PTRACE_SETREGS, p->pid, NULL, &regs) < 0 || poke_byte(p->pid, at, old, NULL) < 0)
-			return -EIO;
+		if (ptrace(PTRACE_SETREGS, p->pid, NULL, &regs) < 0)
+			return -errno;
+		if ((r = poke_byte(p->pid, at, old, NULL)) < 0)
+			return r;
 		if (++p->hits >= p->nth)
 			break;
 		if ((r = step(p->pid)) < 0 || (r = poke_byte(p->pid, at, 0xcc, NULL)) < 0)
