@@ -424,6 +424,8 @@ static void fetch_ahead(const struct core *c, uint32_t seq, uint32_t index)
 {
 	const struct seq *s = seq_at(c, seq);
 	uint32_t record;
+	if (tenant_at(c, s->tenant)->class == KVD_CLASS_OVER_HIGH)
+		return;                      /* it would be out again before its turn comes */
 	for (uint32_t i = index + 1; i < s->n_take && i <= index + FETCH_AHEAD_PAGES; i++) {
 		if (c->jobs_in[JOB_FETCH] >= FETCHES_MAX || !act_room(c) ||
 		    lookup_probe(c, seq, i, &record) != PROBE_FETCH)

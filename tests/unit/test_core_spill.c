@@ -362,6 +362,28 @@ START_TEST(a_max_leaves_what_is_on_disk)
 }
 END_TEST
 
+/* Above its high a tenant's own cache goes at once, but not what has just been read for its sequence: that would be
+ * read for ever. */
+START_TEST(above_its_high_it_is_read_once)
+{
+	struct world *w = world_with(16);
+	uint32_t e = attach(w, "e0"), high = tenant_with(w, "high", (struct core_quota){ .high_bytes = 2 * PAGE });
+	run(w, e, high, 1);
+	uint64_t away = tenant_row(w, high).spilled_bytes / PAGE;
+	ck_assert_uint_ge(away, PAGES - 1);
+	w->hold_moves = 1u << CORE_MOVE_FETCH;
+	tokens_fill(tokens, 1);
+	world_open(w, e, 0, high, tokens, PAGES * 16 + 1, PAGES * 16 + 2, 0);
+	for (uint32_t i = 0; i < 4 * PAGES; i++) {
+		world_settle(w, false);
+		do_jobs(w, CORE_MOVE_FETCH, true);
+	}
+	ck_assert_uint_eq(world_slot(w, e, 0)->last_cached, PAGES);
+	ck_assert_uint_eq(w->disk_reads, away);
+	end(w);
+}
+END_TEST
+
 /* kvd went on without the file: what was in it alone is computed again. */
 START_TEST(the_file_is_gone)
 {
@@ -427,6 +449,7 @@ int main(void)
 			       its_engine_dies,
 			       domains_stay_apart,
 			       a_max_leaves_what_is_on_disk,
+			       above_its_high_it_is_read_once,
 			       the_file_is_gone,
 			       two_spaces_share_the_file};
 	return run_suite("core_spill", list, sizeof(list) / sizeof(list[0]));
