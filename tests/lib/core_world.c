@@ -366,18 +366,28 @@ void world_tick(struct world *w, uint64_t usec)
 	world_step(w, &(struct core_event){ .type = CORE_EV_TICK });
 }
 
-void world_tenant(struct world *w, const char *name, const char *domain, enum core_sharing sharing,
-		  uint64_t max)
+void world_quota(struct world *w, const char *name, const char *domain, enum core_sharing sharing,
+		 const struct core_quota *quota)
 {
 	struct core_event ev = { .type = CORE_EV_TENANT };
+	uint32_t number = core_tenant_find(w->core, name);
 	snprintf(ev.tenant.name, sizeof(ev.tenant.name), "%s", name);
 	snprintf(ev.tenant.domain, sizeof(ev.tenant.domain), "%s", domain);
 	ev.tenant.sharing = sharing;
-	ev.tenant.quota.max_bytes = max;
+	ev.tenant.quota = *quota;
+	if (number != CORE_NONE)             /* what the change brings about is seen after it */
+		world_seen(w, &(struct world_record){ .kind = SEEN_TENANT, .a = number, .tenant = &ev });
 	world_step(w, &ev);
-	world_seen(w, &(struct world_record){ .kind = SEEN_TENANT,
-					      .a = core_tenant_find(w->core, name),
-					      .tenant = &ev });
+	if (number == CORE_NONE)
+		world_seen(w, &(struct world_record){ .kind = SEEN_TENANT,
+						      .a = core_tenant_find(w->core, name),
+						      .tenant = &ev });
+}
+
+void world_tenant(struct world *w, const char *name, const char *domain, enum core_sharing sharing,
+		  uint64_t max)
+{
+	world_quota(w, name, domain, sharing, &(struct core_quota){ .max_bytes = max });
 }
 
 uint32_t world_attach(struct world *w, const char *name, uint32_t space_tag, uint32_t n_planes,

@@ -151,6 +151,9 @@ bool world_said_by_peer(const struct core_event *event);           /* it outlive
 bool world_behind(const struct world *w);                          /* an engine is */
 void world_tenant(struct world *w, const char *name, const char *domain, enum core_sharing sharing,
 		  uint64_t max);
+/* Define it or change its quota. */
+void world_quota(struct world *w, const char *name, const char *domain, enum core_sharing sharing,
+		 const struct core_quota *quota);
 /* Attach; returns the engine's number, or CORE_NONE with the reason in w->attached. */
 uint32_t world_attach(struct world *w, const char *name, uint32_t space_tag, uint32_t n_planes,
 		      uint32_t block_bytes, uint32_t max_seqs, uint32_t max_pages);

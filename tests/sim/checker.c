@@ -5,7 +5,8 @@
  * and shares no code with the core or with the world's oracle.  What it demands:
  *
  *   every submission is answered exactly once, with its verb
- *   a table row is what the completions say: no more, no fewer pages, none when it is closed or lost
+ *   a table row is what the completions say: no more, no fewer pages, none when it is closed or lost; if what was
+ *   granted is taken again in the same event, the grant and the PREEMPT are told one after the other
  *   a frame is in two rows only if it is sealed, and then its tokens are the row's tokens
  *   what is given as cached was sealed with exactly the prompt's tokens, by somebody of the domain
  *   a private tenant's bytes are in no other domain's row
@@ -13,7 +14,8 @@
  *   a sealed page, or one that anybody else may see, is never written
  *   the mover writes only frames that no row and no unfinished step names, and copies only sealed
  *   or the asking tenant's bytes; an extent is zeroed only when no engine maps it
- *   refusals carry true numbers; the oldest running sequence is preempted only when it is alone
+ *   refusals carry true numbers; the oldest running sequence is preempted only when it is alone, or for a
+ *   tenant that asks for no more than its min
  *   calm runs: nothing is computed that the domain has or another sequence of it computes now */
 #include "tests/sim/checker.h"
 
@@ -161,6 +163,7 @@ static void slot_empty(struct checker *k, struct view_slot *s, enum view_state s
 {
 	promises_forget(k, s);
 	s->state = state;
+	s->lost = false;
 	s->n_sealed = s->n_pages = 0;
 }
 
@@ -170,8 +173,10 @@ static void see_entry(struct checker *k, const struct world_record *r)
 	struct view_slot *s = &e->slot[r->slot];
 	if (r->b && KVD_ENTRY_FRAME(r->b) >= k->n_frames)
 		checker_fail(k, "an entry names no frame", r->slot, r->b);
-	if (s->row[r->a])
+	if (s->row[r->a]) {
 		k->frame[KVD_ENTRY_FRAME(s->row[r->a])].holders--;
+		s->gone[r->a] = s->row[r->a];
+	}
 	s->row[r->a] = r->b;
 	if (r->a >= s->row_high)
 		s->row_high = r->a + 1;
@@ -189,11 +194,12 @@ static void see_entry(struct checker *k, const struct world_record *r)
 }
 
 /* Pages [from, to) of the row are sealed and hold what `chain` says. */
-static void check_sealed(struct checker *k, uint32_t engine, struct view_slot *s, uint32_t from, uint32_t to)
+static void check_sealed(struct checker *k, struct view_slot *s, uint32_t from, uint32_t to)
 {
-	for (uint32_t i = from; i < to; i++) {
-		if (!s->row[i])
-			checker_fail(k, "a sealed page has no entry", engine, i);
+	for (uint32_t i = from; i < to && !s->lost; i++) {
+		s->lost = !s->row[i];
+		if (s->lost)
+			return;
 		struct view_frame *f = &k->frame[KVD_ENTRY_FRAME(s->row[i])];
 		f->content = content_of(f);
 		if (f->content != s->chain[i])
@@ -208,9 +214,10 @@ static void check_sealed(struct checker *k, uint32_t engine, struct view_slot *s
 /* Pages [from, to) are given to be written. */
 static void check_fresh(struct checker *k, uint32_t engine, struct view_slot *s, uint32_t from, uint32_t to)
 {
-	for (uint32_t i = from; i < to; i++) {
-		if (!s->row[i])
-			checker_fail(k, "a page that was granted has no entry", engine, i);
+	for (uint32_t i = from; i < to && !s->lost; i++) {
+		s->lost = !s->row[i];
+		if (s->lost)
+			return;
 		uint32_t number = KVD_ENTRY_FRAME(s->row[i]);
 		const struct view_frame *f = &k->frame[number];
 		if (f->holders != 1 || f->content)
@@ -276,7 +283,7 @@ static void completed_open(struct checker *k, uint32_t engine, struct view_slot 
 	s->no_index = p->no_index;
 	s->state = VIEW_RUNNING;
 	check_cached(k, s, 0, c->cached);
-	check_sealed(k, engine, s, 0, c->cached);
+	check_sealed(k, s, 0, c->cached);
 	check_fresh(k, engine, s, c->cached, c->pages);
 	s->n_sealed = c->cached;
 	s->n_pages = c->pages;
@@ -294,7 +301,7 @@ static void completed_grow(struct checker *k, uint32_t engine, struct view_slot 
 	if (c->pages < p->sqe.want)
 		checker_fail(k, "a GROW gives fewer pages than were asked for", c->pages, p->sqe.want);
 	check_cached(k, s, s->n_sealed, c->cached);
-	check_sealed(k, engine, s, s->n_sealed, c->cached);
+	check_sealed(k, s, s->n_sealed, c->cached);
 	check_fresh(k, engine, s, had > c->cached ? had : c->cached, c->pages);
 	bool looked = (p->sqe.flags & KVD_GROW_LOOKUP) && p->sqe.page == s->n_sealed;
 	s->n_sealed = c->cached;
@@ -308,11 +315,10 @@ static void completed_seal(struct checker *k, uint32_t engine, struct view_slot 
 {
 	for (uint32_t i = 0; i < p->sqe.count; i++) {
 		uint32_t at = p->sqe.page + i;
-		if (!s->row[at])
-			checker_fail(k, "a sealed page has no entry", engine, at);
-		struct view_frame *f = &k->frame[KVD_ENTRY_FRAME(s->row[at])];
+		s->lost = s->lost || !s->row[at];
+		struct view_frame *f = &k->frame[KVD_ENTRY_FRAME(s->row[at] ? s->row[at] : s->gone[at])];
 		f->content = content_of(f);
-		if (!f->content && f->holders != 1)
+		if (!f->content && f->holders != !s->lost)
 			checker_fail(k, "a page is sealed that two tables have", engine, at);
 		s->chain[at] = p->pages[i];
 		if (!f->content)
@@ -328,7 +334,7 @@ static void completed_seal(struct checker *k, uint32_t engine, struct view_slot 
 		fact->computed = 1;
 	}
 	s->n_sealed = c->cached;
-	check_sealed(k, engine, s, p->sqe.page, p->sqe.page + p->sqe.count);
+	check_sealed(k, s, p->sqe.page, p->sqe.page + p->sqe.count);
 }
 
 static void completed_fork(struct checker *k, uint32_t engine, struct view_slot *t, const struct pending *p,
@@ -348,7 +354,7 @@ static void completed_fork(struct checker *k, uint32_t engine, struct view_slot 
 	t->n_sealed = whole;
 	t->n_pages = c->pages;
 	t->state = VIEW_RUNNING;
-	check_sealed(k, engine, t, 0, whole);
+	check_sealed(k, t, 0, whole);
 	check_fresh(k, engine, t, whole, c->pages);
 }
 
@@ -376,7 +382,7 @@ static void check_refusal(struct checker *k, uint32_t engine, const struct pendi
 	}
 }
 
-/* Nobody's oldest sequence is taken from while there is a younger one to take from. */
+/* Nobody's oldest sequence is taken from while there is a younger one to take from, but for a floor. */
 static void check_preempted(struct checker *k, const struct view_slot *victim)
 {
 	bool younger = false;
@@ -389,7 +395,7 @@ static void check_preempted(struct checker *k, const struct view_slot *victim)
 				return;
 			younger = younger || s->state == VIEW_RUNNING;
 		}
-	if (younger)
+	if (younger && !floor_asks(k, victim->tenant))
 		checker_fail(k, "the oldest sequence is preempted while younger ones run", victim->age, 0);
 }
 
@@ -433,7 +439,7 @@ static void see_answer(struct checker *k, uint32_t engine, struct pending *p, co
 		s->n_pages = c->pages;
 		if (s->n_prompt > p->sqe.n_tokens)
 			s->n_prompt = 0;
-		check_sealed(k, engine, s, 0, s->n_sealed);
+		check_sealed(k, s, 0, s->n_sealed);
 		break;
 	case KVD_SEQ_CLOSE:
 		row_must_be_empty(k, s, "a closed sequence has a table");
@@ -456,6 +462,8 @@ static void see_complete(struct checker *k, const struct world_record *r)
 		see_preempt(k, &e->slot[c->slot]);
 		return;
 	}
+	if (c->slot < e->max_seqs && e->slot[c->slot].lost)
+		checker_fail(k, "a page of a table has no entry, and no PREEMPT follows", r->engine, c->slot);
 	for (uint32_t i = 0; i < e->pending_high; i++) {
 		struct pending *p = &e->pending[i];
 		if (!p->live || p->sqe.user_data != c->user_data || p->sqe.verb != c->verb || p->sqe.slot != c->slot)
@@ -526,6 +534,8 @@ static void see_tenant(struct checker *k, const struct world_record *r)
 	memcpy(k->tenant[r->a].domain, r->tenant->tenant.domain, KVD_NAME_MAX);
 	k->tenant[r->a].sharing = r->tenant->tenant.sharing;
 	k->tenant[r->a].max_bytes = r->tenant->tenant.quota.max_bytes;
+	k->tenant[r->a].min_before = k->tenant[r->a].min_bytes;   /* if kvd dies, the change is made later */
+	k->tenant[r->a].min_bytes = r->tenant->tenant.quota.min_bytes;
 	k->tenant[r->a].number = r->a;
 	for (uint32_t i = 0; i < r->a && k->tenant[r->a].domain[0]; i++)
 		if (!strcmp(k->tenant[i].domain, k->tenant[r->a].domain))
@@ -610,6 +620,9 @@ void checker_end(struct checker *k)
 			if (k->engine[e].pending[i].live)
 				checker_fail(k, "a submission was never answered",
 					     k->engine[e].pending[i].sqe.verb, e);
+	for (uint32_t at = 0; at < WORLD_ENGINES * WORLD_SLOTS; at++)
+		if (k->engine[at / WORLD_SLOTS].attached && k->engine[at / WORLD_SLOTS].slot[at % WORLD_SLOTS].lost)
+			checker_fail(k, "a page of a table has no entry, and no PREEMPT followed", at, 0);
 	for (uint32_t f = 0; f < k->n_frames; f++)
 		if (k->frame[f].holders)
 			checker_fail(k, "a frame is in a table and nobody runs", f, k->frame[f].holders);

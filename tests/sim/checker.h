@@ -1,5 +1,5 @@
 /* checker.h - the checker's model of what can be seen; shared by checker.c (submissions, completions,
- * tables, facts) and checker_bytes.c (frames, steps, the mover). */
+ * tables, facts), checker_bytes.c (frames, steps, the mover) and checker_floors.c. */
 #ifndef KVD_TEST_SIM_CHECKER_H
 #define KVD_TEST_SIM_CHECKER_H
 
@@ -21,9 +21,10 @@ struct view_frame {
 struct view_slot {
 	enum view_state state;
 	bool no_index;
+	bool lost;                     /* what was granted last is gone: its PREEMPT must come next */
 	uint32_t tenant, n_prompt, n_sealed, n_pages, row_high;
 	uint64_t age;
-	uint32_t row[WORLD_PAGES], step[WORLD_PAGES], old[WORLD_PAGES];
+	uint32_t row[WORLD_PAGES], gone[WORLD_PAGES], step[WORLD_PAGES], old[WORLD_PAGES];
 	uint64_t chain[WORLD_PAGES];   /* of the sealed pages */
 	uint64_t prompt[WORLD_PAGES];
 	uint32_t promised[WORLD_PAGES], n_promised; /* entries of the map */
@@ -58,7 +59,8 @@ struct checker {
 	struct { uint64_t content; uint8_t writer; } *disk; /* by block */
 	uint32_t n_blocks;
 	struct view_engine engine[WORLD_ENGINES];
-	struct { char domain[KVD_NAME_MAX]; uint32_t number, sharing; uint64_t max_bytes; } tenant[SIM_TENANTS];
+	struct { char domain[KVD_NAME_MAX]; uint32_t number, sharing; uint64_t max_bytes, min_bytes, min_before; }
+		tenant[SIM_TENANTS];
 	struct fact *facts;            /* open addressing; (domain, content) */
 	uint32_t n_facts, facts_max;
 	uint64_t next_age, computed, records;
@@ -72,6 +74,9 @@ static inline uint64_t content_of(const struct view_frame *f)
 {
 	return f->content ? f->content : f->origin;
 }
+
+/* Does another tenant wait for no more than its min? */
+bool floor_asks(const struct checker *k, uint32_t but);
 
 void see_moved(struct checker *k, const struct world_record *r);
 void see_write(struct checker *k, const struct world_record *r);

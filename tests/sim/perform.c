@@ -23,7 +23,24 @@ uint32_t sim_some_engine(struct sim *sim)
 	return CORE_NONE;
 }
 
-static void tenants_make(struct sim *sim)
+/* A min, a low, a high and a weight, or not.  All mins together come to half of the pool, and to more than it in
+ * some worlds.  The max stays what it is: refusals are checked against it. */
+static void floors_draw(const struct swarm *s, uint64_t random, struct core_quota *ret)
+{
+	uint64_t pool = (uint64_t)s->n_extents * SIM_EXTENT_BYTES, share = pool / s->n_tenants;
+	if (random & 1)
+		ret->min_bytes = sim_random64(&random) % (2 * share);
+	if (ret->max_bytes && ret->min_bytes > ret->max_bytes)
+		ret->min_bytes = ret->max_bytes;
+	if (random & 2)
+		ret->low_bytes = ret->min_bytes + sim_random64(&random) % share;
+	if (random & 4)
+		ret->high_bytes = ret->min_bytes + sim_random64(&random) % (2 * share);
+	if (random & 8)
+		ret->weight = (uint32_t)(1 + sim_random64(&random) % 1000);
+}
+
+static void tenant_make(struct sim *sim, uint32_t i, uint64_t random)
 {
 	static const struct { const char *name, *domain; enum core_sharing sharing; } all[SIM_TENANTS] = {
 		{ "merge-a", "", CORE_MERGE },     { "reuse-a", "team", CORE_REUSE },
@@ -31,9 +48,10 @@ static void tenants_make(struct sim *sim)
 		{ "private-a", "", CORE_PRIVATE }, { "small", "", CORE_MERGE },
 		{ "private-b", "", CORE_PRIVATE }, { "reuse-c", "team", CORE_REUSE },
 	};
-	for (uint32_t i = 0; i < sim->swarm.n_tenants; i++)
-		world_tenant(sim->world, all[i].name, all[i].domain, all[i].sharing,
-			     sim->swarm.quotas && i >= 5 ? 40 * 24576 : 0);
+	struct core_quota quota = { .max_bytes = sim->swarm.quotas && i >= 5 ? 40 * 24576 : 0 };
+	if (sim->swarm.floors && random)     /* 0: none */
+		floors_draw(&sim->swarm, random, &quota);
+	world_quota(sim->world, all[i].name, all[i].domain, all[i].sharing, &quota);
 }
 
 struct sim *sim_new(const struct swarm *swarm)
@@ -59,7 +77,8 @@ struct sim *sim_new(const struct swarm *swarm)
 	w->watch = checker_see;
 	w->watch_arg = sim->checker;
 	w->fsck_every = 64;
-	tenants_make(sim);
+	for (uint32_t i = 0; i < swarm->n_tenants; i++)
+		tenant_make(sim, i, (swarm->seed + 1) * 0x9e3779b97f4a7c15ull * (i + 1) >> 7);
 	if (swarm->calm)                     /* a copy for others needs memory that is there */
 		world_settle(w, false);
 	for (uint32_t i = 0; i < swarm->n_engines; i++)
@@ -222,6 +241,10 @@ static void perform_daemon_op(struct sim *sim, const struct sim_op *op)
 			crash_arm(sim, op->v[0]);
 		break;
 	case OP_ADOPT: crash_adopt(sim); break;
+	case OP_QUOTA:
+		if (!w->down)                /* the checker knows of one change that may not be made yet */
+			tenant_make(sim, (uint32_t)(op->random % sim->swarm.n_tenants), op->random >> 8);
+		break;
 	case OP_SWITCH:
 		if (w->engine[op->engine].attached && !w->engine[op->engine].deaf &&
 		    !w->engine[op->engine].stepping)
@@ -282,6 +305,9 @@ void sim_end(struct sim *sim)
 			world_quiet(w, e);
 	}
 	hostile_close(sim);
+	world_settle(w, true);
+	for (uint32_t i = 0; sim->swarm.floors && i < sim->swarm.n_tenants; i++)
+		tenant_make(sim, i, 0);              /* what a floor kept is SEALED; without it, COOL */
 	world_settle(w, true);
 	for (uint32_t e = 0; e < WORLD_ENGINES; e++)
 		for (uint32_t s = 0; w->engine[e].attached && s < sim->swarm.n_slots; s++)

@@ -46,6 +46,15 @@ static void swarm_faults(struct swarm *s, uint64_t *state)
 	s->n_hostile_slots = s->hostile ? 2 : 0;
 }
 
+/* From a state of its own: what a seed meant before there were floors, it means still. */
+static void swarm_floors(struct swarm *s)
+{
+	uint64_t state = s->seed * 0xd1342543de82ef95ull + 5;
+	s->floors = draw(&state, 0, 1) && !s->calm;
+	if (s->floors)
+		s->requota = fault(&state, 100);
+}
+
 struct swarm swarm_of(uint64_t seed)
 {
 	static const struct { uint8_t kind, least, most; } parts[] = {
@@ -77,6 +86,7 @@ struct swarm swarm_of(uint64_t seed)
 	} else {
 		swarm_faults(&s, &state);
 	}
+	swarm_floors(&s);
 	for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++)
 		s.weight[parts[i].kind] = draw(&state, parts[i].least, parts[i].most);
 	return s;
@@ -98,11 +108,11 @@ struct swarm swarm_small(struct swarm s)
 void swarm_describe(const struct swarm *s, char *ret, size_t size)
 {
 	snprintf(ret, size,
-		 "%s%s, %u extents, %u engines%s, %u tenants%s, %u slots of %u pages; of 10,000: "
+		 "%s%s, %u extents, %u engines%s, %u tenants%s%s, %u slots of %u pages; of 10,000: "
 		 "kill %u, crash %u, mover fails %u, mover dies %u, doubled %u, clock %u, hostile %u, "
-		 "special %u, churn %u; disk of %u extents, %u%% errors",
+		 "special %u, churn %u, requota %u; disk of %u extents, %u%% errors",
 		 s->generator ? "scenes" : "mix", s->calm ? ", calm" : "", s->n_extents, s->n_engines,
-		 s->two_spaces ? " of two spaces" : "", s->n_tenants, s->quotas ? " with quotas" : "",
+		 s->two_spaces ? " of two spaces" : "", s->n_tenants, s->quotas ? " with quotas" : "", s->floors ? " with floors" : "",
 		 s->n_slots, s->max_pages, s->kill, s->crash, s->mover_fails, s->mover_dies, s->doubled,
-		 s->clock, s->hostile, s->special, s->churn, s->disk_extents, s->disk_errors);
+		 s->clock, s->hostile, s->special, s->churn, s->requota, s->disk_extents, s->disk_errors);
 }
