@@ -567,13 +567,18 @@ static void seal_unanswered(struct checker *k, struct view_engine *e, const stru
 	}
 }
 
-/* Its leases end with its socket; what its process may still do ends with the process. */
-static void see_hangup(struct checker *k, struct view_engine *e)
+/* What an engine said last may have been taken though the answer never came, or has not yet. */
+static void seals_unanswered(struct checker *k, struct view_engine *e)
 {
-	/* What it said last may have been taken though the answer never came. */
 	for (uint32_t i = 0; i < e->pending_high; i++)
 		if (e->pending[i].live && e->pending[i].sqe.verb == KVD_SEQ_SEAL)
 			seal_unanswered(k, e, &e->pending[i]);
+}
+
+/* Its leases end with its socket; what its process may still do ends with the process. */
+static void see_hangup(struct checker *k, struct view_engine *e)
+{
+	seals_unanswered(k, e);
 	for (uint32_t i = 0; i < e->max_seqs; i++) {
 		row_forget(k, &e->slot[i]);
 		slot_empty(k, &e->slot[i], VIEW_EMPTY);
@@ -606,7 +611,12 @@ void checker_see(void *checker, const struct world_record *r)
 	case SEEN_STEP: see_step(k, r); break;
 	case SEEN_WRITE: see_write(k, r); break;
 	case SEEN_MOVED: see_moved(k, r); break;
-	case SEEN_ADOPTED: see_adopted(k); break;
+	case SEEN_ADOPTED:
+		for (uint32_t i = 0; i < WORLD_ENGINES; i++)
+			if (k->engine[i].attached)
+				seals_unanswered(k, &k->engine[i]); /* the fresh tables show it before */
+		see_adopted(k);
+		break;
 	case SEEN_SWITCHED: see_switched(k, e); break;
 	case SEEN_TIME: break;
 	}
