@@ -51,7 +51,8 @@ enum mutant {
 #undef X
 	MUTANT_COUNT
 };
-enum seeds { SEEDS_ANY, SEEDS_KILLS, SEEDS_FAILS, SEEDS_COPIES, SEEDS_DISK, SEEDS_CALM, SEEDS_TIGHT, SEEDS_LARGE, SEEDS_CRASH };
+enum seeds { SEEDS_ANY, SEEDS_KILLS, SEEDS_FAILS, SEEDS_COPIES, SEEDS_DISK, SEEDS_CALM, SEEDS_TIGHT, SEEDS_LARGE,
+	SEEDS_CRASH };
 
 static const struct { const char *name, *text; enum seeds seeds; } mutants[MUTANT_COUNT] = {
 #define X(name, seeds, text) [MUTANT_##name] = { #name, text, SEEDS_##seeds },

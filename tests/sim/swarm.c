@@ -112,7 +112,8 @@ void swarm_describe(const struct swarm *s, char *ret, size_t size)
 		 "kill %u, crash %u, mover fails %u, mover dies %u, doubled %u, clock %u, hostile %u, "
 		 "special %u, churn %u, requota %u; disk of %u extents, %u%% errors",
 		 s->generator ? "scenes" : "mix", s->calm ? ", calm" : "", s->n_extents, s->n_engines,
-		 s->two_spaces ? " of two spaces" : "", s->n_tenants, s->quotas ? " with quotas" : "", s->floors ? " with floors" : "",
+		 s->two_spaces ? " of two spaces" : "", s->n_tenants,
+		 s->quotas ? " with quotas" : "", s->floors ? " with floors" : "",
 		 s->n_slots, s->max_pages, s->kill, s->crash, s->mover_fails, s->mover_dies, s->doubled,
 		 s->clock, s->hostile, s->special, s->churn, s->requota, s->disk_extents, s->disk_errors);
 }
