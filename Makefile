@@ -137,7 +137,7 @@ $(O)/tests/bench_core_steps: $(O)/obj/tests/tools/bench_core.o $(O)/libkvdcore-s
 WRAPPED := core_fsck core_next_action job_moved frame_retire retire_stamped engine_hangup seq_copied \
 	share_moved spill_read claim_find page_may_share page_serves node_find_or_make hold_drop hold_take \
 	frame_take extent_assign act_extent promise_kept promise_break_all lookup_take wake_all core_fits \
-	act_complete tenant_charge pool_pages act_row seq_release journal_rollback
+	act_complete tenant_charge pool_pages act_row seq_release journal_rollback floor_covers
 $(O)/tests/sim_mutants: LDFLAGS += $(foreach f,$(WRAPPED),-Wl,--wrap=$(f))
 $(O)/tests/sim_noninterference: LDFLAGS += -Wl,--wrap=claim_complete
 $(O)/fuzz/replay_%: $(O)/obj/tests/fuzz/fuzz_%.o $(O)/obj/tests/fuzz/replay.o $(ALL_LIBS); $(link)

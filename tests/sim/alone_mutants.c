@@ -37,6 +37,7 @@
 	X(NOBODY_WOKEN, ANY, "who waits is never woken") \
 	X(ALL_FITS, TIGHT, "everything fits: memory is promised twice") \
 	X(OLDEST_PREEMPTED, TIGHT, "the oldest sequence is preempted") \
+	X(FLOOR_UNBOUNDED, FLOORS, "a floor covers whatever its tenant asks for") \
 	X(UNCHARGED, ANY, "one charge in fifty is forgotten") \
 	X(ANSWERED_TWICE, ANY, "one answer in fifty is given twice") \
 	X(UNANSWERED, ANY, "one answer in fifty is not given") \
@@ -51,7 +52,8 @@ enum mutant {
 #undef X
 	MUTANT_COUNT
 };
-enum seeds { SEEDS_ANY, SEEDS_KILLS, SEEDS_FAILS, SEEDS_COPIES, SEEDS_DISK, SEEDS_CALM, SEEDS_TIGHT, SEEDS_LARGE,
+enum seeds { SEEDS_ANY, SEEDS_KILLS, SEEDS_FAILS, SEEDS_COPIES, SEEDS_DISK, SEEDS_CALM, SEEDS_TIGHT,
+	SEEDS_FLOORS, SEEDS_LARGE,
 	SEEDS_CRASH };
 
 static const struct { const char *name, *text; enum seeds seeds; } mutants[MUTANT_COUNT] = {
@@ -248,6 +250,12 @@ MUTATED(bool, core_fits, (const struct core *c))
 	return now(MUTANT_ALL_FITS) || __real_core_fits(c);
 }
 
+MUTATED(bool, floor_covers, (const struct core *c, uint32_t seq, uint32_t pages))
+{
+	bool floor = tenant_at(c, seq_at(c, seq)->tenant)->quota.min_bytes;
+	return (floor && now(MUTANT_FLOOR_UNBOUNDED)) || __real_floor_covers(c, seq, pages);
+}
+
 MUTATED(void, act_complete, (const struct core *c, uint32_t engine, const struct kvd_cqe *cqe))
 {
 	if (cqe->verb < 64 && one_in_fifty(MUTANT_UNANSWERED))
@@ -313,6 +321,7 @@ static bool suits(const struct swarm *s, enum seeds seeds)
 	case SEEDS_DISK: return s->disk_extents && s->disk_errors;
 	case SEEDS_CALM: return s->calm && s->n_engines > 1;
 	case SEEDS_TIGHT: return !s->calm && s->n_extents < 5 && s->max_pages > 16;
+	case SEEDS_FLOORS: return s->floors && s->n_extents < 5;
 	case SEEDS_LARGE: return s->two_spaces && s->n_extents * 10 < s->max_pages; /* what never fits is asked for */
 	case SEEDS_CRASH: return s->crash > 2;
 	}

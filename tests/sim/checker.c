@@ -367,7 +367,8 @@ static void check_refusal(struct checker *k, uint32_t engine, const struct pendi
 		need = n = p->sqe.want;
 	switch (c->status) {
 	case KVD_S_TOO_LARGE:
-		if (c->need_pages != need || c->have_pages != k->n_extents * e->n_frames || need <= c->have_pages)
+		if (c->need_pages != need || c->have_pages > k->n_extents * e->n_frames || need <= c->have_pages ||
+		    c->have_pages % e->n_frames || (c->have_pages < k->n_extents * e->n_frames && !k->swarm.steer))
 			checker_fail(k, "TOO_LARGE with untrue numbers", c->need_pages, c->have_pages);
 		break;
 	case KVD_S_CONTEXT:
@@ -511,6 +512,12 @@ static void see_submit(struct checker *k, const struct world_record *r)
 	uint64_t before = e->space;
 	if (q->verb == KVD_SEQ_SEAL && q->page && q->page <= s->n_sealed)
 		before = s->chain[q->page - 1];
+	for (uint32_t i = 0; q->verb == KVD_SEQ_SEAL && q->page > s->n_sealed && i < e->pending_high; i++) {
+		const struct pending *o = &e->pending[i]; /* a SEAL that is not answered yet */
+		if (o->live && o->sqe.verb == KVD_SEQ_SEAL && o->sqe.slot == q->slot && o->sqe.count &&
+		    o->sqe.count <= WORLD_PAGES && o->sqe.page + o->sqe.count == q->page)
+			before = o->pages[o->sqe.count - 1];
+	}
 	for (uint32_t i = 0; i < r->a / KVD_PAGE_TOKENS && i < WORLD_PAGES; i++)
 		p->pages[i] = before = content_next(before, r->tokens + (size_t)i * KVD_PAGE_TOKENS);
 	if (q->verb == KVD_SEQ_FORK) {

@@ -188,6 +188,39 @@ static void perform_clock(struct sim *sim, uint64_t random)
 	}
 }
 
+/* Pin one of the first prefixes, or let all of them go. */
+static void steer_pins(struct sim *sim, bool pin, uint64_t random)
+{
+	static struct kvd_row_prefix rows[64];
+	struct world *w = sim->world;
+	uint32_t cursor = 0, n;
+	while ((n = core_read_prefixes(w->core, w->now, &cursor, rows, 64)) && !w->down) {
+		for (uint32_t i = 0; i < n && !w->down; i++)
+			if (pin ? i == random % n : rows[i].pinned == 1)
+				world_step(w, &(struct core_event){ .type = pin ? CORE_EV_PIN : CORE_EV_UNPIN,
+					.engine = CORE_NONE, .steer = { .prefix = rows[i].id, .tenant = CORE_NONE } });
+		if (pin)
+			return;
+	}
+}
+
+/* An administrator evicts, of one tenant or of all, pins, and lets go. */
+static void perform_steer(struct sim *sim, uint64_t random)
+{
+	struct core_event evict = { .type = CORE_EV_EVICT, .engine = CORE_NONE, .steer = { .tenant = CORE_NONE } };
+	if (sim->world->down)
+		return;
+	switch (random & 3) {
+	case 0: evict.steer.tenant = (uint32_t)(random >> 8) % sim->swarm.n_tenants; /* fall through */
+	case 1:
+		evict.steer.bytes = (random >> 16) % (SIM_EXTENT_BYTES * 2);
+		world_step(sim->world, &evict);
+		break;
+	case 2: steer_pins(sim, true, random >> 8); break;
+	default: steer_pins(sim, false, 0); break;
+	}
+}
+
 static void perform_engine_op(struct sim *sim, const struct sim_op *op)
 {
 	struct world *w = sim->world;
@@ -241,6 +274,7 @@ static void perform_daemon_op(struct sim *sim, const struct sim_op *op)
 			crash_arm(sim, op->v[0]);
 		break;
 	case OP_ADOPT: crash_adopt(sim); break;
+	case OP_STEER: perform_steer(sim, op->random); break;
 	case OP_QUOTA:
 		if (!w->down)                /* the checker knows of one change that may not be made yet */
 			tenant_make(sim, (uint32_t)(op->random % sim->swarm.n_tenants), op->random >> 8);
@@ -306,6 +340,8 @@ void sim_end(struct sim *sim)
 	}
 	hostile_close(sim);
 	world_settle(w, true);
+	if (sim->swarm.steer)
+		steer_pins(sim, false, 0);
 	for (uint32_t i = 0; sim->swarm.floors && i < sim->swarm.n_tenants; i++)
 		tenant_make(sim, i, 0);              /* what a floor kept is SEALED; without it, COOL */
 	world_settle(w, true);

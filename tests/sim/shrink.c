@@ -14,7 +14,7 @@
 static const char *const op_names[OP_KINDS] = {
 	"none", "open", "advance", "complete", "begin", "end", "poll", "mover", "populate", "done", "tick", "hostile",
 	"park", "close", "truncate", "fork", "attach", "kill", "hangup", "quiet", "drain", "double", "mover-dies",
-	"clock", "settle", "crash", "adopt", "switch", "quota"
+	"clock", "settle", "crash", "adopt", "switch", "quota", "steer"
 };
 
 bool trace_write(const char *path, const struct swarm *swarm, const struct sim_op *ops, uint32_t n)

@@ -18,7 +18,7 @@ enum sim_op_kind {
 	OP_NONE = 0, OP_OPEN, OP_ADVANCE, OP_COMPLETE, OP_STEP_BEGIN, OP_STEP_END, OP_POLL, OP_MOVER,
 	OP_POPULATE, OP_DONE, OP_TICK, OP_HOSTILE, OP_PARK, OP_CLOSE, OP_TRUNCATE, OP_FORK, OP_ATTACH,
 	OP_KILL, OP_HANGUP, OP_QUIET, OP_DRAIN, OP_DOUBLE, OP_MOVER_DIES, OP_CLOCK, OP_SETTLE,
-	OP_CRASH, OP_ADOPT, OP_SWITCH, OP_QUOTA, OP_KINDS
+	OP_CRASH, OP_ADOPT, OP_SWITCH, OP_QUOTA, OP_STEER, OP_KINDS
 };
 
 /* OPEN: tenant; v = three salts and where the first two end (tokens), prompt, target, flags. */
@@ -37,7 +37,7 @@ struct swarm {
 	uint32_t n_planted;            /* alone_mutants.c: which bug the core has; 0: none */
 	uint32_t disk_extents, disk_errors; /* size of the spill file; percent of its accesses that go wrong */
 	/* faults: of 10,000 choices; 0: off in this seed */
-	uint32_t kill, crash, mover_fails, mover_dies, doubled, clock, hostile, special, churn, requota;
+	uint32_t kill, crash, mover_fails, mover_dies, doubled, clock, hostile, special, churn, requota, steer;
 	/* how busy each part of the world is */
 	uint32_t weight[OP_KINDS];
 };

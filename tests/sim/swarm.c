@@ -53,6 +53,8 @@ static void swarm_floors(struct swarm *s)
 	s->floors = draw(&state, 0, 1) && !s->calm;
 	if (s->floors)
 		s->requota = fault(&state, 100);
+	if (!s->calm)
+		s->steer = fault(&state, 60);
 }
 
 struct swarm swarm_of(uint64_t seed)
@@ -110,10 +112,11 @@ void swarm_describe(const struct swarm *s, char *ret, size_t size)
 	snprintf(ret, size,
 		 "%s%s, %u extents, %u engines%s, %u tenants%s%s, %u slots of %u pages; of 10,000: "
 		 "kill %u, crash %u, mover fails %u, mover dies %u, doubled %u, clock %u, hostile %u, "
-		 "special %u, churn %u, requota %u; disk of %u extents, %u%% errors",
+		 "special %u, churn %u, requota %u, steer %u; disk of %u extents, %u%% errors",
 		 s->generator ? "scenes" : "mix", s->calm ? ", calm" : "", s->n_extents, s->n_engines,
 		 s->two_spaces ? " of two spaces" : "", s->n_tenants,
 		 s->quotas ? " with quotas" : "", s->floors ? " with floors" : "",
 		 s->n_slots, s->max_pages, s->kill, s->crash, s->mover_fails, s->mover_dies, s->doubled,
-		 s->clock, s->hostile, s->special, s->churn, s->requota, s->disk_extents, s->disk_errors);
+		 s->clock, s->hostile, s->special, s->churn, s->requota, s->steer,
+		 s->disk_extents, s->disk_errors);
 }
