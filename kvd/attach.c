@@ -233,6 +233,19 @@ static void process_ready(struct loop_source *source, uint32_t events)
 		loop_again(engine->daemon->loop, &engine->peer->source);  /* peer_ready() reads what is left */
 }
 
+/* The same process under the same name attaches again: it has given up everything of its former attachment
+ * before it asked (kvd/engine.h), so that is as quiet as if the process had ended. */
+static void supersede(const struct attached *engine)
+{
+	for (uint32_t i = 0; i < CORE_ENGINES_MAX; i++) {
+		struct attached *former = &engine->daemon->engines[i];
+
+		if (former->state == ATTACHED_DYING && !former->gone && former->pid == engine->pid &&
+		    former->uid == engine->uid && !strcmp(former->name, engine->name))
+			process_ready(&former->process, POLLIN);
+	}
+}
+
 int attach_watch(struct attached *engine)
 {
 	engine->process.ready = process_ready;
@@ -305,6 +318,7 @@ void attach_answer(struct daemon *daemon, const struct core_action *action)
 	peer_send(peer, &reply.m, fds, 2, true);
 	if (attach_watch(engine) < 0)
 		peer_doom(peer, "cannot be watched"); /* the table has room for every engine */
+	supersede(engine);
 	daemon->engines_changed = true;
 	log_info("engine.attached engine=%u name=\"%s\" model=\"%s\" numerics=\"%s\" uid=%u pid=%u "
 		 "slots=%u pages=%u "

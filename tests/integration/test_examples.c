@@ -67,9 +67,9 @@ START_TEST(symbols_of_the_library)
 	ck_assert_ptr_nonnull(f);
 	while (fgets(line, sizeof(line), f)) {
 		ck_assert_int_eq(sscanf(line, "%*s %*s %255s", symbol), 1);
-		if (!strcmp(symbol, "KVD_0.1"))
+		if (!strncmp(symbol, "KVD_0.", 6))     /* version nodes */
 			continue;
-		ck_assert_msg(!strncmp(symbol, "kvd_", 4) && strstr(symbol, "@@KVD_0.1"),
+		ck_assert_msg(!strncmp(symbol, "kvd_", 4) && strstr(symbol, "@@KVD_0."),
 			      "%s should not be seen", symbol);
 		n++;
 	}
