@@ -379,7 +379,7 @@ START_TEST(a_slow_watcher_is_told_what_it_lost)
 		ck_assert_msg(kvd_steer(hand, i % 2 ? KVD_STEER_UNPIN : KVD_STEER_PIN, NULL, number,
 					-1, NULL) == 0,
 			      "%s", kvd_error(hand));
-	while (kvd_event(slow, 1000, &event) == 0) {
+	while (seen + lost < n_hands && kvd_event(slow, 10000, &event) == 0) {
 		ck_assert_uint_gt(event.number, last);
 		last = event.number;
 		lost += event.lost;
