@@ -384,21 +384,21 @@ static bool mover_one(struct world *w)
 static bool settle_round(struct world *w, bool advance)
 {
 	bool moved = false;
-	while (world_populate(w))
+	while (!w->down && world_populate(w))
 		moved = true;
-	while (mover_one(w))
+	while (!w->down && mover_one(w))
 		moved = true;
-	for (uint32_t e = 0; e < WORLD_ENGINES; e++) {
+	for (uint32_t e = 0; e < WORLD_ENGINES && !w->down; e++) {
 		if (!w->engine[e].attached)
 			continue;
 		world_step_end(w, e);
 		world_switch(w, e);
-		while (world_poll(w, e))
+		while (!w->down && world_poll(w, e))
 			moved = true;
-		while (world_complete_one(w, e))
+		while (!w->down && world_complete_one(w, e))
 			moved = true;
 		uint64_t before = w->ops;
-		for (uint32_t s = 0; advance && s < w->engine[e].max_seqs; s++)
+		for (uint32_t s = 0; advance && !w->down && s < w->engine[e].max_seqs; s++)
 			world_advance(w, e, s);
 		moved = moved || w->ops != before;
 		for (uint32_t s = 0; s < w->engine[e].max_seqs; s++)
@@ -416,7 +416,7 @@ static bool settle_round(struct world *w, bool advance)
 void world_settle(struct world *w, bool advance)
 {
 	uint32_t idle = 0;
-	for (uint32_t round = 0; idle < 3; round++) {
+	for (uint32_t round = 0; idle < 3 && !w->down; round++) { /* a dead kvd comes to no rest */
 		if (round > 200000)
 			world_fail(w, "the world does not come to rest", round, 0);
 		idle = settle_round(w, advance) ? 0 : idle + 1;

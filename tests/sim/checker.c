@@ -71,74 +71,21 @@ uint64_t checker_computed(const struct checker *k)
 	return k->computed;
 }
 
-/* ---- identities and facts ---- */
-
-static uint64_t mix(uint64_t a, uint64_t b)
+/* What page `at` of a slot holds once the SEALs are done that it still waits for; 0: nobody said. */
+static uint64_t content_said(const struct view_engine *e, uint32_t slot, uint32_t at)
 {
-	unsigned __int128 m = (unsigned __int128)(a ^ 0x9e3779b97f4a7c15ull) * (b ^ 0xd6e8feb86659fd93ull);
-	return (uint64_t)m ^ (uint64_t)(m >> 64);
-}
-
-static uint64_t content_next(uint64_t before, const int32_t *tokens)
-{
-	for (uint32_t i = 0; i < KVD_PAGE_TOKENS; i += 2)
-		before = mix(before + 1, (uint64_t)(uint32_t)tokens[i] << 32 | (uint32_t)tokens[i + 1]);
-	return before | 1;
-}
-
-static uint32_t fact_slot(const struct fact *facts, uint32_t max, uint64_t key)
-{
-	uint32_t i = (uint32_t)key & (max - 1);
-	while (facts[i].key && facts[i].key != key)
-		i = (i + 1) & (max - 1);
-	return i;
-}
-
-static void facts_grow(struct checker *k)
-{
-	uint32_t max = k->facts_max * 2;
-	struct fact *facts = calloc(max, sizeof(*facts));
-	for (uint32_t i = 0; i < k->facts_max; i++)
-		if (k->facts[i].key)
-			facts[fact_slot(facts, max, k->facts[i].key)] = k->facts[i];
-	free(k->facts);
-	k->facts = facts;
-	k->facts_max = max;
-	/* the slots' lists name entries by place */
-	for (uint32_t e = 0; e < WORLD_ENGINES; e++)
-		for (uint32_t s = 0; s < WORLD_SLOTS; s++)
-			k->engine[e].slot[s].n_promised = 0;
-	for (uint32_t i = 0; i < max; i++) {
-		uint32_t p = facts[i].promiser;
-		if (!p)
-			continue;
-		struct view_slot *s = &k->engine[(p - 1) / WORLD_SLOTS].slot[(p - 1) % WORLD_SLOTS];
-		s->promised[s->n_promised++] = i;
+	const struct view_slot *s = &e->slot[slot];
+	const struct pending *last = NULL;
+	if (at < s->n_sealed)
+		return s->chain[at];
+	for (uint32_t i = 0; i < e->pending_high; i++) {
+		const struct pending *p = &e->pending[i];
+		if (p->live && p->sqe.verb == KVD_SEQ_SEAL && p->sqe.slot == slot && at >= p->sqe.page &&
+		    at - p->sqe.page < p->sqe.count && (!last || last->order < p->order))
+			last = p;
 	}
-}
-
-static struct fact *fact_of(struct checker *k, uint32_t domain, uint64_t content)
-{
-	uint64_t key = mix(content, domain + 1) | 1;
-	if (k->n_facts * 2 > k->facts_max)
-		facts_grow(k);
-	struct fact *f = &k->facts[fact_slot(k->facts, k->facts_max, key)];
-	if (!f->key)
-		k->n_facts++;
-	f->key = key;
-	return f;
-}
-
-static uint32_t domain_of(const struct checker *k, uint32_t tenant)
-{
-	return k->tenant[tenant].number;
-}
-
-static void promises_forget(struct checker *k, struct view_slot *s)
-{
-	for (uint32_t i = 0; i < s->n_promised; i++)
-		k->facts[s->promised[i]].promiser = 0;
-	s->n_promised = 0;
+	uint64_t before = !last ? 0 : at ? content_said(e, slot, at - 1) : e->space;
+	return before ? content_next(before, last->pages[at - last->sqe.page]) : 0;
 }
 
 /* ---- rows ---- */
@@ -242,37 +189,6 @@ static void check_cached(struct checker *k, struct view_slot *s, uint32_t from, 
 	}
 }
 
-/* Calm runs: the sequence is about to compute page n_sealed of its prompt.  asked: the index was looked
- * at no earlier than this (a GROW may have waited for frames after that). */
-static void check_computed_once(struct checker *k, uint32_t engine, struct view_slot *s, uint64_t asked)
-{
-	uint32_t self = engine * WORLD_SLOTS + (uint32_t)(s - k->engine[engine].slot) + 1, at = s->n_sealed;
-	bool private = k->tenant[s->tenant].sharing == CORE_PRIVATE;
-	if (!k->swarm.calm || s->no_index || at >= s->n_prompt / KVD_PAGE_TOKENS)
-		return;
-	if (at && s->chain[at - 1] != s->prompt[at - 1])
-		return;
-	promises_forget(k, s);
-	for (uint32_t i = at; i < s->n_prompt / KVD_PAGE_TOKENS; i++) {
-		struct fact *f = fact_of(k, domain_of(k, s->tenant), s->prompt[i]);
-		bool may_take = i == at && i < (s->n_prompt - 1) / KVD_PAGE_TOKENS;
-		if (f->computed) {
-			if (may_take && f->when < asked && (!private || f->engine == engine))
-				checker_fail(k, "a page is computed again", s->tenant, i);
-			return;
-		}
-		if (f->promiser) {
-			if (may_take && f->promiser != self && f->promised < asked)
-				checker_fail(k, "a page is computed while another computes it",
-					     f->promiser, self * 100 + i);
-			return;
-		}
-		f->promiser = self;
-		f->promised = k->records;
-		s->promised[s->n_promised++] = (uint32_t)(f - k->facts);
-	}
-}
-
 /* ---- completions ---- */
 
 static void completed_open(struct checker *k, uint32_t engine, struct view_slot *s, const struct pending *p,
@@ -281,13 +197,14 @@ static void completed_open(struct checker *k, uint32_t engine, struct view_slot 
 	memcpy(s->prompt, p->pages, sizeof(s->prompt));
 	s->n_prompt = p->sqe.n_tokens;
 	s->no_index = p->no_index;
+	s->tenant = p->tenant;
 	s->state = VIEW_RUNNING;
 	check_cached(k, s, 0, c->cached);
 	check_sealed(k, s, 0, c->cached);
 	check_fresh(k, engine, s, c->cached, c->pages);
 	s->n_sealed = c->cached;
 	s->n_pages = c->pages;
-	check_computed_once(k, engine, s, p->when);
+	check_computed_once(k, engine, s, p);
 }
 
 static void completed_grow(struct checker *k, uint32_t engine, struct view_slot *s, const struct pending *p,
@@ -307,7 +224,7 @@ static void completed_grow(struct checker *k, uint32_t engine, struct view_slot 
 	s->n_sealed = c->cached;
 	s->n_pages = c->pages;
 	if (looked)
-		check_computed_once(k, engine, s, p->when);
+		check_computed_once(k, engine, s, p);
 }
 
 static void completed_seal(struct checker *k, uint32_t engine, struct view_slot *s, const struct pending *p,
@@ -320,13 +237,14 @@ static void completed_seal(struct checker *k, uint32_t engine, struct view_slot 
 		f->content = content_of(f);
 		if (!f->content && f->holders != !s->lost)
 			checker_fail(k, "a page is sealed that two tables have", engine, at);
-		s->chain[at] = p->pages[i];
+		uint64_t content = content_next(at ? s->chain[at - 1] : k->engine[engine].space, p->pages[i]);
+		s->chain[at] = content;
 		if (!f->content)
-			f->content = p->pages[i];
+			f->content = content;
 		k->computed++;
 		if (s->no_index)
 			continue;
-		struct fact *fact = fact_of(k, domain_of(k, s->tenant), p->pages[i]);
+		struct fact *fact = fact_of(k, domain_of(k, s->tenant), content);
 		if (!fact->computed) {
 			fact->engine = engine;
 			fact->when = k->records;
@@ -349,6 +267,7 @@ static void completed_fork(struct checker *k, uint32_t engine, struct view_slot 
 		return;
 	}
 	memcpy(t->chain, p->pages, sizeof(t->chain));
+	t->tenant = p->tenant;
 	t->n_prompt = 0;
 	t->no_index = p->no_index;
 	t->n_sealed = whole;
@@ -410,6 +329,21 @@ static void see_preempt(struct checker *k, struct view_slot *s)
 	slot_empty(k, s, VIEW_STOPPED);
 }
 
+/* Asked of the slot while an earlier question was not answered (kvd was dead): it meant what that made of
+ * the slot. */
+static void forks_follow(struct view_engine *e, const struct view_slot *s, const struct pending *before)
+{
+	for (uint32_t i = 0; i < e->pending_high; i++) {
+		struct pending *p = &e->pending[i];
+		if (!p->live || p->sqe.verb != KVD_SEQ_FORK || p->order < before->order ||
+		    p->sqe.slot != before->sqe.slot)
+			continue;
+		memcpy(p->pages, s->chain, sizeof(p->pages));
+		p->tenant = s->tenant;
+		p->no_index = s->no_index;
+	}
+}
+
 static void see_answer(struct checker *k, uint32_t engine, struct pending *p, const struct kvd_cqe *c)
 {
 	struct view_engine *e = &k->engine[engine];
@@ -451,6 +385,7 @@ static void see_answer(struct checker *k, uint32_t engine, struct pending *p, co
 		slot_empty(k, s, VIEW_STOPPED);
 		break;
 	}
+	forks_follow(e, s, p);
 }
 
 static void see_complete(struct checker *k, const struct world_record *r)
@@ -500,7 +435,7 @@ static void see_submit(struct checker *k, const struct world_record *r)
 	struct pending *p = pending_new(k, e);
 	struct view_slot *s = q->slot < e->max_seqs ? &e->slot[q->slot] : NULL, *t = s;
 	p->sqe = *q;
-	p->when = q->verb == KVD_SEQ_GROW ? k->records : UINT64_MAX;
+	p->order = k->records;
 	p->tenant = s && q->verb != KVD_SEQ_OPEN ? s->tenant : q->tenant;
 	if (!s)
 		return;
@@ -510,16 +445,10 @@ static void see_submit(struct checker *k, const struct world_record *r)
 	if (q->verb == KVD_SEQ_OPEN || q->verb == KVD_SEQ_RESUME)
 		p->no_index = q->flags & KVD_OPEN_PRIVATE;
 	uint64_t before = e->space;
-	if (q->verb == KVD_SEQ_SEAL && q->page && q->page <= s->n_sealed)
-		before = s->chain[q->page - 1];
-	for (uint32_t i = 0; q->verb == KVD_SEQ_SEAL && q->page > s->n_sealed && i < e->pending_high; i++) {
-		const struct pending *o = &e->pending[i]; /* a SEAL that is not answered yet */
-		if (o->live && o->sqe.verb == KVD_SEQ_SEAL && o->sqe.slot == q->slot && o->sqe.count &&
-		    o->sqe.count <= WORLD_PAGES && o->sqe.page + o->sqe.count == q->page)
-			before = o->pages[o->sqe.count - 1];
+	for (uint32_t i = 0; i < r->a / KVD_PAGE_TOKENS && i < WORLD_PAGES; i++) {
+		uint64_t digest = page_digest(r->tokens + (size_t)i * KVD_PAGE_TOKENS);
+		p->pages[i] = q->verb == KVD_SEQ_SEAL ? digest : (before = content_next(before, digest));
 	}
-	for (uint32_t i = 0; i < r->a / KVD_PAGE_TOKENS && i < WORLD_PAGES; i++)
-		p->pages[i] = before = content_next(before, r->tokens + (size_t)i * KVD_PAGE_TOKENS);
 	if (q->verb == KVD_SEQ_FORK) {
 		memcpy(p->pages, s->chain, sizeof(p->pages));
 		t = q->other < e->max_seqs && s->state == VIEW_RUNNING ? &e->slot[q->other] : NULL;
@@ -567,10 +496,11 @@ static void seal_unanswered(struct checker *k, struct view_engine *e, const stru
 	struct view_slot *s = p->sqe.slot < e->max_seqs ? &e->slot[p->sqe.slot] : NULL;
 	for (uint32_t i = 0; s && i < p->sqe.count && p->sqe.page + i < s->n_pages && i < WORLD_PAGES; i++) {
 		uint32_t entry = s->row[p->sqe.page + i];
-		if (entry && !k->frame[KVD_ENTRY_FRAME(entry)].content)
-			k->frame[KVD_ENTRY_FRAME(entry)].content = p->pages[i];
-		if (!s->no_index)
-			fact_of(k, domain_of(k, s->tenant), p->pages[i])->computed = 1;
+		uint64_t content = content_said(e, p->sqe.slot, p->sqe.page + i);
+		if (entry && content && !k->frame[KVD_ENTRY_FRAME(entry)].content)
+			k->frame[KVD_ENTRY_FRAME(entry)].content = content;
+		if (content && !s->no_index)
+			fact_of(k, domain_of(k, s->tenant), content)->computed = 1;
 	}
 }
 

@@ -1,5 +1,5 @@
 /* checker.h - the checker's model of what can be seen; shared by checker.c (submissions, completions,
- * tables, facts), checker_bytes.c (frames, steps, the mover) and checker_floors.c. */
+ * tables), checker_facts.c (what is computed), checker_bytes.c (frames, steps, the mover) and checker_floors.c. */
 #ifndef KVD_TEST_SIM_CHECKER_H
 #define KVD_TEST_SIM_CHECKER_H
 
@@ -33,11 +33,11 @@ struct view_slot {
 struct pending {
 	bool live;
 	struct kvd_sqe sqe;
-	uint64_t pages[WORLD_PAGES]; /* identities: OPEN, RESUME the prompt's; SEAL those sealed;
-					FORK the source's */
+	uint64_t pages[WORLD_PAGES]; /* identities: OPEN, RESUME the prompt's; FORK the source's; SEAL: the
+					pages' digests, for what is before them may not be known yet */
 	uint32_t tenant;
 	bool no_index;
-	uint64_t when;
+	uint64_t order;                /* k->records when it was said */
 };
 
 struct view_engine {
@@ -49,7 +49,7 @@ struct view_engine {
 	uint32_t pending_high;
 };
 
-struct fact { uint64_t key, when, promised; uint32_t computed, promiser, engine; };
+struct fact { uint64_t key, when, promised; uint32_t computed, promiser, engine, forced; };
 
 struct checker {
 	struct swarm swarm;
@@ -78,6 +78,16 @@ static inline uint64_t content_of(const struct view_frame *f)
 /* Does another tenant wait for no more than its min? */
 bool floor_asks(const struct checker *k, uint32_t but);
 
+static inline uint32_t domain_of(const struct checker *k, uint32_t tenant)
+{
+	return k->tenant[tenant].number;
+}
+
+uint64_t page_digest(const int32_t *tokens);
+uint64_t content_next(uint64_t before, uint64_t digest);
+struct fact *fact_of(struct checker *k, uint32_t domain, uint64_t content);
+void promises_forget(struct checker *k, struct view_slot *s);
+void check_computed_once(struct checker *k, uint32_t engine, struct view_slot *s, const struct pending *p);
 void see_moved(struct checker *k, const struct world_record *r);
 void see_write(struct checker *k, const struct world_record *r);
 void see_step(struct checker *k, const struct world_record *r);
