@@ -51,10 +51,8 @@ void page_index(const struct core *c, uint32_t number, uint32_t node)
 	if (node_at(c, node)->copies.count == 1)
 		node_away(c, node, false);
 	const struct spill *r = node_at(c, node)->spill ? spill_at(c, node_at(c, node)->spill) : NULL;
-	if (r && r->page && page_at(c, r->page)->leaving) {
-		spill_keep(c, r->page);              /* computed again while it was being written: it stays */
-		page_cool_list(c, r->page, true);
-	}
+	if (r && r->page && page_at(c, r->page)->leaving)
+		page_drop(c, r->page, true);         /* computed again while it was being written: it can go at once */
 	node_presence(c, node);
 }
 
