@@ -45,7 +45,6 @@ static struct point points[] = {
 	{ VICTIM_KVD, "ring_take", "kvd consumes a submission", 200, 60 },
 	{ VICTIM_KVD, "ring_publish", "kvd publishes a completion", 200, 60 },
 	{ VICTIM_KVD, "ring_entry", "kvd stores a table entry", 200, 30 },
-	{ VICTIM_KVD, "peer_send", "kvd sends a message", 3, 600 },
 	{ VICTIM_KVD, "mover_link_move", "kvd gives the mover a job", 20, 300 },
 	{ VICTIM_KVD, "retire_stamped", "kvd reads the step counters", 20, 1000 },
 	{ VICTIM_KVD, "job_moved", "kvd hears from the mover", 20, 1000 },
