@@ -29,6 +29,7 @@ static enum spill_out node_out(const struct core *c, uint32_t node, enum reclaim
 bool reclaim_out(const struct core *c, uint32_t claim, enum reclaim_mode mode)
 {
 	uint32_t node = claim_at(c, claim)->node;
+	guard_release(c, claim);             /* its owner's max takes what its min kept */
 	enum spill_out out = node_at(c, node)->n_complete > 1 ? SPILL_CANNOT : node_out(c, node, mode);
 	if (out == SPILL_CANNOT)
 		claim_drop(c, claim);
