@@ -395,6 +395,8 @@ static void serve_events(int listen_fd)
 			usleep(20000);       /* let it take them */
 	}
 	answer(fd, 1, 0);
+	next_steer(fd, KVD_STEER_UNPIN);     /* it has taken what was queued: there is room for the last one */
+	answer(fd, 1, 0);
 	event.number = FLOOD + 1;
 	event.kind = KVD_EVENT_STEER;
 	fake_kvd_send(fd, &event, sizeof(event), NULL, 0);
@@ -414,6 +416,12 @@ START_TEST(events_queue_is_bounded)
 	ck_assert_int_eq(kvd_event(c, 0, &event), KVD_S_STALE); /* nothing is watched yet */
 	ck_assert_int_eq(kvd_steer(c, KVD_STEER_WATCH, NULL, NULL, -1, NULL), 0);
 	ck_assert_int_eq(kvd_steer(c, KVD_STEER_PIN, NULL, number, -1, NULL), 0);
+	while ((r = kvd_event(c, 0, &event)) == 0) {
+		seen += 1 + event.lost;
+		ck_assert_uint_eq(seen, event.number);
+	}
+	ck_assert_int_eq(r, -EAGAIN);
+	ck_assert_int_eq(kvd_steer(c, KVD_STEER_UNPIN, NULL, number, -1, NULL), 0);
 	while ((r = kvd_event(c, 2000, &event)) == 0) {
 		seen += 1 + event.lost;
 		ck_assert_uint_eq(seen, event.number); /* each is either here or counted */
