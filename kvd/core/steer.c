@@ -40,7 +40,7 @@ static uint64_t chain_bytes(const struct core *c, uint32_t node)
 
 uint32_t pins_max(const struct core *c)
 {
-	return c->n_extents / 4 ? c->n_extents / 4 : 1;
+	return c->n_extents < 8 ? 0 : c->n_extents / 4; /* fewer have none to spare: a merge may take a second one */
 }
 
 void steer_copy(const struct core *c, uint32_t node, uint32_t frame, bool is)
