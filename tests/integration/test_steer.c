@@ -379,16 +379,21 @@ START_TEST(a_slow_watcher_is_told_what_it_lost)
 		ck_assert_msg(kvd_steer(hand, i % 2 ? KVD_STEER_UNPIN : KVD_STEER_PIN, NULL, number,
 					-1, NULL) == 0,
 			      "%s", kvd_error(hand));
-	while (seen + lost < n_hands && kvd_event(slow, 10000, &event) == 0) {
-		ck_assert_uint_gt(event.number, last);
-		last = event.number;
-		lost += event.lost;
-		seen++;
+	for (unsigned tries = 0; seen + lost < n_hands && tries < 5; tries++) {
+		while (kvd_event(slow, 1000, &event) == 0) {
+			ck_assert_uint_gt(event.number, last);
+			last = event.number;
+			lost += event.lost;
+			seen++;
+		}
+		/* what was lost last is told with the next event: here is one */
+		enum kvd_steer what = tries % 2 ? KVD_STEER_UNPIN : KVD_STEER_PIN;
+		ck_assert_int_eq(kvd_steer(hand, what, NULL, number, -1, NULL), 0);
 	}
 	printf("%u hands: %u events seen, %u lost and told\n", n_hands, (unsigned)seen, (unsigned)lost);
 	ck_assert_uint_gt(lost, 0);
 	ck_assert_uint_ge(seen + lost, n_hands);       /* lost counts events of every kind */
-	ck_assert_uint_le(seen, n_hands);
+	ck_assert_uint_le(seen, n_hands + 5);
 	kvd_close(slow);
 	kvd_close(hand);
 	free(text);
