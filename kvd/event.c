@@ -13,6 +13,7 @@
 
 #include "kvd/clock.h"
 #include "kvd/daemon.h"
+#include "kvd/memory.h"
 #include "kvd/peer.h"
 
 #define EVENT_TELL_USEC 100000u    /* counters are summed up for so long */
@@ -21,13 +22,8 @@
 
 int event_open(struct daemon *daemon)
 {
-	size_t bytes = LIMIT_EVENTS * sizeof(daemon->events.ring[0]);
-
-	daemon->events.ring = aligned_alloc(64, (bytes + 63) / 64 * 64);
-	if (!daemon->events.ring)
-		return -ENOMEM;
-	memset(daemon->events.ring, 0, bytes);       /* touched now, so that memory does not grow with time */
-	return 0;
+	daemon->events.ring = memory_resident(LIMIT_EVENTS * sizeof(daemon->events.ring[0]));
+	return daemon->events.ring ? 0 : -ENOMEM;
 }
 
 void event_close(struct daemon *daemon)

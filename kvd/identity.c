@@ -15,28 +15,13 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "kvd/small_file.h"
+
 #ifndef SO_PEERPIDFD
 #define SO_PEERPIDFD 77 /* Linux 6.5 */
 #endif
 
 #define CGROUP_TEXT_MAX 4096 /* a dozen lines of version 1, or one of 4,095 bytes */
-
-static int read_file(const char *path, char *text, size_t max)
-{
-	int fd = open(path, O_RDONLY | O_CLOEXEC), r;
-	size_t n = 0;
-
-	if (fd < 0)
-		return -errno;
-	do {
-		r = (int)read(fd, text + n, max - 1 - n);
-		n += r > 0 ? (size_t)r : 0;
-	} while ((r > 0 && n < max - 1) || (r < 0 && errno == EINTR));
-	r = r < 0 ? -errno : 0;
-	close(fd);
-	text[n] = '\0';
-	return r;
-}
 
 int identity_parse_cgroup(const char *text, char ret[CONFIG_PATH_MAX])
 {
@@ -75,7 +60,7 @@ static int pid_of(int pidfd, int *ret)
 	int r;
 
 	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", pidfd);
-	r = read_file(path, text, sizeof(text));
+	r = small_file_read(path, text, sizeof(text));
 	if (r < 0)
 		return r;
 	line = strstr(text, "Pid:\t");
@@ -98,7 +83,7 @@ int identity_cgroup(int socket_fd, char ret[CONFIG_PATH_MAX])
 	r = pid_of(process.fd, &pid);
 	if (r == 0) {
 		snprintf(path, sizeof(path), "/proc/%d/cgroup", pid);
-		r = read_file(path, text, sizeof(text));
+		r = small_file_read(path, text, sizeof(text));
 		if (poll(&process, 1, 0) != 0)
 			r = -ESRCH;
 	}

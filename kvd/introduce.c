@@ -209,14 +209,26 @@ static uint32_t stream_admit(struct peer *peer, uint32_t request_seq, struct att
 	return handle;
 }
 
+/* The client's answer: which engine, by which handle; fd: its end of a new stream, -1: it has one. */
+static void answer_stream(struct peer *peer, uint32_t request_seq, const struct attached *engine, uint32_t handle,
+			  int fd)
+{
+	struct kvd_msg_stream m = {
+		.m = { .type = KVD_M_STREAM, .size = sizeof(m), .seq = request_seq },
+		.client = handle,
+	};
+
+	strcpy(m.tenant, peer->tenant_name);
+	strcpy(m.model, engine->model);
+	strcpy(m.engine, engine->name);
+	peer_send(peer, &m.m, &fd, fd >= 0, fd >= 0);
+}
+
 static void introduce_pair(struct peer *peer, const struct kvd_msg_stream_open *m,
 			   struct attached *engine)
 {
 	struct kvd_msg_client_new to_engine = { .m = { .type = KVD_M_CLIENT_NEW,
 						       .size = sizeof(to_engine) } };
-	struct kvd_msg_stream to_client = {
-		.m = { .type = KVD_M_STREAM, .size = sizeof(to_client), .seq = m->m.seq },
-	};
 	uint32_t handle;
 	int pair[2];
 
@@ -231,25 +243,19 @@ static void introduce_pair(struct peer *peer, const struct kvd_msg_stream_open *
 			   strerror(errno));
 		return;
 	}
-	to_engine.client = to_client.client = handle;
+	to_engine.client = handle;
 	to_engine.weight = peer->daemon->uses[peer->tenant].priority;
 	strcpy(to_engine.tenant, peer->tenant_name);
-	strcpy(to_client.tenant, peer->tenant_name);
-	strcpy(to_client.model, engine->model);
-	strcpy(to_client.engine, engine->name);
 	log_debug("stream.open tenant=\"%s\" engine=\"%s\" handle=%u", peer->tenant_name,
 		  engine->name, handle);
 	attach_send(engine, &to_engine.m, (struct kept_out){ KVD_M_CLIENT_NEW, handle, 0 }, &pair[0], true);
-	peer_send(peer, &to_client.m, &pair[1], 1, true);
+	answer_stream(peer, m->m.seq, engine, handle, pair[1]);
 }
 
 void introduce_again(struct peer *peer, const struct kvd_msg_stream_again *m)
 {
 	struct kvd_msg_client_again to_engine = { .m = { .type = KVD_M_CLIENT_AGAIN,
 							 .size = sizeof(to_engine) } };
-	struct kvd_msg_stream to_client = {
-		.m = { .type = KVD_M_STREAM, .size = sizeof(to_client), .seq = m->m.seq },
-	};
 	struct kvd_msg_stream_open named = { .m = m->m };
 	const struct attached *other;
 	struct attached *engine;
@@ -267,17 +273,14 @@ void introduce_again(struct peer *peer, const struct kvd_msg_stream_again *m)
 	handle = stream_admit(peer, m->m.seq, engine);
 	if (!handle)
 		return;
-	to_engine.client = to_client.client = handle;
+	to_engine.client = handle;
 	to_engine.weight = peer->daemon->uses[peer->tenant].priority;
 	memcpy(to_engine.ticket, m->ticket, sizeof(to_engine.ticket));
 	strcpy(to_engine.tenant, peer->tenant_name);
-	strcpy(to_client.tenant, peer->tenant_name);
-	strcpy(to_client.model, engine->model);
-	strcpy(to_client.engine, engine->name);
 	log_debug("stream.again tenant=\"%s\" engine=\"%s\" handle=%u", peer->tenant_name,
 		  engine->name, handle);
 	attach_send(engine, &to_engine.m, (struct kept_out){ KVD_M_CLIENT_AGAIN, handle, 0 }, NULL, false);
-	peer_send(peer, &to_client.m, NULL, 0, false);
+	answer_stream(peer, m->m.seq, engine, handle, -1);
 }
 
 /* True: answered, one way or the other. */

@@ -24,6 +24,7 @@
 #include "kvd/core/core.h"
 #include "kvd/limits.h"
 #include "kvd/log.h"
+#include "kvd/packet.h"
 #include "kvd/process.h"
 
 #define KEEPER_CALLERS 8u          /* connections at once: the one that has it, and those that ask */
@@ -78,30 +79,12 @@ int keeper_check(const void *packet, size_t n_bytes, uint32_t n_fds, const char 
 
 int keeper_receive(int fd, struct keeper_packet *ret, int fds[KEEPER_BATCH], uint32_t *ret_n_fds)
 {
-	union {
-		char bytes[CMSG_SPACE(KEEPER_BATCH * sizeof(int))];
-		struct cmsghdr align;
-	} control;
-	struct iovec iov = { ret, sizeof(*ret) };
-	struct msghdr message = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control,
-				  .msg_controllen = sizeof(control) };
-	ssize_t n;
+	int flags = 0;
+	ssize_t n = packet_receive(fd, 0, ret, sizeof(*ret), fds, KEEPER_BATCH, ret_n_fds, &flags);
 
-	*ret_n_fds = 0;
-	do
-		n = recvmsg(fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-	while (n < 0 && errno == EINTR);
 	if (n < 0)
-		return errno == ECONNRESET ? 0 : -errno;
-	for (struct cmsghdr *c = CMSG_FIRSTHDR(&message); c; c = CMSG_NXTHDR(&message, c)) {
-		size_t n_new = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-
-		if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
-			continue;
-		memcpy(fds + *ret_n_fds, CMSG_DATA(c), n_new * sizeof(int));
-		*ret_n_fds += (uint32_t)n_new;
-	}
-	if (message.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) {
+		return n == -ECONNRESET ? 0 : (int)n;
+	if (flags & (MSG_TRUNC | MSG_CTRUNC)) {
 		for (uint32_t i = 0; i < *ret_n_fds; i++)
 			close(fds[i]);
 		return -EPROTO;
@@ -111,32 +94,7 @@ int keeper_receive(int fd, struct keeper_packet *ret, int fds[KEEPER_BATCH], uin
 
 int keeper_send(int fd, const struct keeper_packet *packet, const int *fds, uint32_t n_fds)
 {
-	union {
-		char bytes[CMSG_SPACE(KEEPER_BATCH * sizeof(int))];
-		struct cmsghdr align;
-	} control;
-	struct iovec iov = { (void *)packet, sizeof(*packet) };
-	struct msghdr message = { .msg_iov = &iov, .msg_iovlen = 1 };
-	ssize_t n;
-
-	if (n_fds) {
-		struct cmsghdr *c;
-
-		memset(&control, 0, sizeof(control));
-		message.msg_control = &control;
-		message.msg_controllen = CMSG_SPACE(n_fds * sizeof(int));
-		c = CMSG_FIRSTHDR(&message);
-		c->cmsg_level = SOL_SOCKET;
-		c->cmsg_type = SCM_RIGHTS;
-		c->cmsg_len = CMSG_LEN(n_fds * sizeof(int));
-		memcpy(CMSG_DATA(c), fds, n_fds * sizeof(int));
-	}
-	do
-		n = sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
-	while (n < 0 && errno == EINTR);
-	if (n >= 0)
-		return 0;
-	return errno == ENOBUFS || errno == ETOOMANYREFS || errno == ENOMEM ? -EAGAIN : -errno;
+	return packet_full(packet_send(fd, packet, sizeof(*packet), fds, n_fds));
 }
 
 /* ---- items ---- */

@@ -11,22 +11,9 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "kvd/small_file.h"
+
 #define MEMORY_PATH_MAX 1024
-
-static int memory_read_file(const char *path, char *ret, size_t max)
-{
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
-	ssize_t n;
-
-	if (fd < 0)
-		return -errno;
-	n = read(fd, ret, max - 1);
-	close(fd);
-	if (n < 0)
-		return -EIO;
-	ret[n] = '\0';
-	return 0;
-}
 
 /* A number in a file; UINT64_MAX for "max" or a file that is not there. */
 static uint64_t memory_read_number(const char *directory, const char *file)
@@ -35,7 +22,7 @@ static uint64_t memory_read_number(const char *directory, const char *file)
 
 	if (snprintf(path, sizeof(path), "%s/%s", directory, file) >= (int)sizeof(path))
 		return UINT64_MAX;
-	if (memory_read_file(path, text, sizeof(text)) < 0 || text[0] < '0' || text[0] > '9')
+	if (small_file_read(path, text, sizeof(text)) < 0 || text[0] < '0' || text[0] > '9')
 		return UINT64_MAX;
 	return strtoull(text, NULL, 10);
 }
@@ -78,7 +65,7 @@ int memory_read(const char *root, struct memory_free *ret)
 
 	*ret = (struct memory_free){ 0, UINT64_MAX, UINT64_MAX };
 	snprintf(path, sizeof(path), "%s/proc/meminfo", root);
-	r = memory_read_file(path, text, sizeof(text));
+	r = small_file_read(path, text, sizeof(text));
 	if (r < 0)
 		return r;
 	found = strstr(text, "MemAvailable:");
@@ -87,7 +74,7 @@ int memory_read(const char *root, struct memory_free *ret)
 	ret->available_bytes = strtoull(found + 13, NULL, 10) * 1024;
 
 	snprintf(path, sizeof(path), "%s/proc/self/cgroup", root);
-	if (memory_read_file(path, text, sizeof(text)) < 0)
+	if (small_file_read(path, text, sizeof(text)) < 0)
 		return 0;
 	for (line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
 		char *controllers = strchr(line, ':'),
@@ -108,4 +95,13 @@ int memory_read(const char *root, struct memory_free *ret)
 		}
 	}
 	return 0;
+}
+
+void *memory_resident(size_t bytes)
+{
+	void *at = aligned_alloc(64, (bytes + 63) / 64 * 64);
+
+	if (at)
+		memset(at, 0, bytes);          /* calloc() would leave it to the first use */
+	return at;
 }

@@ -1,7 +1,9 @@
-/* memory.h - how much memory this host can still give, read once at start. */
+/* memory.h - how much memory this host can still give, read once at start; and memory of our own that is
+ * there from the start. */
 #ifndef KVD_MEMORY_H
 #define KVD_MEMORY_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 struct memory_free {
@@ -20,5 +22,8 @@ static inline uint64_t memory_pool_max(const struct memory_free *m)
 	return m->available_bytes < m->cgroup_free_bytes ? m->available_bytes
 							 : m->cgroup_free_bytes;
 }
+
+/* Zeroed memory that is resident now, so that ours does not grow with time; free() it.  NULL: none. */
+void *memory_resident(size_t bytes);
 
 #endif

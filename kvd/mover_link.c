@@ -16,6 +16,7 @@
 #include "kvd/attach.h"
 #include "kvd/clock.h"
 #include "kvd/daemon.h"
+#include "kvd/packet.h"
 #include "kvd/vmm.h"
 
 /* Jobs that wait here.  The core has fewer than a thousand under way (JOBS_MAX of its book.h); each
@@ -114,30 +115,7 @@ void mover_link_flush(struct mover_link *link, uint32_t engine)
 
 static int send_job(struct mover_link *link, const struct mover_job *job, int fd)
 {
-	union {
-		char bytes[CMSG_SPACE(sizeof(int))];
-		struct cmsghdr align;
-	} control;
-	struct iovec iov = { (void *)job, sizeof(*job) };
-	struct msghdr message = { .msg_iov = &iov, .msg_iovlen = 1 };
-	ssize_t n;
-
-	if (fd >= 0) {
-		struct cmsghdr *c;
-
-		memset(&control, 0, sizeof(control));
-		message.msg_control = control.bytes;
-		message.msg_controllen = sizeof(control);
-		c = CMSG_FIRSTHDR(&message);
-		c->cmsg_level = SOL_SOCKET;
-		c->cmsg_type = SCM_RIGHTS;
-		c->cmsg_len = CMSG_LEN(sizeof(int));
-		memcpy(CMSG_DATA(c), &fd, sizeof(int));
-	}
-	do
-		n = sendmsg(link->source.fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
-	while (n < 0 && errno == EINTR);
-	return n < 0 ? -errno : 0;
+	return packet_send(link->source.fd, job, sizeof(*job), &fd, fd >= 0);
 }
 
 /* Make sure that this mover has an extent. */

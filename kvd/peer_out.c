@@ -17,6 +17,7 @@
 #include "kvd/attach.h"
 #include "kvd/clock.h"
 #include "kvd/daemon.h"
+#include "kvd/packet.h"
 
 _Static_assert(sizeof(struct kvd_msg_error) <= LIMIT_OUT_BYTES, "");
 _Static_assert(sizeof(struct kvd_msg_welcome) <= LIMIT_OUT_BYTES, "");
@@ -55,33 +56,7 @@ static void record_return(struct peers *peers, uint32_t number)
 /* 0; -EAGAIN: no room; another error: the peer is gone. */
 static int send_now(int socket_fd, const void *bytes, size_t size, const int *fds, unsigned n_fds)
 {
-	union {
-		char bytes[CMSG_SPACE(2 * sizeof(int))];
-		struct cmsghdr align;
-	} control;
-	struct iovec iov = { (void *)bytes, size };
-	struct msghdr message = { .msg_iov = &iov, .msg_iovlen = 1 };
-	ssize_t n;
-
-	if (n_fds) {
-		struct cmsghdr *c;
-
-		memset(&control, 0, sizeof(control));
-		message.msg_control = &control;
-		message.msg_controllen = CMSG_SPACE(n_fds * sizeof(int));
-		c = CMSG_FIRSTHDR(&message);
-		c->cmsg_level = SOL_SOCKET;
-		c->cmsg_type = SCM_RIGHTS;
-		c->cmsg_len = CMSG_LEN(n_fds * sizeof(int));
-		memcpy(CMSG_DATA(c), fds, n_fds * sizeof(int));
-	}
-	do
-		n = sendmsg(socket_fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
-	while (n < 0 && errno == EINTR);
-	if (n >= 0)
-		return 0;
-	/* Too many descriptors in flight is somebody's full socket, too. */
-	return errno == ENOBUFS || errno == ETOOMANYREFS || errno == ENOMEM ? -EAGAIN : -errno;
+	return packet_full(packet_send(socket_fd, bytes, size, fds, n_fds));
 }
 
 static void queue(struct peer *peer, const struct kvd_msg *m, const int *fds, unsigned n_fds,

@@ -6,16 +6,12 @@
 #include <string.h>
 
 #include "kvd/daemon.h"
+#include "kvd/memory.h"
 
 int trace_open(struct daemon *daemon)
 {
-	size_t bytes = LIMIT_TRACE * sizeof(daemon->trace.ring[0]);
-
-	daemon->trace.ring = aligned_alloc(64, (bytes + 63) / 64 * 64);
-	if (!daemon->trace.ring)
-		return -ENOMEM;
-	memset(daemon->trace.ring, 0, bytes);        /* touched now, so that memory does not grow with time */
-	return 0;
+	daemon->trace.ring = memory_resident(LIMIT_TRACE * sizeof(daemon->trace.ring[0]));
+	return daemon->trace.ring ? 0 : -ENOMEM;
 }
 
 void trace_close(struct daemon *daemon)

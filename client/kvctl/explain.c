@@ -13,8 +13,6 @@
 
 #define N(array) (sizeof(array) / sizeof(*(array)))
 
-static json_t *number(uint64_t value) { return json_integer((json_int_t)value); }
-
 static json_t *percent(uint32_t hundredths) { return json_real((double)hundredths / 100); }
 
 /* ---- psi ---- */
@@ -22,7 +20,7 @@ static json_t *percent(uint32_t hundredths) { return json_real((double)hundredth
 static json_t *psi_line(uint32_t avg10, uint32_t avg60, uint32_t avg300, uint64_t total_usec)
 {
 	return json_pack("{s:o, s:o, s:o, s:o}", "avg10", percent(avg10), "avg60", percent(avg60), "avg300",
-			 percent(avg300), "total", number(total_usec));
+			 percent(avg300), "total", kvctl_json_number(total_usec));
 }
 
 static void psi_text(const struct kvctl_view *v, const char *word, uint32_t avg10, uint32_t avg60, uint32_t avg300,
@@ -53,8 +51,8 @@ int kvctl_show_psi(const struct kvctl_view *v, const struct kvctl_rows *rows)
 					  "full",
 					  psi_line(p->full_avg10, p->full_avg60, p->full_avg300,
 						   p->full_total_usec),
-					  "stalled", number(p->stalled), "running",
-					  number(p->running)));
+					  "stalled", kvctl_json_number(p->stalled), "running",
+					  kvctl_json_number(p->running)));
 			continue;
 		}
 		psi_text(v, "some", p->some_avg10, p->some_avg60, p->some_avg300, p->some_total_usec);
@@ -144,19 +142,20 @@ static const char *class_text(const struct kvd_row_plan *p)
 static json_t *plan_json(const struct kvd_row_plan *p)
 {
 	json_t *row = json_pack("{s:o, s:o, s:s, s:s, s:s, s:f, s:f, s:o, s:o}", "rank",
-				p->rank == UINT32_MAX ? json_null() : number(p->rank), "tenant",
+				p->rank == UINT32_MAX ? json_null() : kvctl_json_number(p->rank), "tenant",
 				kvctl_json_name(p->tenant), "prefix", kvctl_prefix(p->prefix).s,
 				"class", class_word(p->class), "why", class_text(p), "idle_s",
 				(double)p->idle_usec / 1e6, "worth_s", (double)p->worth_usec / 1e6,
-				"frees_bytes", number(p->frees_bytes), "charge_bytes",
-				number(p->charge_bytes));
+				"frees_bytes", kvctl_json_number(p->frees_bytes), "charge_bytes",
+				kvctl_json_number(p->charge_bytes));
 	json_t *more = json_pack(
 		"{s:f, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "hits", (double)p->hits_256 / 256,
-		"recompute_tokens", number(p->recompute_tokens), "tokens_per_mib",
-		number(p->tokens_per_mib), "page", number(p->depth), "holds", number(p->holds),
-		"children", number(p->children), "owner_bytes", number(p->owner_bytes),
-		"owner_low_bytes", number(p->owner_low_bytes), "owner_min_bytes",
-		number(p->owner_min_bytes));
+		"recompute_tokens", kvctl_json_number(p->recompute_tokens), "tokens_per_mib",
+		kvctl_json_number(p->tokens_per_mib), "page", kvctl_json_number(p->depth), "holds",
+		kvctl_json_number(p->holds), "children", kvctl_json_number(p->children),
+		"owner_bytes", kvctl_json_number(p->owner_bytes), "owner_low_bytes",
+		kvctl_json_number(p->owner_low_bytes), "owner_min_bytes",
+		kvctl_json_number(p->owner_min_bytes));
 	if (row && more)
 		json_object_update(row, more);
 	json_decref(more);
@@ -230,12 +229,12 @@ int kvctl_show_cost(const struct kvctl_view *v, const struct kvctl_rows *rows)
 			json_array_append_new(
 				all, json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "tenant",
 					       kvctl_json_name(r->tenant), "computed_tokens",
-					       number(r->computed_tokens), "cached_tokens",
-					       number(r->cached_tokens), "completion_tokens",
-					       number(r->completion_tokens), "refault_tokens",
-					       number(r->refault_tokens), "rss_byte_seconds",
-					       number(r->rss_byte_seconds), "pss_byte_seconds",
-					       number(r->pss_byte_seconds)));
+					       kvctl_json_number(r->computed_tokens), "cached_tokens",
+					       kvctl_json_number(r->cached_tokens), "completion_tokens",
+					       kvctl_json_number(r->completion_tokens), "refault_tokens",
+					       kvctl_json_number(r->refault_tokens), "rss_byte_seconds",
+					       kvctl_json_number(r->rss_byte_seconds), "pss_byte_seconds",
+					       kvctl_json_number(r->pss_byte_seconds)));
 			continue;
 		}
 		kvctl_table_cell(t, "%s", kvctl_name(r->tenant).s);
@@ -295,9 +294,9 @@ int kvctl_show_trace(const struct kvctl_view *v, const struct kvctl_rows *rows)
 					  (double)r->usec_ago / 1e6, "what", trace_word(r->kind),
 					  "verb", verb_word(r), "engine",
 					  kvctl_json_name(r->engine), "slot",
-					  r->slot == UINT32_MAX ? json_null() : number(r->slot),
-					  "a", r->a == UINT32_MAX ? json_null() : number(r->a), "b",
-					  r->b == UINT32_MAX ? json_null() : number(r->b), "status",
+					  r->slot == UINT32_MAX ? json_null() : kvctl_json_number(r->slot),
+					  "a", r->a == UINT32_MAX ? json_null() : kvctl_json_number(r->a), "b",
+					  r->b == UINT32_MAX ? json_null() : kvctl_json_number(r->b), "status",
 					  trace_status(r)));
 			continue;
 		}

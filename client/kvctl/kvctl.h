@@ -87,6 +87,7 @@ const char *kvctl_engine_state(uint32_t state);
 const char *kvctl_kv_format(uint32_t format);
 /* Write one JSON value and a newline; takes the reference.  Returns the exit code. */
 int kvctl_json(const struct kvctl_view *v, json_t *value);
+#define kvctl_json_number(value) json_integer((json_int_t)(value))
 #define kvctl_json_name(array) json_string(kvctl_name(array).s)
 
 /* ---- tables (table.c): columns as wide as they must be; titles that begin with '>' are numbers ---- */
@@ -137,15 +138,17 @@ int kvctl_show_quota(const struct kvctl_view *v, const struct kvctl_rows *tenant
 struct kvctl_text kvctl_prefix(uint64_t id);
 bool kvctl_prefix_parse(const char *text, uint64_t *ret_id);
 bool kvctl_size_parse(const char *text, uint64_t *ret_bytes); /* "512M"; at most 2^60 */
-/* One line on stderr: "kvctl: ..."; returns exit_code. */
-int kvctl_complain(int exit_code, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /* ---- ask.c ---- */
+/* One line on stderr: "kvctl: ..."; returns exit_code. */
+int kvctl_complain(int exit_code, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* Exit code of a failed library call, after its sentence. */
 int kvctl_fail(struct kvd_connection *c, int result);
 /* Ask; on failure the sentence is printed, the exit code returned and *ret empty. */
 int kvctl_ask(struct kvd_connection *c, enum kvd_query what, const char *argument, struct kvctl_rows *ret);
 void kvctl_release(struct kvctl_rows *rows);
+
+/* ---- commands.c ---- */
 enum kvctl_who { KVCTL_ANY, KVCTL_ADMIN, KVCTL_HOST };
 struct kvctl_command {
 	const char *name, *operands;

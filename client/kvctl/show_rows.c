@@ -6,11 +6,6 @@
 
 #define N(array) (sizeof(array) / sizeof(*(array)))
 
-static json_t *number(uint64_t value)
-{
-	return json_integer((json_int_t)value);
-}
-
 int kvctl_show_engines(const struct kvctl_view *v, const struct kvctl_rows *rows,
 		       const struct kvctl_rows *status)
 {
@@ -31,20 +26,20 @@ int kvctl_show_engines(const struct kvctl_view *v, const struct kvctl_rows *rows
 				json_pack(
 					"{s:o, s:o, s:o, s:o, s:s, s:o, s:o, s:s, s:o, s:o, s:o, s:o, "
 					"s:o, s:o, s:o, s:o, s:o, s:o}",
-					"name", kvctl_json_name(e->name), "pid", number(e->pid),
+					"name", kvctl_json_name(e->name), "pid", kvctl_json_number(e->pid),
 					"model", kvctl_json_name(e->model), "device",
 					s ? kvctl_json_name(s->device) : json_null(), "kv_format",
 					kvctl_kv_format(e->kv_format), "sequences",
-					number(e->sequences), "extents", number(e->extents),
+					kvctl_json_number(e->sequences), "extents", kvctl_json_number(e->extents),
 					"state", kvctl_engine_state(e->state), "tokens_per_s",
-					number(e->tokens_per_s), "number", number(e->engine),
+					kvctl_json_number(e->tokens_per_s), "number", kvctl_json_number(e->engine),
 					"numerics", kvctl_json_name(e->numerics), "uid",
-					number(e->uid), "running", number(e->running), "waiting",
-					number(e->waiting), "prompt_tokens",
-					number(e->prompt_tokens), "cached_tokens",
-					number(e->cached_tokens), "completion_tokens",
-					number(e->completion_tokens), "page_bytes",
-					number(e->page_bytes)));
+					kvctl_json_number(e->uid), "running", kvctl_json_number(e->running), "waiting",
+					kvctl_json_number(e->waiting), "prompt_tokens",
+					kvctl_json_number(e->prompt_tokens), "cached_tokens",
+					kvctl_json_number(e->cached_tokens), "completion_tokens",
+					kvctl_json_number(e->completion_tokens), "page_bytes",
+					kvctl_json_number(e->page_bytes)));
 			continue;
 		}
 		kvctl_table_cell(t, "%s", kvctl_name(e->name).s);
@@ -86,26 +81,31 @@ int kvctl_show_tenants(const struct kvctl_view *v, const struct kvctl_rows *rows
 		if (v->json) {
 			json_array_append_new(
 				all,
-				json_pack(
-					"{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, "
-					"s:{s:f, s:f}, s:s, s:o, s:o, s:o, s:o, s:o, s:o}",
-					"name", kvctl_json_name(r->name), "domain",
-					kvctl_json_name(r->domain), "rss_bytes",
-					number(r->rss_bytes), "pss_bytes", number(r->pss_bytes),
-					"uss_bytes", number(r->uss_bytes), "spilled_bytes",
-					number(r->spilled_bytes), "min_bytes", number(r->min_bytes),
-					"max_bytes", number(r->max_bytes), "sequences",
-					number(r->sequences), "prompt_tokens",
-					number(r->prompt_tokens), "cached_tokens",
-					number(r->cached_tokens), "completion_tokens",
-					number(r->completion_tokens), "evicted_pages",
-					number(r->evicted_pages), "pressure", "some_avg10",
-					(double)r->some_avg10 / 100, "full_avg10",
-					(double)r->full_avg10 / 100, "sharing", sharing_name(r->sharing),
-					"low_bytes", number(r->low_bytes), "high_bytes",
-					number(r->high_bytes), "weight", number(r->weight), "throttled",
-					number(r->throttled), "refault_tokens",
-					number(r->refault_tokens), "stalled", number(r->stalled)));
+				json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, "
+					  "s:o, s:o, "
+					  "s:{s:f, s:f}, s:s, s:o, s:o, s:o, s:o, s:o, s:o}",
+					  "name", kvctl_json_name(r->name), "domain",
+					  kvctl_json_name(r->domain), "rss_bytes",
+					  kvctl_json_number(r->rss_bytes), "pss_bytes",
+					  kvctl_json_number(r->pss_bytes), "uss_bytes",
+					  kvctl_json_number(r->uss_bytes), "spilled_bytes",
+					  kvctl_json_number(r->spilled_bytes), "min_bytes",
+					  kvctl_json_number(r->min_bytes), "max_bytes",
+					  kvctl_json_number(r->max_bytes), "sequences",
+					  kvctl_json_number(r->sequences), "prompt_tokens",
+					  kvctl_json_number(r->prompt_tokens), "cached_tokens",
+					  kvctl_json_number(r->cached_tokens), "completion_tokens",
+					  kvctl_json_number(r->completion_tokens), "evicted_pages",
+					  kvctl_json_number(r->evicted_pages), "pressure",
+					  "some_avg10", (double)r->some_avg10 / 100, "full_avg10",
+					  (double)r->full_avg10 / 100, "sharing",
+					  sharing_name(r->sharing), "low_bytes",
+					  kvctl_json_number(r->low_bytes), "high_bytes",
+					  kvctl_json_number(r->high_bytes), "weight",
+					  kvctl_json_number(r->weight), "throttled",
+					  kvctl_json_number(r->throttled), "refault_tokens",
+					  kvctl_json_number(r->refault_tokens), "stalled",
+					  kvctl_json_number(r->stalled)));
 			continue;
 		}
 		kvctl_table_cell(t, "%s", kvctl_name(r->name).s);
@@ -141,12 +141,12 @@ int kvctl_show_sequences(const struct kvctl_view *v, const struct kvctl_rows *ro
 				all,
 				json_pack("{s:o, s:o, s:o, s:s, s:o, s:o, s:o, s:o, s:o, s:f}",
 					  "engine", kvctl_json_name(r->engine), "slot",
-					  number(r->slot), "tenant", kvctl_json_name(r->tenant),
+					  kvctl_json_number(r->slot), "tenant", kvctl_json_name(r->tenant),
 					  "state", kvctl_sequence_state(r->state), "tokens",
-					  number(r->n_tokens), "pages", number(r->pages),
-					  "cached_pages", number(r->cached_pages), "shared_pages",
-					  number(r->shared_pages), "preempted",
-					  number(r->preempted), "age_s",
+					  kvctl_json_number(r->n_tokens), "pages", kvctl_json_number(r->pages),
+					  "cached_pages", kvctl_json_number(r->cached_pages), "shared_pages",
+					  kvctl_json_number(r->shared_pages), "preempted",
+					  kvctl_json_number(r->preempted), "age_s",
 					  (double)r->opened_usec_ago / 1e6));
 			continue;
 		}
@@ -183,7 +183,7 @@ static struct kvctl_name colour_name(const struct kvctl_rows *engines, uint32_t 
 
 static json_t *page_or_null(uint32_t page)
 {
-	return page == NO_PAGE ? json_null() : number(page);
+	return page == NO_PAGE ? json_null() : kvctl_json_number(page);
 }
 
 static void number_or_dash(struct kvctl_table *t, bool known, uint32_t value)
@@ -235,13 +235,17 @@ int kvctl_show_pages(const struct kvctl_view *v, const struct kvctl_rows *rows,
 				json_pack("{s:o, s:o, s:o, s:s, s:o, s:o, s:o, s:s, s:o, s:o, s:o, "
 					  "s:o, s:o, s:f}",
 					  "page", page_or_null(r->page), "parent",
-					  page_or_null(r->parent), "depth", number(r->depth),
-					  "state", kvctl_frame_state(r->state), "holds",
-					  number(r->holds), "claims", number(r->claims), "tenant",
+					  page_or_null(r->parent), "depth",
+					  kvctl_json_number(r->depth), "state",
+					  kvctl_frame_state(r->state), "holds",
+					  kvctl_json_number(r->holds), "claims",
+					  kvctl_json_number(r->claims), "tenant",
 					  kvctl_json_name(r->tenant), "colour", colour.s, "frame",
-					  number(r->frame), "extent", number(r->extent), "slot",
-					  number(r->slot), "space", number(r->space), "generation",
-					  number(r->generation), "idle_s",
+					  kvctl_json_number(r->frame), "extent",
+					  kvctl_json_number(r->extent), "slot",
+					  kvctl_json_number(r->slot), "space",
+					  kvctl_json_number(r->space), "generation",
+					  kvctl_json_number(r->generation), "idle_s",
 					  (double)r->idle_usec / 1e6));
 		else
 			page_cells(t, r, colour.s);
@@ -275,15 +279,15 @@ int kvctl_show_extents(const struct kvctl_view *v, const struct kvctl_rows *rows
 			json_t *frames = json_object();
 			for (uint32_t s = 0; s < KVD_FRAME_STATES; s++)
 				json_object_set_new(frames, kvctl_frame_state(s),
-						    number(r->frames[s]));
+						    kvctl_json_number(r->frames[s]));
 			json_array_append_new(
 				all,
 				json_pack("{s:o, s:s, s:s, s:o, s:o, s:o, s:o, s:o}", "extent",
-					  number(r->extent), "state", kvctl_extent_state(r->state),
-					  "colour", colour.s, "space", number(r->space), "n_frames",
-					  number(r->n_frames), "frames", frames, "shared_frames",
-					  number(r->shared_frames), "tail_bytes",
-					  number(r->tail_bytes)));
+					  kvctl_json_number(r->extent), "state", kvctl_extent_state(r->state),
+					  "colour", colour.s, "space", kvctl_json_number(r->space), "n_frames",
+					  kvctl_json_number(r->n_frames), "frames", frames, "shared_frames",
+					  kvctl_json_number(r->shared_frames), "tail_bytes",
+					  kvctl_json_number(r->tail_bytes)));
 			continue;
 		}
 		kvctl_table_cell(t, "%u", r->extent);

@@ -6,22 +6,10 @@
 
 #include <errno.h>
 #include <inttypes.h>
-#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
-
-int kvctl_complain(int exit_code, const char *format, ...)
-{
-	va_list arguments;
-	fputs("kvctl: ", stderr);
-	va_start(arguments, format);
-	vfprintf(stderr, format, arguments);
-	va_end(arguments);
-	fputc('\n', stderr);
-	return exit_code;
-}
 
 /* ---- prefixes ---- */
 
