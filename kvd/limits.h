@@ -18,6 +18,8 @@
 
 #define LIMIT_CONNECTS_PER_SEC 500u      /* per uid; each costs kvd 20 usec: a flood takes one per cent */
 #define LIMIT_CONNECTS_BURST_USEC 2000000u /* twice LIMIT_PEERS_PER_UID at once: a gateway that starts */
+#define LIMIT_ACCEPT_FLOOD_USEC 4000u    /* after a round mostly refused: a flood of connections takes a
+                                          * quarter of a processor, a new peer waits 0.3 s in a full backlog */
 #define LIMIT_QUIET_USEC 100000u         /* who is over its ops-rate is not read for so long */
 
 /* Work per peer and round: enough to keep a busy engine fed (a step submits a few entries per

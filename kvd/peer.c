@@ -21,6 +21,7 @@
 #include "kvd/dispatch.h"
 #include "kvd/greet.h"
 #include "kvd/introduce.h"
+#include "kvd/packet.h"
 #include "kvd/wire.h"
 
 /* Descriptors looked at per packet: nobody may send more than one; the kernel closes what does not
@@ -122,43 +123,6 @@ uint64_t peers_deadlines(struct daemon *daemon, uint64_t now_usec)
 	return next_usec;
 }
 
-/* Receive one packet, or only look at it.  Returns its size; 0: hung up; -errno.  Descriptors go to fds. */
-static ssize_t receive(int fd, int peek, uint8_t *buffer, int fds[PEER_FDS_MAX], uint32_t *ret_n_fds,
-		       int *ret_flags)
-{
-	union {
-		char bytes[CMSG_SPACE(PEER_FDS_MAX * sizeof(int))];
-		struct cmsghdr align;
-	} control;
-	struct iovec iov = { buffer, KVD_MSG_MAX };
-	struct msghdr message = {
-		.msg_iov = &iov,
-		.msg_iovlen = 1,
-		.msg_control = &control,
-		.msg_controllen = sizeof(control),
-	};
-	ssize_t n;
-
-	*ret_n_fds = 0;
-	do
-		n = recvmsg(fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC | peek);
-	while (n < 0 && errno == EINTR);
-	if (n < 0)
-		return -errno;
-	for (struct cmsghdr *c = CMSG_FIRSTHDR(&message); c; c = CMSG_NXTHDR(&message, c)) {
-		size_t n_new;
-
-		if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
-			continue;
-		n_new = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-		assert(*ret_n_fds + n_new <= PEER_FDS_MAX); /* the control buffer holds no more */
-		memcpy(fds + *ret_n_fds, CMSG_DATA(c), n_new * sizeof(int));
-		*ret_n_fds += (uint32_t)n_new;
-	}
-	*ret_flags = message.msg_flags;
-	return n;
-}
-
 /* One packet.  False: nothing more to read now. */
 static bool read_one(struct peer *peer)
 {
@@ -169,7 +133,8 @@ static bool read_one(struct peer *peer)
 	/* An engine's message leaves its socket only when its effect is in the book: killed between, the next
 	 * kvd finds it there once more, and what has been applied is not applied again (introduce_gone). */
 	int peek = peer->engine ? MSG_PEEK : 0;
-	ssize_t n = receive(peer->source.fd, peek, daemon->packet, fds, &n_fds, &flags);
+	ssize_t n = packet_receive(peer->source.fd, peek, daemon->packet, KVD_MSG_MAX, fds,
+				   PEER_FDS_MAX, &n_fds, &flags);
 
 	if (n == -EAGAIN)
 		return false;
@@ -285,8 +250,8 @@ static void refuse(int fd, uint32_t have, const char *who, const char *why)
 	close(fd);
 }
 
-/* Takes fd over. */
-static void peer_accept(struct daemon *daemon, int fd)
+/* Takes fd over.  False: it was refused. */
+static bool peer_accept(struct daemon *daemon, int fd)
 {
 	struct peer fresh = {
 		.source = { .ready = peer_ready, .fd = fd },
@@ -300,7 +265,7 @@ static void peer_accept(struct daemon *daemon, int fd)
 
 	if (identify(&fresh) < 0) {
 		close(fd);
-		return;
+		return false;
 	}
 	why = over_limit(daemon, &fresh, &have);
 	snprintf(who, sizeof(who), "uid %u", fresh.uid);
@@ -308,15 +273,23 @@ static void peer_accept(struct daemon *daemon, int fd)
 	peer = why ? NULL : peer_take(&daemon->peers);
 	if (!peer) {
 		refuse(fd, have, why ? who : "kvd", why ? why : "has as many connections as it can; close some");
-		return;
+		return false;
 	}
 	*peer = fresh;
 	peer->deadline_usec = clock_now_usec() + LIMIT_GREETING_USEC;
 	if (loop_add(daemon->loop, &peer->source, POLLIN | POLLRDHUP) < 0) {
 		peer_doom(peer, "cannot be watched");
-		return;
+		return true;
 	}
 	daemon_deadline(daemon, peer->deadline_usec);
+	return true;
+}
+
+/* Accept nobody for a while; who connects meanwhile waits in the socket's backlog. */
+static void accept_pause(struct daemon *daemon, uint64_t usec)
+{
+	daemon->peers.accept_at_usec = clock_now_usec() + usec;
+	daemon_deadline(daemon, daemon->peers.accept_at_usec);
 }
 
 static void listener_ready(struct loop_source *source, uint32_t events)
@@ -324,30 +297,36 @@ static void listener_ready(struct loop_source *source, uint32_t events)
 	struct peers *peers = (struct peers *)((char *)source - offsetof(struct peers, listener));
 	struct daemon *daemon = (struct daemon *)((char *)peers - offsetof(struct daemon, peers));
 
+	unsigned refused = 0;
+
+	if (peers->accept_at_usec != CLOCK_NEVER)
+		return;                        /* peers_deadlines() looks again */
 	for (unsigned i = 0; i < LIMIT_ACCEPTS_PER_ROUND; i++) {
 		int fd = accept4(source->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
 
 		if (fd >= 0) {
-			peer_accept(daemon, fd);
+			refused += !peer_accept(daemon, fd);
 			continue;
 		}
 		if (errno == EINTR || errno == ECONNABORTED)
 			continue;
 		if (errno != EAGAIN) {
 			const char *error = strerror(errno);
-			uint64_t now_usec = clock_now_usec();
 			uint32_t suppressed;
 
-			if (log_allow(&peers->accept_limit, now_usec, &suppressed))
+			if (log_allow(&peers->accept_limit, clock_now_usec(), &suppressed))
 				log_error(
 					"accept.failed error=\"%s\" open_peers=%u lines_dropped=%u",
 					error, peers->n_used, suppressed);
-			peers->accept_at_usec = now_usec + LIMIT_ACCEPT_RETRY_USEC;
-			daemon_deadline(daemon, peers->accept_at_usec);
+			accept_pause(daemon, LIMIT_ACCEPT_RETRY_USEC);
 		}
 		return;
 	}
-	loop_again(daemon->loop, source);
+	/* A flood: refusing it must not take all of our time. */
+	if (refused > LIMIT_ACCEPTS_PER_ROUND / 2)
+		accept_pause(daemon, LIMIT_ACCEPT_FLOOD_USEC);
+	else
+		loop_again(daemon->loop, source);
 }
 
 struct peer *peer_adopt(struct daemon *daemon, struct attached *engine, int fd)

@@ -80,7 +80,7 @@ struct peers {
 	uint32_t record_free, record_high;
 	uint64_t n_closed;         /* peers closed for breaking the protocol */
 	struct log_limit accept_limit;
-	uint64_t accept_at_usec;   /* out of descriptors: try again then; CLOCK_NEVER otherwise */
+	uint64_t accept_at_usec;   /* out of descriptors, or flooded: again then; CLOCK_NEVER otherwise */
 	struct log_limit limits[256];  /* by uid: a flood silences nobody else */
 	struct loop_source listener;
 };

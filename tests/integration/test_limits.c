@@ -389,9 +389,8 @@ static void flooded(void (*body)(void), const char *what)
 	sleep(2);
 	used = cpu_seconds() - before;
 	printf("%s: kvd used %.2f s in 2 s\n", what, used);
-	/* A kvd that reads whatever comes uses all it gets.  Ours takes connections as fast as they come only to
-	 * close them, which is most of a processor where the flood has one to itself. */
-	ck_assert_msg(used < 1.9 * test_slow(), "%s: kvd used %.2f s in 2 s", what, used);
+	/* A kvd that reads or accepts whatever comes uses all it gets; ours a part of a processor. */
+	ck_assert_msg(used < 0.7 * test_slow(), "%s: kvd used %.2f s in 2 s", what, used);
 	as_user(LAB, body_victim);
 	ck_assert_msg(waitpid(pid, NULL, WNOHANG) == 0, "the flood has ended by itself");
 	ck_assert_int_eq(kill(pid, SIGKILL), 0);
