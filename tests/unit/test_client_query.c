@@ -8,7 +8,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "tests/lib/fake_kvd.h"
+#include "tests/lib/fake_kvd_client.h"
 
 static _Alignas(8) uint8_t packet[KVD_MSG_MAX];
 static struct fake_kvd fake;
@@ -77,15 +77,6 @@ static void serve_query(int listen_fd)
 
 /* ---- our side ---- */
 
-static struct kvd_connection *connect_to(void (*serve)(int listen_fd))
-{
-	struct kvd_connection *c;
-	fake_kvd_start(&fake, serve);
-	int r = kvd_connect(fake.path, "test", NULL, &c);
-	ck_assert_msg(r == 0, "%s", kvd_error(c));
-	return c;
-}
-
 START_TEST(refused_at_the_door)
 {
 	struct kvd_connection *c;
@@ -116,7 +107,7 @@ START_TEST(query_rows)
 	const void *rows;
 	uint64_t n_rows;
 	uint32_t row_bytes;
-	struct kvd_connection *c = connect_to(serve_query);
+	struct kvd_connection *c = fake_kvd_connect(&fake, serve_query);
 	ck_assert_int_eq(kvd_query(c, KVD_Q_TENANTS, "x", &rows, &n_rows, &row_bytes), 0);
 	ck_assert_uint_eq(n_rows, 2);
 	ck_assert_str_eq(((const struct kvd_row_tenant *)rows)->name, "acme");

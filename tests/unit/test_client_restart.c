@@ -13,7 +13,7 @@
 #include <unistd.h>
 
 #include "client/packet.h"
-#include "tests/lib/fake_kvd.h"
+#include "tests/lib/fake_kvd_client.h"
 #include "tests/lib/slow.h"
 
 static _Alignas(8) uint8_t packet[KVD_MSG_MAX];
@@ -207,15 +207,6 @@ static void serve_greeting(int listen_fd)
 
 /* ---- our side ---- */
 
-static struct kvd_connection *connect_to(void (*serve)(int listen_fd))
-{
-	struct kvd_connection *c;
-	fake_kvd_start(&fake, serve);
-	int r = kvd_connect(fake.path, "test", NULL, &c);
-	ck_assert_msg(r == 0, "%s", kvd_error(c));
-	return c;
-}
-
 static int generate(struct kvd_connection *c, uint32_t wait_ms, uint32_t deadline_ms, struct kvd_stream **ret)
 {
 	struct kvd_request request = KVD_REQUEST_INIT;
@@ -247,36 +238,32 @@ static void read_all(struct kvd_stream *s, int resumed, uint64_t hash)
 	kvd_stream_close(s);
 }
 
-START_TEST(names_itself_to_the_next_kvd)
+/* A stream from its request to its end. */
+static void one_stream(void (*serve)(int listen_fd), int resumed, uint64_t hash)
 {
-	struct kvd_connection *c = connect_to(serve_named_again);
+	struct kvd_connection *c = fake_kvd_connect(&fake, serve);
 	struct kvd_stream *s;
 	ck_assert_int_eq(generate(c, 0, 0, &s), 0);
-	read_all(s, 0, 77);
+	read_all(s, resumed, hash);
 	kvd_close(c);
 	ck_assert_int_eq(fake_kvd_finish(&fake), 0);
+}
+
+START_TEST(names_itself_to_the_next_kvd)
+{
+	one_stream(serve_named_again, 0, 77);
 }
 END_TEST
 
 START_TEST(streams_need_no_kvd)
 {
-	struct kvd_connection *c = connect_to(serve_without_kvd);
-	struct kvd_stream *s;
-	ck_assert_int_eq(generate(c, 0, 0, &s), 0);
-	read_all(s, 0, 77);
-	kvd_close(c);
-	ck_assert_int_eq(fake_kvd_finish(&fake), 0);
+	one_stream(serve_without_kvd, 0, 77);
 }
 END_TEST
 
 START_TEST(older_kvd_opens_anew)
 {
-	struct kvd_connection *c = connect_to(serve_older_kvd);
-	struct kvd_stream *s;
-	ck_assert_int_eq(generate(c, 0, 0, &s), 0);
-	read_all(s, 1, 0);
-	kvd_close(c);
-	ck_assert_int_eq(fake_kvd_finish(&fake), 0);
+	one_stream(serve_older_kvd, 1, 0);
 }
 END_TEST
 
@@ -285,7 +272,7 @@ START_TEST(calls_in_flight_are_asked_again)
 	const void *rows;
 	uint64_t n_rows;
 	uint32_t row_bytes;
-	struct kvd_connection *c = connect_to(serve_calls_in_flight);
+	struct kvd_connection *c = fake_kvd_connect(&fake, serve_calls_in_flight);
 	struct kvd_stream *s;
 	ck_assert_int_eq(generate(c, 0, 0, &s), 0);
 	read_all(s, 0, 77);
@@ -298,7 +285,7 @@ END_TEST
 
 START_TEST(deadline_without_engine_and_kvd)
 {
-	struct kvd_connection *c = connect_to(serve_both_die);
+	struct kvd_connection *c = fake_kvd_connect(&fake, serve_both_die);
 	struct kvd_chunk chunk;
 	struct kvd_stream *s;
 	uint64_t began = kvd_clock_usec();
@@ -318,7 +305,7 @@ END_TEST
 
 START_TEST(deadline_before_an_engine)
 {
-	struct kvd_connection *c = connect_to(serve_nobody);
+	struct kvd_connection *c = fake_kvd_connect(&fake, serve_nobody);
 	struct kvd_stream *s;
 	ck_assert_int_eq(generate(c, 60000, 300, &s), KVD_S_DEADLINE);
 	ck_assert_ptr_nonnull(strstr(kvd_error(c), "no engine"));

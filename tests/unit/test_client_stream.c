@@ -11,7 +11,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "tests/lib/fake_kvd.h"
+#include "tests/lib/fake_kvd_client.h"
 
 static _Alignas(8) uint8_t packet[KVD_MSG_MAX];
 static struct fake_kvd fake;
@@ -253,15 +253,6 @@ static void serve_big(int listen_fd)
 
 /* ---- our side ---- */
 
-static struct kvd_connection *connect_to(void (*serve)(int listen_fd))
-{
-	struct kvd_connection *c;
-	fake_kvd_start(&fake, serve);
-	int r = kvd_connect(fake.path, "test", NULL, &c);
-	ck_assert_msg(r == 0, "%s", kvd_error(c));
-	return c;
-}
-
 static struct kvd_stream *generate(struct kvd_connection *c)
 {
 	struct kvd_request request = KVD_REQUEST_INIT;
@@ -293,7 +284,7 @@ static void next_text(struct kvd_stream *s, const char *text, int32_t first_id)
 START_TEST(plain_stream)
 {
 	struct kvd_chunk chunk;
-	struct kvd_connection *c = connect_to(serve_plain);
+	struct kvd_connection *c = fake_kvd_connect(&fake, serve_plain);
 	ck_assert_str_eq(kvd_welcome(c)->tenant, "acme");
 	struct kvd_stream *s = generate(c);
 	ck_assert_str_eq(kvd_stream_engine(s), "e1");
@@ -318,7 +309,7 @@ END_TEST
 START_TEST(failover)
 {
 	struct kvd_chunk chunk;
-	struct kvd_connection *c = connect_to(serve_failover);
+	struct kvd_connection *c = fake_kvd_connect(&fake, serve_failover);
 	struct kvd_stream *s = generate(c);
 	ck_assert_int_eq(kvd_next(s, 10000, &chunk), 0);
 	ck_assert_int_eq(chunk.kind, KVD_CHUNK_STARTED);
@@ -343,7 +334,7 @@ END_TEST
 START_TEST(failover_polled)
 {
 	struct kvd_chunk chunk = { 0 };
-	struct kvd_connection *c = connect_to(serve_failover);
+	struct kvd_connection *c = fake_kvd_connect(&fake, serve_failover);
 	struct kvd_stream *s = generate(c);
 	char text[64] = "";
 	while (chunk.kind != KVD_CHUNK_END) {
@@ -364,7 +355,7 @@ END_TEST
 START_TEST(kvd_restarts)
 {
 	struct kvd_chunk chunk;
-	struct kvd_connection *c = connect_to(serve_restart);
+	struct kvd_connection *c = fake_kvd_connect(&fake, serve_restart);
 	struct kvd_stream *s = generate(c);
 	next_text(s, "a", 1);
 	next_text(s, "b", 2);
@@ -383,7 +374,7 @@ START_TEST(two_streams_recover)
 	const void *rows;
 	uint64_t n_rows;
 	uint32_t row_bytes;
-	struct kvd_connection *c = connect_to(serve_two);
+	struct kvd_connection *c = fake_kvd_connect(&fake, serve_two);
 	struct kvd_stream *a = generate(c), *b = generate(c);
 	/* Both notice the death and ask; then a query crosses their answers. */
 	ck_assert_int_eq(kvd_next(a, 300, &chunk), -EAGAIN);
@@ -403,7 +394,7 @@ END_TEST
 START_TEST(cancel_without_engine)
 {
 	struct kvd_chunk chunk;
-	struct kvd_connection *c = connect_to(serve_cancel);
+	struct kvd_connection *c = fake_kvd_connect(&fake, serve_cancel);
 	struct kvd_stream *s = generate(c);
 	next_text(s, "a", 1);
 	ck_assert_int_eq(kvd_cancel(s), 0);
@@ -420,7 +411,7 @@ END_TEST
 START_TEST(engine_lost_keeps_kvds_sentence)
 {
 	struct kvd_chunk chunk;
-	struct kvd_connection *c = connect_to(serve_lost);
+	struct kvd_connection *c = fake_kvd_connect(&fake, serve_lost);
 	struct kvd_stream *s = generate(c);
 	ck_assert_int_eq(kvd_next(s, 10000, &chunk), KVD_S_ENGINE_LOST);
 	ck_assert_ptr_nonnull(strstr(kvd_stream_error(s), "the tenant is gone"));
@@ -435,7 +426,7 @@ END_TEST
 START_TEST(engine_breaks_protocol)
 {
 	struct kvd_chunk chunk;
-	struct kvd_connection *c = connect_to(serve_broken);
+	struct kvd_connection *c = fake_kvd_connect(&fake, serve_broken);
 	struct kvd_stream *s = generate(c);
 	ck_assert_int_eq(kvd_next(s, 10000, &chunk), KVD_S_PROTOCOL);
 	ck_assert_ptr_nonnull(strstr(kvd_stream_error(s), "UTF-8"));
@@ -447,7 +438,7 @@ END_TEST
 
 START_TEST(last_words_are_heard)
 {
-	struct kvd_connection *c = connect_to(serve_last_words);
+	struct kvd_connection *c = fake_kvd_connect(&fake, serve_last_words);
 	for (int i = 0; i < 20; i++) {
 		struct kvd_chunk chunk;
 		struct kvd_stream *s = generate(c);
@@ -471,7 +462,7 @@ START_TEST(long_prompt)
 	char *text = malloc(900000);
 	memset(text, 'x', 900000);
 	text[899999] = 'y';
-	struct kvd_connection *c = connect_to(serve_big);
+	struct kvd_connection *c = fake_kvd_connect(&fake, serve_big);
 	request.text = text;
 	request.text_bytes = 900000;
 	ck_assert_int_eq(kvd_generate(c, "", NULL, 100, &request, &s), 0);
