@@ -529,51 +529,38 @@ static bool preload_works(void)
 	return false;
 }
 
-START_TEST(kvd_survives_any_failing_call)
+static void survives(const char *name, void (*run)(struct program *p), bool needs_kvd, bool needs_engine)
 {
-	struct program p = { .name = "kvd", .run = run_kvd };
+	struct program p = { .name = name, .run = run };
 
 	if (!preload_works())
 		return;
-	begin(&p, false, false);
+	begin(&p, needs_kvd, needs_engine);
 	run_program(&p);
 	finish(&p);
+}
+
+START_TEST(kvd_survives_any_failing_call)
+{
+	survives("kvd", run_kvd, false, false);
 }
 END_TEST
 
 START_TEST(kvengine_survives_any_failing_call)
 {
-	struct program p = { .name = "kvengine", .run = run_kvengine };
-
-	if (!preload_works())
-		return;
-	begin(&p, true, false);
-	run_program(&p);
-	finish(&p);
+	survives("kvengine", run_kvengine, true, false);
 }
 END_TEST
 
 START_TEST(kvctl_survives_any_failing_call)
 {
-	struct program p = { .name = "kvctl", .run = run_kvctl };
-
-	if (!preload_works())
-		return;
-	begin(&p, true, false);
-	run_program(&p);
-	finish(&p);
+	survives("kvctl", run_kvctl, true, false);
 }
 END_TEST
 
 START_TEST(kvrun_survives_any_failing_call)
 {
-	struct program p = { .name = "kvrun", .run = run_kvrun };
-
-	if (!preload_works())
-		return;
-	begin(&p, true, true);
-	run_program(&p);
-	finish(&p);
+	survives("kvrun", run_kvrun, true, true);
 }
 END_TEST
 
