@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "tests/lib/core_world.h"
+#include "tests/lib/suite.h"
 
 enum {
 	PLANES = 4,
@@ -104,17 +105,7 @@ static inline struct kvd_cqe submit(struct world *w, uint32_t engine, struct kvd
 
 static inline int run_suite(const char *name, const TTest *const *tests, size_t n_tests)
 {
-	Suite *s = suite_create(name);
-	TCase *t = tcase_create(name);
-	tcase_set_timeout(t, 60);
-	for (size_t i = 0; i < n_tests; i++)
-		tcase_add_test(t, tests[i]);
-	suite_add_tcase(s, t);
-	SRunner *r = srunner_create(s);
-	srunner_run_all(r, CK_NORMAL);
-	int failed = srunner_ntests_failed(r);
-	srunner_free(r);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return suite_run(name, 60, tests, n_tests);
 }
 
 #endif

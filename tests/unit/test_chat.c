@@ -1,6 +1,7 @@
 /* test_chat - chat_render(): its own input checks, and real templates of public models compared
  * with jinja2, which tests/oracle/render_templates.py runs live ($KVD_SHARED or ../shared). */
 #include "engine/chat.h"
+#include "tests/lib/suite.h"
 
 #include <check.h>
 #include <errno.h>
@@ -185,21 +186,9 @@ END_TEST
 
 int main(void)
 {
-	Suite *suite = suite_create("chat");
-	TCase *cases = tcase_create("chat");
-	SRunner *runner;
-	int failed;
-
-	tcase_set_timeout(cases, 120);
-	tcase_add_test(cases, a_conversation);
-	tcase_add_test(cases, the_variables_of_a_template);
-	tcase_add_test(cases, bad_input_is_named);
-	tcase_add_test(cases, a_refusal_is_told_apart);
-	tcase_add_test(cases, real_templates_are_equal);
-	suite_add_tcase(suite, cases);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	const TTest *const tests[] = {
+		a_conversation, the_variables_of_a_template, bad_input_is_named, a_refusal_is_told_apart,
+		real_templates_are_equal,
+	};
+	return SUITE_RUN("chat", 120, tests);
 }

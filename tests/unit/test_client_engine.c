@@ -14,6 +14,7 @@
 
 #include "kvd/kvd.h"
 #include "tests/lib/fake_kvd.h"
+#include "tests/lib/suite.h"
 
 #define MAX_SEQS 4u
 #define MAX_PAGES 8u
@@ -349,18 +350,9 @@ END_TEST
 
 int main(void)
 {
-	Suite *suite = suite_create("client_engine");
-	TCase *tests = tcase_create("all");
-	tcase_set_timeout(tests, 30);
-	tcase_add_test(tests, life_of_a_sequence);
-	tcase_add_test(tests, clients_and_weights);
-	tcase_add_test(tests, full_ring_and_wrong_extent);
-	tcase_add_test(tests, no_wake_up_is_lost);
-	tcase_add_test(tests, refusals);
-	suite_add_tcase(suite, tests);
-	SRunner *runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	int failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed == 0 ? 0 : 1;
+	const TTest *const tests[] = {
+		life_of_a_sequence, clients_and_weights, full_ring_and_wrong_extent, no_wake_up_is_lost,
+		refusals,
+	};
+	return SUITE_RUN("client_engine", 30, tests);
 }

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "tests/lib/fake_kvd_client.h"
+#include "tests/lib/suite.h"
 
 static _Alignas(8) uint8_t packet[KVD_MSG_MAX];
 static struct fake_kvd fake;
@@ -146,17 +147,8 @@ END_TEST
 
 int main(void)
 {
-	Suite *suite = suite_create("client_query");
-	TCase *tests = tcase_create("all");
-	tcase_set_timeout(tests, 30);
-	tcase_add_test(tests, refused_at_the_door);
-	tcase_add_test(tests, silent_kvd);
-	tcase_add_test(tests, query_rows);
-	tcase_add_test(tests, names_and_codes);
-	suite_add_tcase(suite, tests);
-	SRunner *runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	int failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed == 0 ? 0 : 1;
+	const TTest *const tests[] = {
+		refused_at_the_door, silent_kvd, query_rows, names_and_codes,
+	};
+	return SUITE_RUN("client_query", 30, tests);
 }

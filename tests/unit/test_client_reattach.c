@@ -15,6 +15,7 @@
 #include "kvd/kvd.h"
 #include "tests/lib/fake_kvd.h"
 #include "tests/lib/slow.h"
+#include "tests/lib/suite.h"
 
 #define MAX_SEQS 4u
 #define MAX_PAGES 8u
@@ -441,19 +442,9 @@ END_TEST
 
 int main(void)
 {
-	Suite *suite = suite_create("client_reattach");
-	TCase *tests = tcase_create("all");
-	tcase_set_timeout(tests, 60);
-	tcase_add_test(tests, another_kvd_takes_over);
-	tcase_add_test(tests, broken_successors);
-	tcase_add_test(tests, succession_while_attaching);
-	tcase_add_test(tests, attaches_to_the_next);
-	tcase_add_test(tests, no_kvd_at_all);
-	tcase_add_test(tests, reports_never_wait);
-	suite_add_tcase(suite, tests);
-	SRunner *runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	int failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed == 0 ? 0 : 1;
+	const TTest *const tests[] = {
+		another_kvd_takes_over, broken_successors, succession_while_attaching, attaches_to_the_next,
+		no_kvd_at_all, reports_never_wait,
+	};
+	return SUITE_RUN("client_reattach", 60, tests);
 }

@@ -15,6 +15,7 @@
 #include "client/packet.h"
 #include "tests/lib/fake_kvd_client.h"
 #include "tests/lib/slow.h"
+#include "tests/lib/suite.h"
 
 static _Alignas(8) uint8_t packet[KVD_MSG_MAX];
 static struct fake_kvd fake;
@@ -343,20 +344,10 @@ END_TEST
 
 int main(void)
 {
-	Suite *suite = suite_create("client_restart");
-	TCase *tests = tcase_create("all");
-	tcase_set_timeout(tests, 60);
-	tcase_add_test(tests, names_itself_to_the_next_kvd);
-	tcase_add_test(tests, streams_need_no_kvd);
-	tcase_add_test(tests, older_kvd_opens_anew);
-	tcase_add_test(tests, calls_in_flight_are_asked_again);
-	tcase_add_test(tests, deadline_without_engine_and_kvd);
-	tcase_add_test(tests, deadline_before_an_engine);
-	tcase_add_test(tests, waits_for_kvd);
-	suite_add_tcase(suite, tests);
-	SRunner *runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	int failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed == 0 ? 0 : 1;
+	const TTest *const tests[] = {
+		names_itself_to_the_next_kvd, streams_need_no_kvd, older_kvd_opens_anew,
+		calls_in_flight_are_asked_again, deadline_without_engine_and_kvd, deadline_before_an_engine,
+		waits_for_kvd,
+	};
+	return SUITE_RUN("client_restart", 60, tests);
 }

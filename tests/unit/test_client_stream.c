@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "tests/lib/fake_kvd_client.h"
+#include "tests/lib/suite.h"
 
 static _Alignas(8) uint8_t packet[KVD_MSG_MAX];
 static struct fake_kvd fake;
@@ -483,23 +484,10 @@ END_TEST
 
 int main(void)
 {
-	Suite *suite = suite_create("client_stream");
-	TCase *tests = tcase_create("all");
-	tcase_set_timeout(tests, 30);
-	tcase_add_test(tests, plain_stream);
-	tcase_add_test(tests, failover);
-	tcase_add_test(tests, failover_polled);
-	tcase_add_test(tests, kvd_restarts);
-	tcase_add_test(tests, two_streams_recover);
-	tcase_add_test(tests, cancel_without_engine);
-	tcase_add_test(tests, engine_lost_keeps_kvds_sentence);
-	tcase_add_test(tests, engine_breaks_protocol);
-	tcase_add_test(tests, last_words_are_heard);
-	tcase_add_test(tests, long_prompt);
-	suite_add_tcase(suite, tests);
-	SRunner *runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	int failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed == 0 ? 0 : 1;
+	const TTest *const tests[] = {
+		plain_stream, failover, failover_polled, kvd_restarts, two_streams_recover,
+		cancel_without_engine, engine_lost_keeps_kvds_sentence, engine_breaks_protocol,
+		last_words_are_heard, long_prompt,
+	};
+	return SUITE_RUN("client_stream", 30, tests);
 }

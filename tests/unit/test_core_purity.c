@@ -2,6 +2,7 @@
  * memory functions, the assert and stack-protector hooks of the C library, and the core itself.
  *
  * Reads the archive with nm; where there is none, prints "skipped". */
+#include "tests/lib/suite.h"
 #include <check.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -73,13 +74,8 @@ END_TEST
 
 int main(void)
 {
-	Suite *s = suite_create("core_purity");
-	TCase *t = tcase_create("purity");
-	tcase_add_test(t, core_needs_nothing_from_outside);
-	suite_add_tcase(s, t);
-	SRunner *r = srunner_create(s);
-	srunner_run_all(r, CK_NORMAL);
-	int failed = srunner_ntests_failed(r);
-	srunner_free(r);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	const TTest *const tests[] = {
+		core_needs_nothing_from_outside,
+	};
+	return SUITE_RUN("core_purity", 0, tests);
 }

@@ -2,6 +2,7 @@
  * is wrong in any extent or node; a slice is no larger than its budget and one extent. */
 #include <stdio.h>
 #include "tests/lib/core_case.h"
+#include "tests/lib/suite.h"
 #include "kvd/core/parts.h"
 
 static char said[1 << 14];
@@ -149,19 +150,9 @@ END_TEST
 
 int main(void)
 {
-	Suite *suite = suite_create("core_sample");
-	TCase *tcase = tcase_create("sample");
-	SRunner *runner;
-	int failed;
-
-	tcase_add_test(tcase, a_healthy_book_is_silent);
-	tcase_add_test(tcase, a_load_never_alarms_it);
-	tcase_add_test(tcase, a_sweep_finds_what_is_wrong);
-	tcase_add_test(tcase, a_large_node_is_left_to_the_whole);
-	suite_add_tcase(suite, tcase);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? 1 : 0;
+	const TTest *const tests[] = {
+		a_healthy_book_is_silent, a_load_never_alarms_it, a_sweep_finds_what_is_wrong,
+		a_large_node_is_left_to_the_whole,
+	};
+	return SUITE_RUN("core_sample", 0, tests);
 }

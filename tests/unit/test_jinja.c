@@ -1,6 +1,7 @@
 /* test_jinja - the template interpreter against what jinja2 printed (tests/golden/jinja, made by
  * tests/oracle/render_templates.py), its limits, and where its errors point. */
 #include "engine/jinja/jinja.h"
+#include "tests/lib/suite.h"
 
 #include <check.h>
 #include <errno.h>
@@ -176,21 +177,9 @@ END_TEST
 
 int main(void)
 {
-	Suite *suite = suite_create("jinja");
-	TCase *cases = tcase_create("jinja");
-	SRunner *runner;
-	int failed;
-
-	tcase_set_timeout(cases, 60);
-	tcase_add_test(cases, goldens_are_equal);
-	tcase_add_test(cases, errors_name_their_place);
-	tcase_add_test(cases, limits_hold);
-	tcase_add_test(cases, limits_are_the_callers);
-	tcase_add_test(cases, data_is_never_a_template);
-	suite_add_tcase(suite, cases);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	const TTest *const tests[] = {
+		goldens_are_equal, errors_name_their_place, limits_hold, limits_are_the_callers,
+		data_is_never_a_template,
+	};
+	return SUITE_RUN("jinja", 60, tests);
 }

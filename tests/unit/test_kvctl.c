@@ -1,5 +1,6 @@
 /* test_kvctl.c - what kvctl makes of rows: JSON fields that stay, tables, the map, the shared runs. */
 #include "client/kvctl/kvctl.h"
+#include "tests/lib/suite.h"
 
 #include <check.h>
 #include <stdlib.h>
@@ -498,20 +499,9 @@ END_TEST
 
 int main(void)
 {
-	Suite *suite = suite_create("kvctl");
-	TCase *tests = tcase_create("all");
-	tcase_add_test(tests, status_fields_and_sum);
-	tcase_add_test(tests, status_for_others);
-	tcase_add_test(tests, fsck_and_whoami);
-	tcase_add_test(tests, rows_of_every_kind);
-	tcase_add_test(tests, shared_runs);
-	tcase_add_test(tests, map_drawn);
-	tcase_add_test(tests, map_of_a_large_pool);
-	tcase_add_test(tests, values_and_words);
-	suite_add_tcase(suite, tests);
-	SRunner *runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	int failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed == 0 ? 0 : 1;
+	const TTest *const tests[] = {
+		status_fields_and_sum, status_for_others, fsck_and_whoami, rows_of_every_kind, shared_runs,
+		map_drawn, map_of_a_large_pool, values_and_words,
+	};
+	return SUITE_RUN("kvctl", 0, tests);
 }

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "tests/lib/fake_kvd.h"
+#include "tests/lib/suite.h"
 
 static _Alignas(8) uint8_t packet[KVD_MSG_MAX];
 static struct fake_kvd fake;
@@ -267,18 +268,8 @@ END_TEST
 
 int main(void)
 {
-	Suite *suite = suite_create("kvrun");
-	TCase *tests = tcase_create("all");
-	tcase_set_timeout(tests, 30);
-	tcase_add_test(tests, arguments);
-	tcase_add_test(tests, whole_answer);
-	tcase_add_test(tests, interrupted_answers);
-	tcase_add_test(tests, deadline_passed);
-	tcase_add_test(tests, messages);
-	suite_add_tcase(suite, tests);
-	SRunner *runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	int failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed == 0 ? 0 : 1;
+	const TTest *const tests[] = {
+		arguments, whole_answer, interrupted_answers, deadline_passed, messages,
+	};
+	return SUITE_RUN("kvrun", 30, tests);
 }

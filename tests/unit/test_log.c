@@ -1,5 +1,6 @@
 /* test_log.c - the daemon's log: what the journal gets of a line, and how often a source may speak. */
 #include "kvd/log.h"
+#include "tests/lib/suite.h"
 
 #include <check.h>
 #include <stdio.h>
@@ -86,18 +87,8 @@ END_TEST
 
 int main(void)
 {
-	Suite *suite = suite_create("log");
-	TCase *tcase = tcase_create("log");
-	SRunner *runner;
-	int failed;
-
-	tcase_add_test(tcase, fields_of_a_line);
-	tcase_add_test(tcase, any_line_is_taken);
-	tcase_add_test(tcase, a_source_that_speaks_too_often);
-	suite_add_tcase(suite, tcase);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? 1 : 0;
+	const TTest *const tests[] = {
+		fields_of_a_line, any_line_is_taken, a_source_that_speaks_too_often,
+	};
+	return SUITE_RUN("log", 0, tests);
 }

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "engine/options.h"
+#include "tests/lib/suite.h"
 
 static struct options o;
 static char err[256];
@@ -104,17 +105,8 @@ END_TEST
 
 int main(void)
 {
-	Suite *suite = suite_create("options");
-	TCase *c = tcase_create("options");
-	SRunner *runner = srunner_create(suite);
-	int failed;
-
-	tcase_add_test(c, all_options_are_taken);
-	tcase_add_test(c, defaults);
-	tcase_add_test(c, wrong_usage_is_named);
-	suite_add_tcase(suite, c);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	const TTest *const tests[] = {
+		all_options_are_taken, defaults, wrong_usage_is_named,
+	};
+	return SUITE_RUN("options", 0, tests);
 }

@@ -8,6 +8,7 @@
 #include "engine/gguf.h"
 #include "engine/prompt.h"
 #include "kvd/proto.h"
+#include "tests/lib/suite.h"
 
 #define IDS 4096
 
@@ -179,19 +180,9 @@ END_TEST
 
 int main(void)
 {
-	Suite *suite = suite_create("prompt");
-	TCase *c = tcase_create("prompt");
-	SRunner *runner = srunner_create(suite);
-	int failed;
-
-	tcase_add_test(c, a_message_cannot_speak_as_somebody_else);
-	tcase_add_test(c, messages_without_control_texts_are_rendered_as_they_are);
-	tcase_add_test(c, bad_messages_are_named);
-	tcase_add_test(c, a_long_prompt_is_counted_whole);
-	tcase_set_timeout(c, 30);
-	suite_add_tcase(suite, c);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	const TTest *const tests[] = {
+		a_message_cannot_speak_as_somebody_else, messages_without_control_texts_are_rendered_as_they_are,
+		bad_messages_are_named, a_long_prompt_is_counted_whole,
+	};
+	return SUITE_RUN("prompt", 30, tests);
 }

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "engine/sample.h"
+#include "tests/lib/suite.h"
 
 static const struct sample_options greedy = { .temperature = 0, .top_p = 1, .repeat_penalty = 1 };
 
@@ -200,21 +201,10 @@ END_TEST
 
 int main(void)
 {
-	Suite *suite = suite_create("sample");
-	TCase *c = tcase_create("sample");
-	SRunner *runner = srunner_create(suite);
-	int failed;
-
-	tcase_add_test(c, philox_known_answers);
-	tcase_add_test(c, uniform_depends_on_seed_and_position_only);
-	tcase_add_test(c, greedy_takes_the_first_of_equals);
-	tcase_add_test(c, penalty_pushes_seen_tokens_down);
-	tcase_add_test(c, filters_follow_their_definitions);
-	tcase_add_test(c, options_out_of_range_are_named);
-	tcase_set_timeout(c, 60);
-	suite_add_tcase(suite, c);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	const TTest *const tests[] = {
+		philox_known_answers, uniform_depends_on_seed_and_position_only,
+		greedy_takes_the_first_of_equals, penalty_pushes_seen_tokens_down,
+		filters_follow_their_definitions, options_out_of_range_are_named,
+	};
+	return SUITE_RUN("sample", 60, tests);
 }

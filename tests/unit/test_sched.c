@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "engine/sched.h"
+#include "tests/lib/suite.h"
 
 #define SLOTS 64
 static struct sched sched;
@@ -186,21 +187,11 @@ END_TEST
 
 int main(void)
 {
-	Suite *suite = suite_create("sched");
-	TCase *c = tcase_create("sched");
-	SRunner *runner = srunner_create(suite);
-	int failed;
-
-	tcase_add_test(c, decode_goes_first_and_prefill_fills_the_budget);
-	tcase_add_test(c, chunks_end_at_page_boundaries_whatever_the_budget);
-	tcase_add_test(c, a_sequence_without_a_page_sits_out_alone);
-	tcase_add_test(c, many_decodes_leave_a_quarter_to_prefill);
-	tcase_add_test(c, tenants_are_served_by_weight);
-	tcase_add_test(c, idleness_earns_no_credit);
-	tcase_add_test(c, tenant_records_are_reused_and_bounded);
-	suite_add_tcase(suite, c);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	const TTest *const tests[] = {
+		decode_goes_first_and_prefill_fills_the_budget,
+		chunks_end_at_page_boundaries_whatever_the_budget, a_sequence_without_a_page_sits_out_alone,
+		many_decodes_leave_a_quarter_to_prefill, tenants_are_served_by_weight, idleness_earns_no_credit,
+		tenant_records_are_reused_and_bounded,
+	};
+	return SUITE_RUN("sched", 0, tests);
 }

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "engine/session.h"
+#include "tests/lib/suite.h"
 
 static uint8_t packet[KVD_MSG_MAX];
 static uint32_t status;
@@ -350,26 +351,13 @@ END_TEST
 
 int main(void)
 {
-	Suite *suite = suite_create("session");
-	TCase *c = tcase_create("session");
-	SRunner *runner = srunner_create(suite);
-	int failed;
-
-	tcase_add_test(c, a_request_comes_in_portions);
-	tcase_add_test(c, a_request_without_text_is_complete_at_once);
-	tcase_add_test(c, bad_fields_are_named);
-	tcase_add_test(c, packets_out_of_order_are_refused);
-	tcase_add_test(c, stop_strings_cut_the_text);
-	tcase_add_test(c, a_stop_string_inside_one_token_is_found);
-	tcase_add_test(c, what_was_held_back_comes_at_the_end);
-	tcase_add_test(c, end_tokens_can_be_ignored);
-	tcase_add_test(c, the_context_is_a_limit_with_numbers);
-	tcase_add_test(c, resume_goes_on_where_the_dead_engine_stopped);
-	tcase_add_test(c, the_hash_covers_each_position_in_order);
-	tcase_add_test(c, the_median_is_of_intervals);
-	suite_add_tcase(suite, c);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	const TTest *const tests[] = {
+		a_request_comes_in_portions, a_request_without_text_is_complete_at_once, bad_fields_are_named,
+		packets_out_of_order_are_refused, stop_strings_cut_the_text,
+		a_stop_string_inside_one_token_is_found, what_was_held_back_comes_at_the_end,
+		end_tokens_can_be_ignored, the_context_is_a_limit_with_numbers,
+		resume_goes_on_where_the_dead_engine_stopped, the_hash_covers_each_position_in_order,
+		the_median_is_of_intervals,
+	};
+	return SUITE_RUN("session", 0, tests);
 }

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "kvd/limits.h"
+#include "tests/lib/suite.h"
 
 START_TEST(a_bucket_in_time)
 {
@@ -77,18 +78,8 @@ END_TEST
 
 int main(void)
 {
-	Suite *suite = suite_create("tenant_use");
-	TCase *tcase = tcase_create("tenant_use");
-	SRunner *runner;
-	int failed;
-
-	tcase_add_test(tcase, a_bucket_in_time);
-	tcase_add_test(tcase, a_million_messages_a_second);
-	tcase_add_test(tcase, each_user_its_own_pace);
-	suite_add_tcase(suite, tcase);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? 1 : 0;
+	const TTest *const tests[] = {
+		a_bucket_in_time, a_million_messages_a_second, each_user_its_own_pace,
+	};
+	return SUITE_RUN("tenant_use", 0, tests);
 }

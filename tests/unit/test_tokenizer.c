@@ -15,6 +15,7 @@
 #include "engine/gguf.h"
 #include "engine/utf8_stream.h"
 #include "tests/lib/gguf_maker.h"
+#include "tests/lib/suite.h"
 #include "tests/lib/vocabulary_maker.h"
 
 #define GOLDEN "tests/golden/tokenizer.txt"
@@ -447,26 +448,11 @@ END_TEST
 
 int main(void)
 {
-	Suite *suite = suite_create("tokenizer");
-	TCase *tc = tcase_create("tokenizer");
-	SRunner *runner;
-	int failed;
-
-	tcase_add_test(tc, equal_to_other_tokenizers);
-	tcase_add_test(tc, control_tokens_only_on_demand);
-	tcase_add_test(tc, sentencepiece_control_tokens_are_not_spelled_by_merging);
-	tcase_add_test(tc, bytes_that_are_no_text);
-	tcase_add_test(tc, more_ids_than_room);
-	tcase_add_test(tc, pieces_and_facts);
-	tcase_add_test(tc, a_text_without_a_space);
-	tcase_add_test(tc, a_text_of_combining_marks);
-	tcase_add_test(tc, bytes_without_tokens);
-	tcase_add_test(tc, published_vectors);
-	tcase_set_timeout(tc, 60);
-	suite_add_tcase(suite, tc);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	const TTest *const tests[] = {
+		equal_to_other_tokenizers, control_tokens_only_on_demand,
+		sentencepiece_control_tokens_are_not_spelled_by_merging, bytes_that_are_no_text,
+		more_ids_than_room, pieces_and_facts, a_text_without_a_space, a_text_of_combining_marks,
+		bytes_without_tokens, published_vectors,
+	};
+	return SUITE_RUN("tokenizer", 60, tests);
 }

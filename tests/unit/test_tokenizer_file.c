@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "tests/lib/gguf_maker.h"
+#include "tests/lib/suite.h"
 #include "tests/lib/vocabulary_maker.h"
 
 /* Frees the maker and the vocabulary. */
@@ -94,16 +95,8 @@ END_TEST
 
 int main(void)
 {
-	Suite *suite = suite_create("tokenizer_file");
-	TCase *tc = tcase_create("tokenizer_file");
-	SRunner *runner;
-	int failed;
-
-	tcase_add_test(tc, vocabularies_that_lie);
-	suite_add_tcase(suite, tc);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	const TTest *const tests[] = {
+		vocabularies_that_lie,
+	};
+	return SUITE_RUN("tokenizer_file", 0, tests);
 }

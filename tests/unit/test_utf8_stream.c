@@ -1,5 +1,6 @@
 /* test_utf8_stream.c - whole characters out, however the bytes come in. */
 #include "engine/utf8_stream.h"
+#include "tests/lib/suite.h"
 
 #include <check.h>
 #include <stdio.h>
@@ -131,20 +132,8 @@ END_TEST
 
 int main(void)
 {
-	Suite *suite = suite_create("utf8_stream");
-	TCase *tc = tcase_create("utf8_stream");
-	SRunner *runner;
-	int failed;
-
-	tcase_add_test(tc, text_passes);
-	tcase_add_test(tc, ill_formed_pieces);
-	tcase_add_test(tc, nothing_is_held_longer_than_needed);
-	tcase_add_test(tc, what_comes_out_is_text);
-	tcase_set_timeout(tc, 60);
-	suite_add_tcase(suite, tc);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	const TTest *const tests[] = {
+		text_passes, ill_formed_pieces, nothing_is_held_longer_than_needed, what_comes_out_is_text,
+	};
+	return SUITE_RUN("utf8_stream", 60, tests);
 }

@@ -16,6 +16,7 @@
 #include "kvd/mover/move.h"
 #include "kvd/ring.h"
 #include "kvd/segment.h"
+#include "tests/lib/suite.h"
 
 #define EXTENT (1u << 20)
 
@@ -411,27 +412,11 @@ END_TEST
 
 int main(void)
 {
-	Suite *suite = suite_create("vmm_host");
-	TCase *tcase = tcase_create("memory");
-	SRunner *runner;
-	int failed;
-
-	tcase_add_test(tcase, extents_are_sealed_and_private);
-	tcase_add_test(tcase, another_user_cannot_reopen_for_writing);
-	tcase_add_test(tcase, shapes);
-	tcase_add_test(tcase, segments_are_sealed);
-	tcase_add_test(tcase, ring_takes_in_order);
-	tcase_add_test(tcase, ring_refuses_jumps);
-	tcase_add_test(tcase, ring_copies_tokens_inside_the_row);
-	tcase_add_test(tcase, ring_doorbells);
-	tcase_add_test(tcase, populates_all_memory);
-	tcase_add_test(tcase, copies_and_scrubs_exactly_a_frame);
-	tcase_add_test(tcase, compares_before_it_copies);
-	tcase_add_test(tcase, refuses_impossible_jobs);
-	suite_add_tcase(suite, tcase);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? 1 : 0;
+	const TTest *const tests[] = {
+		extents_are_sealed_and_private, another_user_cannot_reopen_for_writing, shapes,
+		segments_are_sealed, ring_takes_in_order, ring_refuses_jumps, ring_copies_tokens_inside_the_row,
+		ring_doorbells, populates_all_memory, copies_and_scrubs_exactly_a_frame,
+		compares_before_it_copies, refuses_impossible_jobs,
+	};
+	return SUITE_RUN("vmm_host", 0, tests);
 }

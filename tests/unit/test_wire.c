@@ -1,5 +1,6 @@
 /* test_wire.c - what is a message and what is not; the protocol document is current. */
 #include "kvd/wire.h"
+#include "tests/lib/suite.h"
 
 #include <check.h>
 #include <errno.h>
@@ -161,22 +162,10 @@ END_TEST
 
 int main(void)
 {
-	Suite *suite = suite_create("wire");
-	TCase *tcase = tcase_create("messages");
-	SRunner *runner;
-	int failed;
-
-	tcase_add_test(tcase, takes_what_is_well_formed);
-	tcase_add_test(tcase, refuses_every_shorter_size);
-	tcase_add_test(tcase, refuses_the_wrong_role);
-	tcase_add_test(tcase, refuses_what_flows_the_other_way);
-	tcase_add_test(tcase, counts_descriptors);
-	tcase_add_test(tcase, strings_end_and_can_be_printed);
-	tcase_add_test(tcase, document_is_current);
-	suite_add_tcase(suite, tcase);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? 1 : 0;
+	const TTest *const tests[] = {
+		takes_what_is_well_formed, refuses_every_shorter_size, refuses_the_wrong_role,
+		refuses_what_flows_the_other_way, counts_descriptors, strings_end_and_can_be_printed,
+		document_is_current,
+	};
+	return SUITE_RUN("wire", 0, tests);
 }
