@@ -11,7 +11,7 @@
 #include "kvd/core/parts.h"
 
 /* To be raised when the meaning of a field changes and no size does. */
-enum { LAYOUT_REVISION = 1 };
+enum { LAYOUT_REVISION = 2 };
 
 uint64_t core_layout_version(void)
 {
@@ -22,7 +22,7 @@ uint64_t core_layout_version(void)
 		sizeof(struct domain), sizeof(struct engine), sizeof(struct space), sizeof(struct group),
 		sizeof(struct batch), sizeof(struct job), sizeof(struct item), sizeof(struct spill),
 		sizeof(struct region), sizeof(struct shelf), sizeof(struct ghost), SHELF_LEVELS, sizeof(struct layout),
-		sizeof(struct core_config), sizeof(struct journal_entry), KVD_FRAME_STATES, KVD_EXTENT_STATES,
+		sizeof(struct core_config), sizeof(struct journal), KVD_FRAME_STATES, KVD_EXTENT_STATES,
 		GROUPS_MAX, JOBS_MAX, KVD_PAGE_TOKENS,
 	};
 	uint64_t h = 14695981039346656037ull;
@@ -133,12 +133,12 @@ void core_commit(struct core *core)
 
 bool core_journal_slack(struct core *core, size_t *ret_offset, size_t *ret_bytes)
 {
-	const uint64_t keep = (1u << 20) / sizeof(struct journal_entry);
+	const uint64_t keep = (1u << 20) / sizeof(uint64_t);
 	struct journal *j = (struct journal *)(uintptr_t)&core->journal;
 	if (j->n || j->high <= keep)
 		return false;
-	*ret_offset = core->layout.at_journal + keep * sizeof(struct journal_entry);
-	*ret_bytes = (j->high - keep) * sizeof(struct journal_entry);
+	*ret_offset = core->layout.at_journal + keep * sizeof(uint64_t);
+	*ret_bytes = (j->high - keep) * sizeof(uint64_t);
 	j->high = keep;
 	return true;
 }

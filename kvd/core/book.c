@@ -91,12 +91,12 @@ bool book_layout(const struct core_config *g, struct layout *ret)
 	PART(at_regions, struct region, n_regions);
 	PART(at_spills, struct spill, (uint64_t)c.spills_max + 1);
 	PART(at_shell, uint8_t, g->shell_bytes);
-	/* The worst event lets go of every table slot (a dozen words each) and every page (some forty);
-	 * untouched entries cost address space only. */
-	c.journal_max = 48ull * c.frames_max + 16ull * g->holds_max + (1u << 20);
-	if (c.journal_max > 1ull << 30)
-		c.journal_max = 1ull << 30;
-	PART(at_journal, struct journal_entry, c.journal_max);
+	/* The worst event lets go of every table slot (a dozen words each, and the heads) and every page (some
+	 * forty); what is untouched costs address space only. */
+	c.journal_max = 96ull * c.frames_max + 32ull * g->holds_max + (2u << 20);
+	if (c.journal_max > 2ull << 30)
+		c.journal_max = 2ull << 30;
+	PART(at_journal, uint64_t, c.journal_max);
 #undef PART
 	c.book_bytes = at;
 	*ret = c;
@@ -142,79 +142,6 @@ struct core *core_init(void *book, const struct core_config *config)
 	return book;
 }
 
-const struct link *list_link(const struct core *c, enum list_kind kind, uint32_t r)
-{
-	switch (kind) {
-	case LIST_EXTENTS: return &extent_at(c, r)->link;
-	case LIST_PARTIAL: return &extent_at(c, r)->partial;
-	case LIST_IDLE: return &extent_at(c, r)->idle;
-	case LIST_FRAMES: return &frame_at(c, r)->link;
-	case LIST_HOLDERS: return &hold_at(c, r)->link;
-	case LIST_COPIES: return &page_at(c, r)->copy;
-	case LIST_COOL: return &page_at(c, r)->cool;
-	case LIST_CHILDREN: return &node_at(c, r)->sibling;
-	case LIST_MERGES: return &node_at(c, r)->queue;
-	case LIST_SWITCHES: return &node_at(c, r)->switch_link;
-	case LIST_NODE_CLAIMS: return &claim_at(c, r)->of_node;
-	case LIST_LRU: return &claim_at(c, r)->lru;
-	case LIST_SHELVES: return &shelf_at(c, r)->of_tenant;
-	case LIST_DIRTY: return &tenant_at(c, r)->dirty_link;
-	case LIST_QUEUED: return &tenant_at(c, r)->floor_link;
-	case LIST_RATES: return &tenant_at(c, r)->rate_link;
-	case LIST_PROMISES: return &claim_at(c, r)->promised;
-	case LIST_WAITERS: return &seq_at(c, r)->link;
-	case LIST_RUNNING: return &seq_at(c, r)->run;
-	case LIST_TENANT_RUNNING: return &seq_at(c, r)->of_tenant;
-	case LIST_PROMISERS: return &seq_at(c, r)->promiser;
-	case LIST_TENANTS: return &tenant_at(c, r)->link;
-	case LIST_SPILLS: return &spill_at(c, r)->link;
-	case LIST_REGIONS: return &region_at(c, r)->link;
-	}
-	assert(!"list kind");
-	return NULL;
-}
-
-void list_insert(const struct core *c, enum list_kind kind, const struct list *l, uint32_t r,
-		 uint32_t where)
-{
-	const struct link *link = list_link(c, kind, r);
-	assert(!link->prev && !link->next && l->head != r + 1);
-	const struct link *after = where == CORE_NONE ? NULL : list_link(c, kind, where);
-	uint32_t prev = after ? after->prev : l->tail;
-	struct list grown = { prev ? l->head : r + 1, after ? l->tail : r + 1, l->count + 1 };
-	SET(*link, ((struct link){ prev, where + 1 }));
-	if (prev)
-		SET(list_link(c, kind, prev - 1)->next, r + 1);
-	if (after)
-		SET(after->prev, r + 1);
-	SET(*l, grown);
-}
-
-void list_push(const struct core *c, enum list_kind kind, const struct list *l, uint32_t record)
-{
-	list_insert(c, kind, l, record, CORE_NONE);
-}
-
-void list_push_head(const struct core *c, enum list_kind kind, const struct list *l,
-		    uint32_t record)
-{
-	list_insert(c, kind, l, record, list_first(l));
-}
-
-void list_remove(const struct core *c, enum list_kind kind, const struct list *l, uint32_t r)
-{
-	const struct link *link = list_link(c, kind, r);
-	uint32_t prev = link->prev, next = link->next;
-	assert(l->count && (prev || l->head == r + 1) && (next || l->tail == r + 1));
-	struct list left = { prev ? l->head : next, next ? l->tail : prev, l->count - 1 };
-	if (prev)
-		SET(list_link(c, kind, prev - 1)->next, next);
-	if (next)
-		SET(list_link(c, kind, next - 1)->prev, prev);
-	SET(*link, ((struct link){ 0 }));
-	SET(*l, left);
-}
-
 void list_splice(const struct core *c, enum list_kind kind, const struct list *to,
 		 const struct list *from)
 {
@@ -229,66 +156,6 @@ void list_splice(const struct core *c, enum list_kind kind, const struct list *t
 	SET(to->tail, from->tail);
 	ADD(to->count, from->count);
 	SET_ZERO(from);
-}
-
-static const struct pool *pool_of(const struct core *c, enum pool_kind kind, uint32_t record,
-				  const void **ret_record, size_t *ret_size)
-{
-	switch (kind) {
-	case POOL_PAGES:
-		*ret_record = page_at(c, record);
-		*ret_size = sizeof(struct page);
-		return &c->pages;
-	case POOL_NODES:
-		*ret_record = node_at(c, record);
-		*ret_size = sizeof(struct node);
-		return &c->nodes;
-	case POOL_CLAIMS:
-		*ret_record = claim_at(c, record);
-		*ret_size = sizeof(struct claim);
-		return &c->claims;
-	case POOL_SHELVES:
-		*ret_record = shelf_at(c, record);
-		*ret_size = sizeof(struct shelf);
-		return &c->shelves;
-	case POOL_JOBS:
-		*ret_record = &c->job[record];
-		*ret_size = sizeof(struct job);
-		return &c->jobs;
-	}
-	assert(!"pool kind");
-	return NULL;
-}
-
-static void record_zero(const void *record, size_t size)
-{
-	journal_note(record, size);
-	BOOK_HOOK(record, size);
-	memset((void *)(uintptr_t)record, 0, size);
-}
-
-uint32_t pool_take(const struct core *c, enum pool_kind kind)
-{
-	const void *record;
-	size_t size;
-	const struct pool *p = pool_of(c, kind, 0, &record, &size);
-	uint32_t number = p->free;
-	if (!number && p->high >= p->max)
-		return 0;
-	if (!number) {
-		number = p->high + 1;
-		SET(p->high, number);
-		ADD(p->count, 1);
-		return number;                       /* never used: still zero */
-	}
-	pool_of(c, kind, number, &record, &size);
-	uint32_t next;
-	memcpy(&next, record, sizeof(next));
-	const uint32_t *first_word = record;
-	SET(p->free, next);
-	ADD(p->count, 1);
-	SET(*first_word, 0);                         /* the rest was zeroed when it was returned */
-	return number;
 }
 
 uint32_t pool_next_free(const struct core *c, enum pool_kind kind, uint32_t number)
@@ -311,16 +178,4 @@ bool pool_is_clear(const struct core *c, enum pool_kind kind, uint32_t number)
 	for (size_t i = sizeof(uint32_t); i < size; i++)
 		any |= ((const uint8_t *)record)[i];
 	return !any;
-}
-
-void pool_return(const struct core *c, enum pool_kind kind, uint32_t number)
-{
-	const void *record;
-	size_t size;
-	const struct pool *p = pool_of(c, kind, number, &record, &size);
-	assert(number && number <= p->high && p->count);
-	record_zero(record, size);
-	SET_BYTES(record, &p->free, sizeof(p->free));
-	SET(p->free, number);
-	ADD(p->count, -1);
 }

@@ -184,57 +184,6 @@ static inline uint32_t mask_next(const uint64_t *mask,
 	return GROUPS_MAX;
 }
 
-/* ---- intrusive lists: the kind says in which array the links lie ---- */
-enum list_kind {
-	LIST_EXTENTS,
-	LIST_PARTIAL,
-	LIST_IDLE,
-	LIST_FRAMES,
-	LIST_HOLDERS,
-	LIST_COPIES,
-	LIST_COOL,
-	LIST_CHILDREN, LIST_MERGES, LIST_SWITCHES, LIST_NODE_CLAIMS, LIST_LRU, LIST_SHELVES,
-	LIST_DIRTY, LIST_QUEUED, LIST_RATES,
-	LIST_PROMISES,
-	LIST_WAITERS,
-	LIST_RUNNING,
-	LIST_TENANT_RUNNING,
-	LIST_PROMISERS,
-	LIST_TENANTS,
-	LIST_SPILLS,
-	LIST_REGIONS
-};
-const struct link *list_link(const struct core *c, enum list_kind kind, uint32_t record);
-static inline uint32_t list_first(const struct list *l)
-{
-	return l->head - 1u;
-} /* CORE_NONE: empty */
-static inline uint32_t list_last(const struct list *l) { return l->tail - 1u; }
-static inline uint32_t list_next(const struct core *c, enum list_kind k, uint32_t r)
-{
-	return list_link(c, k, r)->next - 1u;
-}
-static inline uint32_t list_prev(const struct core *c, enum list_kind k, uint32_t r)
-{
-	return list_link(c, k, r)->prev - 1u;
-}
-void list_push(const struct core *c, enum list_kind kind, const struct list *l,
-	       uint32_t record); /* at the tail */
-void list_push_head(const struct core *c, enum list_kind kind, const struct list *l,
-		    uint32_t record);
-/* before `where`; CORE_NONE: at the tail */
-void list_insert(const struct core *c, enum list_kind kind, const struct list *l, uint32_t record,
-		 uint32_t where);
-void list_remove(const struct core *c, enum list_kind kind, const struct list *l, uint32_t record);
-/* append all of `from` to `to`; from is empty afterwards */
-void list_splice(const struct core *c, enum list_kind kind, const struct list *to,
-		 const struct list *from);
-
-/* ---- pools: a record number >= 1, zeroed; 0 = the pool is full ---- */
-enum pool_kind { POOL_PAGES, POOL_NODES, POOL_CLAIMS, POOL_JOBS, POOL_SHELVES };
-uint32_t pool_take(const struct core *c, enum pool_kind kind);
-void pool_return(const struct core *c, enum pool_kind kind, uint32_t record);
-bool pool_is_clear(const struct core *c, enum pool_kind kind, uint32_t record);
-uint32_t pool_next_free(const struct core *c, enum pool_kind kind, uint32_t record);
+#include "kvd/core/lists.h"
 
 #endif

@@ -77,7 +77,7 @@ bool core_canon_block(const struct core *c, uint64_t offset, core_canon_map map,
 	assert(offset % CORE_CANON_BLOCK == 0 && offset < l->book_bytes);
 	if ((offset >= l->at_items && offset < l->at_items + (uint64_t)l->items_max * sizeof(struct item)) ||
 	    (offset >= l->at_shell && offset < l->at_shell + c->config.shell_bytes) ||
-	    (offset >= l->at_journal && offset < l->at_journal + l->journal_max * sizeof(struct journal_entry)))
+	    (offset >= l->at_journal && offset < l->at_journal + l->journal_max * sizeof(uint64_t)))
 		return false;
 	uint64_t n = l->book_bytes - offset < CORE_CANON_BLOCK ? l->book_bytes - offset : CORE_CANON_BLOCK;
 	memset(block + n, 0, CORE_CANON_BLOCK - n);

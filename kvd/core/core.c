@@ -310,7 +310,7 @@ void core_step(struct core *core, const struct core_event *event, uint64_t now_u
 	journal_open(c);
 	if (now_usec > c->now_usec)
 		SET(c->now_usec, now_usec);
-	SET(c->more, 0);
+	UPDATE(c->more, 0);
 	blame(c, CORE_NONE, KVD_RECLAIM_SPILL);
 	core_dispatch(c, event);
 	promise_tick(c);

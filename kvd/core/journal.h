@@ -1,6 +1,6 @@
 /* journal.h - the book is transactional: an undo journal of its stores.
  *
- * Every SET(), the only store, notes the old value of each 8-byte word it touches before it stores.  core_step() is
+ * Every SET(), the only store, notes the old value of the 8-byte words it touches before it stores.  core_step() is
  * one transaction, and so is each core_next_action(): it stays open while the shell performs the
  * action it returned, so that what the shell remembers of it (core_shell_set) is committed together
  * with the action's leaving the queue.  A process killed between any two stores leaves a book that
@@ -22,11 +22,16 @@
 
 struct core;
 
-struct journal_entry { uint64_t word, old; };  /* word: offset in the book / 8 */
+/* A note is the old words of one stretch of the book and then its head, so that it can be read from the
+ * end: the stretch's offset (a multiple of 8), the number of words from JOURNAL_COUNT_SHIFT on, and in bit 0
+ * that they were zero: then the head stands alone. */
+#define JOURNAL_COUNT_SHIFT 44
+#define JOURNAL_ZERO 1ull
+enum { JOURNAL_STRETCH_MAX = 1 << 16 };        /* words of one note */
 
 struct journal {                               /* in the book */
-	uint64_t n;                            /* entries of the open transaction */
-	uint64_t high;                         /* most entries since the journal was last trimmed */
+	uint64_t n;                            /* words of the open transaction's notes */
+	uint64_t high;                         /* most words since the journal was last trimmed */
 	uint32_t overflow, pad;
 };
 
@@ -34,38 +39,44 @@ struct journal {                               /* in the book */
 struct journal_target {
 	uintptr_t base;
 	struct journal *journal;       /* NULL: no book is open, nothing is noted */
-	struct journal_entry *entries;
+	uint64_t *words;
 	uint64_t max;
 };
 extern struct journal_target journal_target;
 
-static inline void journal_note_word(struct journal *j, uintptr_t at)
+void journal_note_stretch(uintptr_t first, uint64_t n_words);
+void journal_note_zero(const void *address, size_t size); /* it is zero, size a multiple of 8 */
+
+/* n_words is a constant of one or two. */
+static inline __attribute__((always_inline)) void journal_note_words(uintptr_t at, uint64_t n_words)
 {
-	uint64_t n = j->n;
-	if (__builtin_expect(n >= journal_target.max, 0)) {
+	struct journal *j = journal_target.journal;
+	if (__builtin_expect(!j, 0))
+		return;
+	uint64_t n = j->n, *note = journal_target.words + n;
+	if (__builtin_expect(n + n_words >= journal_target.max, 0)) {
 		j->overflow = 1;
 		return;
 	}
-	struct journal_entry *entry = &journal_target.entries[n];
-	entry->word = (at - journal_target.base) / 8;
-	entry->old = *(const uint64_t *)at;
+	note[0] = ((const uint64_t *)at)[0];
+	if (n_words == 2)
+		note[1] = ((const uint64_t *)at)[1];
+	note[n_words] = (at - journal_target.base) + (n_words << JOURNAL_COUNT_SHIFT);
 	__atomic_signal_fence(__ATOMIC_SEQ_CST);
-	j->n = n + 1;
+	j->n = n + n_words + 1;
+	__atomic_signal_fence(__ATOMIC_SEQ_CST);
 }
 
 static inline __attribute__((always_inline)) void journal_note(const void *address, size_t size)
 {
-	struct journal *j = journal_target.journal;
 	uintptr_t first = (uintptr_t)address & ~(uintptr_t)7, end = (uintptr_t)address + size;
-	if (!j)
-		return;
-	/* A field of up to four bytes is aligned and lies in one word: no loop on the hot paths. */
-	if (__builtin_constant_p(size) && size <= 4)
-		journal_note_word(j, first);
+	/* A field of up to eight bytes is aligned and lies in one word, a list in two: no loop on the hot paths. */
+	if (__builtin_constant_p(size) && size <= 8 && size != 5 && size != 6 && size != 7)
+		journal_note_words(first, 1);
+	else if (__builtin_constant_p(size) && size == 12)
+		journal_note_words(first, 2);
 	else
-		for (uintptr_t at = first; at < end; at += 8)
-			journal_note_word(j, at);
-	__atomic_signal_fence(__ATOMIC_SEQ_CST);
+		journal_note_stretch(first, (end - first + 7) / 8);
 }
 
 /* Stores go to this book from now on; what is noted and not committed stays so. */
@@ -89,6 +100,12 @@ void core_book_hook(const void *address, size_t size);
 	BOOK_HOOK(&(lvalue), sizeof(lvalue)); \
 	memcpy((void *)(uintptr_t)&(lvalue), &set_value_, sizeof(set_value_)); \
 } while (0)
+/* Where the value is often the old one. */
+#define UPDATE(lvalue, value) do { \
+	const __typeof__(lvalue) update_value_ = (value); \
+	if ((lvalue) != update_value_) \
+		SET(lvalue, update_value_); \
+} while (0)
 #define ADD(lvalue, amount) SET(lvalue, (__typeof__(lvalue))((lvalue) + (amount)))
 #define SET_BYTES(target, source, size) do { \
 	journal_note(target, size); \
@@ -105,6 +122,12 @@ void core_book_hook(const void *address, size_t size);
 	const __typeof__(*(pointer)) set_value_ = (value); \
 	BOOK_HOOK(pointer, sizeof(*(pointer))); \
 	memcpy((void *)(uintptr_t)(pointer), &set_value_, sizeof(set_value_)); \
+} while (0)
+/* A field of a record that this transaction has taken from its pool: undoing that zeroes it. */
+#define INIT(lvalue, value) SET_UNREACHED(&(lvalue), value)
+#define INIT_BYTES(target, source, size) do { \
+	BOOK_HOOK(target, size); \
+	memcpy((void *)(uintptr_t)(target), source, size); \
 } while (0)
 
 #endif

@@ -27,12 +27,12 @@ uint32_t page_new(const struct core *c, uint32_t frame, uint32_t tenant, uint32_
 	uint32_t number = pool_take(c, POOL_PAGES);
 	assert(number);                      /* as many pages as frames */
 	const struct page *p = page_at(c, number);
-	SET(p->frame, frame);
-	SET(p->tenant, tenant);
-	SET(p->domain, domain);
-	SET(p->keep_private, tenant_at(c, tenant)->sharing == CORE_PRIVATE);
-	SET(p->used_usec, c->now_usec);
-	SET(p->state, PAGE_RESIDENT);
+	INIT(p->frame, frame);
+	INIT(p->tenant, tenant);
+	INIT(p->domain, domain);
+	INIT(p->keep_private, tenant_at(c, tenant)->sharing == CORE_PRIVATE);
+	INIT(p->used_usec, c->now_usec);
+	INIT(p->state, PAGE_RESIDENT);
 	SET(frame_at(c, frame)->page, number);
 	if (charged)
 		tenant_charge(c, tenant, (int64_t)bytes_of(c, number),
@@ -200,7 +200,7 @@ static void holder_add(const struct core *c, uint32_t hold, uint32_t page)
 	page_cool_list(c, page, false);
 	list_push(c, LIST_HOLDERS, &p->holders, hold);
 	SET(hold_at(c, hold)->page, page);
-	SET(p->used_usec, c->now_usec);
+	UPDATE(p->used_usec, c->now_usec);
 	if (frame_state(c, p->frame) == KVD_FRAME_COOL)
 		frame_move(c, p->frame, KVD_FRAME_SEALED, 0);
 }

@@ -72,14 +72,14 @@ uint32_t node_find_or_make(const struct core *c, uint32_t space, uint32_t parent
 	if (!number)
 		return 0;
 	const struct node *n = node_at(c, number);
-	SET(n->space, space);
-	SET(n->parent, parent);
-	SET(n->depth, parent ? node_at(c, parent)->depth + 1 : 0);
-	SET(n->identity, identity);
-	SET(n->hash, hash);
-	SET_BYTES(n->tokens, tokens, sizeof(n->tokens));
-	SET(n->live, 1);
-	SET(n->hash_next, *bucket);
+	INIT(n->space, space);
+	INIT(n->parent, parent);
+	INIT(n->depth, parent ? node_at(c, parent)->depth + 1 : 0);
+	INIT(n->identity, identity);
+	INIT(n->hash, hash);
+	INIT_BYTES(n->tokens, tokens, sizeof(n->tokens));
+	INIT(n->live, 1);
+	INIT(n->hash_next, *bucket);
 	SET(*bucket, number);
 	if (parent)
 		list_push(c, LIST_CHILDREN, &node_at(c, parent)->children, number);
@@ -152,10 +152,10 @@ uint32_t claim_find_or_make(const struct core *c, uint32_t node, uint32_t domain
 		return 0;
 	const struct claim *k = claim_at(c, number);
 	const uint32_t *bucket = bucket_at(c, c->layout.at_claim_hash, claim_hash(c, node, domain));
-	SET(k->node, node);
-	SET(k->domain, domain);
-	SET(k->tenant, tenant);
-	SET(k->hash_next, *bucket);
+	INIT(k->node, node);
+	INIT(k->domain, domain);
+	INIT(k->tenant, tenant);
+	INIT(k->hash_next, *bucket);
 	SET(*bucket, number);
 	list_push(c, LIST_NODE_CLAIMS, &node_at(c, node)->claims, number);
 	domain_use(c, domain);

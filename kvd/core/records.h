@@ -38,7 +38,7 @@ enum {
 	BUCKETS = 14, /* by log2(free frames): an extent holds at most 1 GiB / 8 KiB */
 };
 
-struct link { uint32_t prev, next; };           /* record number + 1; 0 = end */
+struct link { uint32_t prev, next; } __attribute__((aligned(8))); /* record number + 1; 0 = end.  One word */
 struct list { uint32_t head, tail, count; };    /* likewise */
 
 /* The primary facts of a frame are one aligned word (design.md section 7). */
@@ -325,7 +325,7 @@ struct job {
 	uint32_t source_page, peer_page; /* pages in them when the job began */
 	uint32_t issued;               /* its action has left the queue */
 	uint32_t spill;                /* SPILL, FETCH: record */
-};
+} __attribute__((aligned(8)));
 
 enum item_kind { ITEM_ACTION_COMPLETE = 1, ITEM_ROW, ITEM_MAP, ITEM_UNMAP, ITEM_MOVE,
 	ITEM_POPULATE, ITEM_STAMP, ITEM_PRESSURE, ITEM_ATTACHED, ITEM_ALARM, ITEM_STEERED };

@@ -235,13 +235,13 @@ uint32_t job_new(const struct core *c, enum job_kind kind, enum core_move move, 
 	assert(number);                      /* JOBS_MAX is the sum of the limits */
 	const struct job *j = &c->job[number];
 	ADD(c->job_serial, 1);
-	SET(j->generation, c->job_serial & ((1u << (32 - JOB_INDEX_BITS)) - 1u));
-	SET(j->kind, kind);
-	SET(j->move, move);
-	SET(j->group, group);
-	SET(j->source, source);
-	SET(j->peer, peer);
-	SET(j->target, target);
+	INIT(j->generation, c->job_serial & ((1u << (32 - JOB_INDEX_BITS)) - 1u));
+	INIT(j->kind, kind);
+	INIT(j->move, move);
+	INIT(j->group, group);
+	INIT(j->source, source);
+	INIT(j->peer, peer);
+	INIT(j->target, target);
 	if (source != CORE_NONE)
 		ADD(frame_at(c, source)->pins, 1);
 	if (peer != CORE_NONE)

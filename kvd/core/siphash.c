@@ -10,27 +10,30 @@ static inline uint64_t rotate(uint64_t x, unsigned bits)
 	return x << bits | x >> (64 - bits);
 }
 
-static inline void sip_round(uint64_t v[4])
-{
-	v[0] += v[1]; v[1] = rotate(v[1], 13); v[1] ^= v[0]; v[0] = rotate(v[0], 32);
-	v[2] += v[3]; v[3] = rotate(v[3], 16); v[3] ^= v[2];
-	v[0] += v[3]; v[3] = rotate(v[3], 21); v[3] ^= v[0];
-	v[2] += v[1]; v[1] = rotate(v[1], 17); v[1] ^= v[2]; v[2] = rotate(v[2], 32);
-}
+#define SIP_ROUND(a, b, c, d) do { \
+	a += b; b = rotate(b, 13); b ^= a; a = rotate(a, 32); \
+	c += d; d = rotate(d, 16); d ^= c; \
+	a += d; d = rotate(d, 21); d ^= a; \
+	c += b; b = rotate(b, 17); b ^= c; c = rotate(c, 32); \
+} while (0)
 
+/* The state in four variables, so that it stays in registers. */
 uint64_t siphash_words(const uint64_t key[2], const uint64_t *words, uint32_t n_words)
 {
-	uint64_t v[4] = { key[0] ^ 0x736f6d6570736575ull, key[1] ^ 0x646f72616e646f6dull,
-			  key[0] ^ 0x6c7967656e657261ull, key[1] ^ 0x7465646279746573ull };
-	for (uint32_t i = 0; i <= n_words; i++) {
-		uint64_t m = i < n_words ? words[i] : (uint64_t)(n_words * 8 & 0xffu) << 56;
-		v[3] ^= m;
-		sip_round(v);
-		v[0] ^= m;
+	uint64_t v0 = key[0] ^ 0x736f6d6570736575ull, v1 = key[1] ^ 0x646f72616e646f6dull,
+		 v2 = key[0] ^ 0x6c7967656e657261ull, v3 = key[1] ^ 0x7465646279746573ull;
+	uint64_t last = (uint64_t)(n_words * 8 & 0xffu) << 56;
+	for (uint32_t i = 0; i < n_words; i++) {
+		v3 ^= words[i];
+		SIP_ROUND(v0, v1, v2, v3);
+		v0 ^= words[i];
 	}
-	v[2] ^= 0xff;
-	sip_round(v);
-	sip_round(v);
-	sip_round(v);
-	return v[0] ^ v[1] ^ v[2] ^ v[3];
+	v3 ^= last;
+	SIP_ROUND(v0, v1, v2, v3);
+	v0 ^= last;
+	v2 ^= 0xff;
+	SIP_ROUND(v0, v1, v2, v3);
+	SIP_ROUND(v0, v1, v2, v3);
+	SIP_ROUND(v0, v1, v2, v3);
+	return v0 ^ v1 ^ v2 ^ v3;
 }

@@ -20,7 +20,7 @@ static struct {
 	struct core_config config;
 	struct stretch *touched, last;
 	uint32_t n_touched, max_touched, n_events;
-	uint64_t n_entries;            /* of the journal, in mirror */
+	uint64_t n_words;              /* of the journal, in mirror */
 	bool inside, committing;
 } every;
 
@@ -43,10 +43,10 @@ static void mirror_follow(void)
 	if (every.last.size)
 		mirror_region(every.last.at, every.last.size);
 	if (every.committing)
-		every.n_entries = 0;         /* a transaction of its own since */
-	mirror_region(c->layout.at_journal + every.n_entries * sizeof(struct journal_entry),
-		      (c->journal.n - every.n_entries) * sizeof(struct journal_entry));
-	every.n_entries = c->journal.n;
+		every.n_words = 0;           /* a transaction of its own since */
+	mirror_region(c->layout.at_journal + every.n_words * sizeof(uint64_t),
+		      (c->journal.n - every.n_words) * sizeof(uint64_t));
+	every.n_words = c->journal.n;
 	mirror_region(control, sizeof(c->journal));
 	if (!every.committing)
 		return;
@@ -80,8 +80,7 @@ static void adopt_mirror(void)
 	struct journal_target target = journal_target;
 	char why[CORE_WHY_MAX];
 	const struct core *m = (const struct core *)every.mirror;
-	const struct journal_entry *entries =
-		(const struct journal_entry *)(every.mirror + m->layout.at_journal);
+	const uint64_t *words = (const uint64_t *)(every.mirror + m->layout.at_journal);
 	uint64_t n = m->journal.n;
 	every.inside = true;
 	journal_target.journal = NULL;
@@ -95,8 +94,11 @@ static void adopt_mirror(void)
 		    memcmp(every.mirror + every.touched[i].at, every.commit + every.touched[i].at,
 			   every.touched[i].size))
 			every_fail("an adopted book is not what the last commit left", every.touched[i].at);
-	for (uint64_t i = 0; i < n; i++)
-		mirror_region(entries[i].word * 8, 8);
+	while (n) {
+		uint64_t head = words[n - 1], count = head >> JOURNAL_COUNT_SHIFT;
+		mirror_region((head & ((1ull << JOURNAL_COUNT_SHIFT) - 8)), count * 8);
+		n -= head & JOURNAL_ZERO ? 1 : count + 1;
+	}
 	mirror_region((size_t)((const char *)&m->journal - every.mirror), sizeof(m->journal));
 	journal_target = target;
 	every.inside = false;
@@ -142,7 +144,7 @@ void crash_every_store(struct sim *sim)
 	every.book = w->core;
 	memcpy(every.mirror, every.book, every.bytes);
 	memcpy(every.commit, every.book, every.bytes);
-	every.n_entries = every.book->journal.n;
+	every.n_words = every.book->journal.n;
 }
 
 void crash_every_begin(const struct core *core)

@@ -140,22 +140,24 @@ END_TEST
 START_TEST(broken_journals_are_refused)
 {
 	struct core *c = book_new();
-	struct journal_entry *entries = (struct journal_entry *)((char *)c + c->layout.at_journal);
+	uint64_t *words = (uint64_t *)((char *)c + c->layout.at_journal);
+	const uint64_t one = 1ull << JOURNAL_COUNT_SHIFT;
 	define(c, "a");
-	const uint64_t wild[] = { UINT64_MAX, c->layout.book_bytes / 8, c->layout.at_journal / 8,
-		offsetof(struct core, journal) / 8 };
+	const uint64_t wild[] = { UINT64_MAX, c->layout.book_bytes + one, c->layout.at_journal + one,
+		offsetof(struct core, journal) + one, 0, 4 + one, c->layout.at_journal - 8 + 2 * one + JOURNAL_ZERO,
+		2 * one };
 	for (size_t i = 0; i < sizeof(wild) / sizeof(wild[0]); i++) {
-		c->journal.n = 1;
-		entries[0].word = wild[i];
+		c->journal.n = 2;
+		words[1] = wild[i];
 		ck_assert_ptr_null(adopt(c));
 		ck_assert_ptr_nonnull(strstr(why, "undo journal"));
 	}
 	c->journal.n = c->layout.journal_max + 1;
 	ck_assert_ptr_null(adopt(c));
-	c->journal.n = 1;
+	c->journal.n = 2;
 	c->journal.overflow = 1;
-	entries[0].word = 0;
-	entries[0].old = c->magic;
+	words[0] = c->magic;
+	words[1] = one;
 	ck_assert_ptr_null(adopt(c));
 	c->journal.overflow = 0;
 	ck_assert_ptr_eq(adopt(c), c);

@@ -252,10 +252,10 @@ START_TEST(a_dry_run_is_the_act)
 		while ((got = core_read_evict(w->core, &event, w->now, &cursor, dry + n, 7)))
 			n += got;
 		ck_assert_uint_gt(n, 0);
-		memset((uint8_t *)before + c->layout.at_journal, 0, c->layout.journal_max * 16);
+		memset((uint8_t *)before + c->layout.at_journal, 0, c->layout.journal_max * sizeof(uint64_t));
 		uint8_t *now = malloc(bytes);
 		memcpy(now, c, bytes);
-		memset(now + c->layout.at_journal, 0, c->layout.journal_max * 16);
+		memset(now + c->layout.at_journal, 0, c->layout.journal_max * sizeof(uint64_t));
 		/* what lies behind the tail of the empty queue is nobody's */
 		memcpy(now + c->layout.at_items, before + c->layout.at_items,
 		       c->layout.items_max * sizeof(struct item));
