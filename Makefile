@@ -3,6 +3,7 @@
 # The tree decides what is built, so that a new file needs no line here:
 #   kvd/core/*.c          pure memory core           -> build/libkvdcore.a
 #   kvd/*.c               the daemon's shell         -> build/libkvdshell.a  (main.c -> build/bin/kvd)
+#   kvd/cuda/*.c          the GPU's driver, loaded at run time -> in the shell's archive and in libkvd
 #   kvd/mover/*.c         the disposable byte mover  -> build/bin/kvd-mover  (main.c; the rest in the shell's archive)
 #   engine/*.c engine/*/  the engine                 -> build/libkvengine.a  (main.c -> build/bin/kvengine)
 #   client/*.c            libkvd                     -> build/lib/libkvd.so.0, build/libkvd.a
@@ -42,9 +43,11 @@ Q := $(if $(V),,@)
 say = $(if $(V),,@printf '  %-7s %s\n' $(1) $(2);)
 
 CORE_SRC   := $(wildcard kvd/core/*.c)
-SHELL_SRC  := $(filter-out kvd/main.c,$(wildcard kvd/*.c)) $(filter-out kvd/mover/main.c,$(wildcard kvd/mover/*.c))
+# The GPU's driver, loaded at run time: in every program that asks it.
+CUDA_SRC   := $(wildcard kvd/cuda/*.c)
+SHELL_SRC  := $(filter-out kvd/main.c,$(wildcard kvd/*.c)) $(filter-out kvd/mover/main.c,$(wildcard kvd/mover/*.c)) $(CUDA_SRC)
 ENGINE_SRC := $(filter-out engine/main.c,$(wildcard engine/*.c engine/*/*.c))
-CLIENT_SRC := $(wildcard client/*.c)
+CLIENT_SRC := $(wildcard client/*.c) $(CUDA_SRC)
 CLI_SRC    := $(filter-out %/main.c,$(wildcard client/kvrun/*.c client/kvctl/*.c))
 TEST_LIB_SRC := $(wildcard tests/lib/*.c)
 UNIT_SRC   := $(wildcard tests/unit/test_*.c)
