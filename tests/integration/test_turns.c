@@ -34,7 +34,9 @@ START_TEST(a_slot_is_given_back_for_another_tenant)
 	}
 	ck_assert(host_jobs_equal(&jobs[N_LONG], &alone[N_LONG]));
 	printf("%u of %u long answers ended after the other tenant's short one\n", later, N_LONG);
-	ck_assert_uint_eq(later, N_LONG);
+	/* Without turns it begins after seven of them have ended.  On a busy machine one or two of the first
+	 * may be over before its 20 tokens are. */
+	ck_assert_uint_gt(later, N_LONG - N_SLOTS);
 	host_settle(&h);
 	for (unsigned i = 0; i <= N_LONG; i++)
 		free(texts[i]);
