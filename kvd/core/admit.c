@@ -335,7 +335,7 @@ static void group_supply(const struct core *c, uint32_t number)
 
 void admit_serve(const struct core *c)
 {
-	SET(c->demand, 0);
+	UPDATE(c->demand, 0);
 	while (!core_fits(c) && floors_yield(c, CORE_NONE)) /* what is promised comes first */
 		;
 	for (uint32_t n = mask_next(c->pending_groups, 0); n < GROUPS_MAX;

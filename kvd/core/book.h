@@ -26,7 +26,6 @@ struct core {
 	uint32_t n_tenants, n_domains, n_spaces;
 	uint32_t populate_next, populating;
 	uint32_t extents_in[KVD_EXTENT_STATES];
-	uint64_t frames[KVD_FRAME_STATES], frame_bytes[KVD_FRAME_STATES];
 	uint64_t tail_bytes;
 	uint32_t busy_extents, n_draining, demand;
 	uint32_t evacuating, evacuate_next; /* compaction: extent + 1, 0: none; slot it goes on with */
@@ -166,6 +165,22 @@ static inline enum kvd_frame_state frame_state(const struct core *c, uint32_t f)
 static inline uint64_t page_bytes_of_space(const struct core *c, uint32_t space)
 {
 	return c->spaces[space].page_bytes;
+}
+
+/* Sums over the spaces. */
+static inline uint64_t frames_in(const struct core *c, enum kvd_frame_state state)
+{
+	uint64_t n = 0;
+	for (uint32_t i = 0; i < c->n_spaces; i++)
+		n += c->spaces[i].frames[state];
+	return n;
+}
+static inline uint64_t frame_bytes_in(const struct core *c, enum kvd_frame_state state)
+{
+	uint64_t bytes = 0;
+	for (uint32_t i = 0; i < c->n_spaces; i++)
+		bytes += c->spaces[i].frames[state] * c->spaces[i].page_bytes;
+	return bytes;
 }
 
 static inline void mask_set(const struct core *c, const uint64_t *mask, uint32_t bit, bool on)

@@ -164,8 +164,8 @@ static void evacuate_on(const struct core *c, uint32_t x)
 
 void compact_pump(const struct core *c)
 {
-	blame(c, CORE_NONE, KVD_RECLAIM_EXTENT);
 	if (c->evacuating) {
+		blame(c, CORE_NONE, KVD_RECLAIM_EXTENT);
 		uint32_t x = c->evacuating - 1;
 		const struct extent *e = extent_at(c, x);
 		const struct group *g = &c->groups[e->group];
@@ -184,6 +184,7 @@ void compact_pump(const struct core *c)
 	}
 	if (c->compact_usec > c->now_usec || !wanted(c))
 		return;
+	blame(c, CORE_NONE, KVD_RECLAIM_EXTENT);
 	SET(c->compact_usec, c->now_usec + AGAIN_USEC);
 	uint32_t x = extent_choose(c);
 	if (x == CORE_NONE)

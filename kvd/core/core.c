@@ -203,9 +203,11 @@ bool core_next_action(struct core *core, struct core_action *ret)
 	journal_commit(c);                   /* the action before is performed */
 	journal_open(c);
 	if (c->items_head == c->items_tail) {
-		SET(c->items_head, 0);
-		SET(c->items_tail, 0);
-		journal_commit(c);
+		if (c->items_tail) {
+			SET(c->items_head, 0);
+			SET(c->items_tail, 0);
+			journal_commit(c);
+		}
 		return false;
 	}
 	const struct item *i = item_at(c, c->items_head);

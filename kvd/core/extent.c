@@ -19,8 +19,9 @@
 
 static bool state_is_busy(enum kvd_frame_state state)
 {
-	return state == KVD_FRAME_OPEN || state == KVD_FRAME_SEALED || state == KVD_FRAME_FILLING ||
-	       state == KVD_FRAME_QUARANTINED;
+	const uint32_t busy = 1u << KVD_FRAME_OPEN | 1u << KVD_FRAME_SEALED | 1u << KVD_FRAME_FILLING |
+			      1u << KVD_FRAME_QUARANTINED;
+	return busy >> state & 1u;
 }
 
 static uint32_t extent_busy_frames(const struct extent *e)
@@ -141,12 +142,14 @@ void extent_counts_changed(const struct core *c, uint32_t x, enum kvd_frame_stat
 	const struct extent *e = extent_at(c, x);
 	const struct group *g = &c->groups[e->group];
 	int delta = (int)state_is_busy(to) - (int)state_is_busy(from);
+	bool relist = from == KVD_FRAME_FREE || to == KVD_FRAME_FREE;
 	if (delta) {
 		uint32_t busy = extent_busy_frames(e);
 		ADD(g->busy_frames, delta);
 		if (delta > 0 && busy == 1) {
 			ADD(g->busy_extents, 1);
 			ADD(c->busy_extents, 1);
+			relist = true;
 			extent_draining(c, x, false);
 			extent_idle_list(c, x, false);
 		} else if (delta < 0 && !busy) {
@@ -158,8 +161,9 @@ void extent_counts_changed(const struct core *c, uint32_t x, enum kvd_frame_stat
 		group_recount(c, e->group);
 	}
 	if (delta < 0 || to == KVD_FRAME_FREE)
-		SET(c->memory_changed, 1);
-	extent_relist(c, x);
+		UPDATE(c->memory_changed, 1);
+	if (relist)
+		extent_relist(c, x);
 	if (to == KVD_FRAME_FREE)
 		extent_maybe_leave(c, x);
 }
@@ -193,8 +197,7 @@ bool extent_assign(const struct core *c, uint32_t number)
 	SET(e->idle_usec, c->now_usec);
 	list_push(c, LIST_EXTENTS, &g->extents, x);
 	extent_idle_list(c, x, true);
-	ADD(c->frames[KVD_FRAME_FREE], e->n_frames);
-	ADD(c->frame_bytes[KVD_FRAME_FREE], e->n_frames * s->page_bytes);
+	ADD(s->frames[KVD_FRAME_FREE], e->n_frames);
 	ADD(c->tail_bytes, s->geometry.extent_bytes - e->n_frames * s->page_bytes);
 	ADD(c->spaces[g->space].n_extents, 1);
 	if (g->engine != CORE_NONE) {
@@ -238,8 +241,7 @@ static void extent_leave(const struct core *c, uint32_t x)
 		ADD(g->n_unacked, -1);
 	SET(e->frames[KVD_FRAME_FREE], 0);
 	SET(e->scrub_space, g->space);
-	ADD(c->frames[KVD_FRAME_FREE], -(uint64_t)e->n_frames);
-	ADD(c->frame_bytes[KVD_FRAME_FREE], -(uint64_t)e->n_frames * s->page_bytes);
+	ADD(s->frames[KVD_FRAME_FREE], -(uint64_t)e->n_frames);
 	ADD(c->tail_bytes, -(s->geometry.extent_bytes - e->n_frames * s->page_bytes));
 	list_push(c, LIST_EXTENTS, &c->leaving, x);
 	for (uint32_t i = 0; i < CORE_ENGINES_MAX; i++)

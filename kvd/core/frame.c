@@ -40,7 +40,8 @@ static const uint16_t frame_moves[KVD_FRAME_STATES] = {
 
 static bool holds_kv(enum kvd_frame_state state)
 {
-	return state == KVD_FRAME_OPEN || state == KVD_FRAME_SEALED || state == KVD_FRAME_COOL;
+	const uint32_t kv = 1u << KVD_FRAME_OPEN | 1u << KVD_FRAME_SEALED | 1u << KVD_FRAME_COOL;
+	return kv >> state & 1u;
 }
 
 /* owner: tenant whose bytes it holds from now on; kept as it is unless the frame leaves FREE. */
@@ -65,17 +66,11 @@ void frame_move(const struct core *c, uint32_t f, enum kvd_frame_state to, uint3
 	}
 	SET(frame->word, FRAME_WORD(to, g->colour, generation, owner));
 
-	uint64_t bytes = page_bytes_of_space(c, g->space);
-	ADD(c->frames[from], -1);
-	ADD(c->frames[to], 1);
-	ADD(c->frame_bytes[from], -bytes);
-	ADD(c->frame_bytes[to], bytes);
-	if (holds_kv(from) != holds_kv(to)) {
-		if (holds_kv(to))
-			ADD(c->physical_bytes, bytes);
-		else
-			ADD(c->physical_bytes, -bytes);
-	}
+	const struct space *s = &c->spaces[g->space];
+	ADD(s->frames[from], -1);
+	ADD(s->frames[to], 1);
+	if (holds_kv(from) != holds_kv(to))
+		ADD(c->physical_bytes, holds_kv(to) ? s->page_bytes : -s->page_bytes);
 	ADD(extent->frames[from], -1);
 	ADD(extent->frames[to], 1);
 	if (from == KVD_FRAME_RETIRING)

@@ -185,11 +185,11 @@ static void check_extents(struct check *k, struct sums *sums)
 		fsck_check(k, states[i] == c->extents_in[i],
 			   "the number of extents in a state is wrong", i);
 	for (uint32_t i = 0; i < KVD_FRAME_STATES; i++) {
-		fsck_check(k, frames[i] == c->frames[i], "the number of frames in a state is wrong",
+		fsck_check(k, frames[i] == frames_in(c, i), "the number of frames in a state is wrong",
 			   i);
-		fsck_check(k, bytes[i] == c->frame_bytes[i],
+		fsck_check(k, bytes[i] == frame_bytes_in(c, i),
 			   "the bytes of frames in a state are wrong", i);
-		total += c->frame_bytes[i];
+		total += frame_bytes_in(c, i);
 	}
 	uint64_t whole = (uint64_t)states[KVD_EXTENT_BARE] + states[KVD_EXTENT_UNASSIGNED] +
 			 states[KVD_EXTENT_LEAVING] + states[KVD_EXTENT_SCRUB];
@@ -252,9 +252,9 @@ static void check_retire(struct check *k)
 			retiring += !!(frame_at(c, (x << c->slot_bits) + i)->pins & FRAME_READY);
 	fsck_check(k, live == c->n_batches, "the number of retire batches is wrong", live);
 	fsck_check(k, jobs == c->jobs.count, "the number of mover jobs is wrong", jobs);
-	fsck_check(k, retiring == c->frames[KVD_FRAME_RETIRING],
+	fsck_check(k, retiring == frames_in(c, KVD_FRAME_RETIRING),
 		   "a retiring frame is lost, or at two stations", retiring);
-	fsck_check(k, quarantined == c->frames[KVD_FRAME_QUARANTINED],
+	fsck_check(k, quarantined == frames_in(c, KVD_FRAME_QUARANTINED),
 		   "a quarantined frame is lost", quarantined);
 }
 

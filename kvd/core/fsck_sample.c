@@ -12,7 +12,7 @@ static void check_pool(struct check *k)
 	const struct core *c = k->c;
 	uint64_t bytes = c->tail_bytes, extents = 0;
 	for (uint32_t i = 0; i < KVD_FRAME_STATES; i++)
-		bytes += c->frame_bytes[i];
+		bytes += frame_bytes_in(c, i);
 	for (uint32_t i = 0; i < KVD_EXTENT_STATES; i++) {
 		extents += c->extents_in[i];
 		if (i != KVD_EXTENT_ASSIGNED)

@@ -156,6 +156,7 @@ bool page_may_share(const struct core *c, uint32_t page);
 uint32_t node_find(const struct core *c, uint32_t space, uint32_t parent, const int32_t *tokens);
 uint32_t node_find_or_make(const struct core *c, uint32_t space, uint32_t parent,
 			   const int32_t *tokens);
+bool node_is(const struct core *c, uint32_t node, uint32_t parent, const int32_t *tokens);
 uint32_t node_of_prefix(const struct core *c, uint64_t id);  /* 0: nobody has it now */
 void node_ref(const struct core *c, uint32_t node);
 void node_unref(const struct core *c, uint32_t node);

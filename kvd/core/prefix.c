@@ -3,7 +3,8 @@
  * A node is (space, parent node, 16 tokens), unique, found by a keyed hash and then compared token
  * by token.  It lives while it has a copy, a claim, a child, or a table slot that names it as its
  * prompt.  A claim is (node, domain): complete once a sequence of the domain has sealed the page,
- * or only promised by one that computes it now (lookup.c).
+ * or only promised by one that computes it now (lookup.c).  A claim is found as the first of its node's list or else
+ * by a hash: a node with one claim, the common case, has none of its claims there.
  *
  * A node whose page is on disk alone is away (spill.c): its claims cost their tenants no memory, and none
  * is a reclaim candidate.
@@ -37,6 +38,13 @@ static uint32_t node_find_hashed(const struct core *c, uint32_t space, uint32_t 
 			return i;
 	}
 	return 0;
+}
+
+/* Is the node (of the same space as `parent`, if there is one) that content? */
+bool node_is(const struct core *c, uint32_t node, uint32_t parent, const int32_t *tokens)
+{
+	const struct node *n = node_at(c, node);
+	return n->parent == parent && !memcmp(n->tokens, tokens, sizeof(n->tokens));
 }
 
 uint32_t node_find(const struct core *c, uint32_t space, uint32_t parent, const int32_t *tokens)
@@ -134,6 +142,11 @@ static uint32_t claim_hash(const struct core *c, uint32_t node, uint32_t domain)
 
 uint32_t claim_find(const struct core *c, uint32_t node, uint32_t domain)
 {
+	const struct list *claims = &node_at(c, node)->claims;
+	if (!claims->head || claim_at(c, list_first(claims))->domain == domain)
+		return claims->head ? list_first(claims) : 0;
+	if (claims->count == 1)
+		return 0;
 	uint32_t i = *bucket_at(c, c->layout.at_claim_hash, claim_hash(c, node, domain)), steps = 0;
 	for (; i && i <= c->claims.high && steps++ < CHAIN_MAX; i = claim_at(c, i)->hash_next)
 		if (claim_at(c, i)->node == node && claim_at(c, i)->domain == domain)
@@ -151,12 +164,15 @@ uint32_t claim_find_or_make(const struct core *c, uint32_t node, uint32_t domain
 	if (!number)
 		return 0;
 	const struct claim *k = claim_at(c, number);
-	const uint32_t *bucket = bucket_at(c, c->layout.at_claim_hash, claim_hash(c, node, domain));
 	INIT(k->node, node);
 	INIT(k->domain, domain);
 	INIT(k->tenant, tenant);
-	INIT(k->hash_next, *bucket);
-	SET(*bucket, number);
+	if (node_at(c, node)->claims.count) {
+		const uint32_t *bucket = bucket_at(c, c->layout.at_claim_hash, claim_hash(c, node, domain));
+		INIT(k->hashed, 1);
+		INIT(k->hash_next, *bucket);
+		SET(*bucket, number);
+	}
 	list_push(c, LIST_NODE_CLAIMS, &node_at(c, node)->claims, number);
 	domain_use(c, domain);
 	return number;
@@ -218,8 +234,8 @@ void claim_maybe_free(const struct core *c, uint32_t number)
 		return;
 	assert(!k->holds && !k->children && !k->shelf);
 	uint32_t node = k->node;
-	hash_unlink(c, bucket_at(c, c->layout.at_claim_hash, claim_hash(c, node, k->domain)),
-		    number, false);
+	if (k->hashed)
+		hash_unlink(c, bucket_at(c, c->layout.at_claim_hash, claim_hash(c, node, k->domain)), number, false);
 	list_remove(c, LIST_NODE_CLAIMS, &node_at(c, node)->claims, number);
 	domain_leave(c, k->domain);
 	pool_return(c, POOL_CLAIMS, number);

@@ -38,8 +38,10 @@ void core_read_status(const struct core *c, uint64_t now_usec, struct kvd_row_st
 	memset(ret, 0, sizeof(*ret));
 	ret->pool_bytes = c->config.pool_bytes;
 	ret->extent_bytes = c->config.extent_bytes;
-	memcpy(ret->frame_bytes, c->frame_bytes, sizeof(ret->frame_bytes));
-	memcpy(ret->frames, c->frames, sizeof(ret->frames));
+	for (uint32_t i = 0; i < KVD_FRAME_STATES; i++) {
+		ret->frames[i] = frames_in(c, i);
+		ret->frame_bytes[i] = frame_bytes_in(c, i);
+	}
 	ret->tail_bytes = c->tail_bytes;
 	ret->unassigned_bytes = c->config.extent_bytes *
 		((uint64_t)c->extents_in[KVD_EXTENT_BARE] + c->extents_in[KVD_EXTENT_UNASSIGNED]);

@@ -119,7 +119,7 @@ struct node {                          /* content identity: (space, parent, 16 t
 struct claim { /* "this domain may skip computing this page", or a promise of it */
 	uint32_t next_free;            /* book.c's, 0 while the record is live */
 	uint32_t node, domain, tenant; /* tenant: who made it, and pays */
-	uint32_t hash_next;
+	uint32_t hash_next;            /* of `hashed` ones only */
 	uint32_t holds, children; /* table slots of the domain; complete claims on child nodes ... */
 	uint32_t near;                 /* ... of these: on nodes with a copy in memory */
 	uint32_t complete;             /* 0: only promised or waited for */
@@ -130,6 +130,7 @@ struct claim { /* "this domain may skip computing this page", or a promise of it
 	uint16_t hits_256;             /* uses x 256 at used_usec, halved every half-life */
 	uint8_t level;                 /* of its shelf */
 	uint8_t guarded;               /* cold, and kept by its tenant's min (guard.c) */
+	uint8_t hashed;                /* found by the hash, not as its node's first */
 	uint64_t used_usec;
 	struct list waiters;           /* sequences */
 	struct link of_node, lru, promised;
@@ -265,6 +266,7 @@ struct space {
 	struct kvd_geometry geometry;
 	uint64_t page_bytes,
 		engines; /* engines LIVE or DEAD: those that may still look at a frame */
+	uint64_t frames[KVD_FRAME_STATES]; /* of its extents, by state */
 	uint32_t first_tenant, many;   /* a second tenant or engine has appeared */
 	uint64_t worth_usec;           /* what a page's cost adds to the time of its last use (shelf.c) */
 };

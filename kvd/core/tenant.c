@@ -166,9 +166,14 @@ static void tenant_changed(const struct core *c, uint32_t tenant)
 void tenant_charge(const struct core *c, uint32_t tenant, int64_t rss_bytes, int64_t held_bytes)
 {
 	const struct tenant *t = tenant_at(c, tenant);
-	SET(t->rss_bytes, t->rss_bytes + (uint64_t)rss_bytes);
-	SET(t->held_bytes, t->held_bytes + (uint64_t)held_bytes);
-	assert((int64_t)t->rss_bytes >= 0 && (int64_t)t->held_bytes >= 0);
+	if (held_bytes)
+		SET(t->held_bytes, t->held_bytes + (uint64_t)held_bytes);
+	assert((int64_t)t->held_bytes >= 0);
+	if (!rss_bytes && !t->quota.min_bytes && !t->guarded_bytes && t->class != KVD_CLASS_OVER_HIGH)
+		return;                              /* none of its limits is about what is held */
+	if (rss_bytes)
+		SET(t->rss_bytes, t->rss_bytes + (uint64_t)rss_bytes);
+	assert((int64_t)t->rss_bytes >= 0);
 	tenant_changed(c, tenant);
 }
 

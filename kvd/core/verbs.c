@@ -281,8 +281,11 @@ static void seal_one(const struct core *c, uint32_t seq, uint32_t index, const i
 	SET(s->n_sealed, index + 1);
 	if (s->no_index || (before && !before->claim))
 		return;                      /* outside the index, or its chain is */
-	uint32_t node =
-		node_find_or_make(c, space, before ? page_at(c, before->page)->node : 0, tokens);
+	uint32_t parent = before ? page_at(c, before->page)->node : 0, node = 0;
+	if (index < s->n_nodes && node_is(c, h->node, parent, tokens)) /* as the prompt said */
+		node = h->node;
+	if (!node)
+		node = node_find_or_make(c, space, parent, tokens);
 	if (!node)
 		return;
 	node_ref(c, node);

@@ -22,7 +22,7 @@ uint64_t available_bytes(const struct core *c)
 {
 	uint64_t extents = (uint64_t)c->extents_in[KVD_EXTENT_BARE] + c->extents_in[KVD_EXTENT_UNASSIGNED] +
 			   c->extents_in[KVD_EXTENT_LEAVING] + c->extents_in[KVD_EXTENT_SCRUB];
-	uint64_t bytes = c->frame_bytes[KVD_FRAME_FREE] + c->frame_bytes[KVD_FRAME_RETIRING] +
+	uint64_t bytes = frame_bytes_in(c, KVD_FRAME_FREE) + frame_bytes_in(c, KVD_FRAME_RETIRING) +
 			 extents * c->config.extent_bytes;
 	for (uint32_t r = list_first(&c->spilling); r != CORE_NONE; r = list_next(c, LIST_SPILLS, r))
 		bytes += page_bytes_of_space(c, node_at(c, spill_at(c, r)->node)->space);

@@ -175,8 +175,8 @@ START_TEST(extents_and_sums)
 	MUTATE(e->state, 17u, "in no known state");
 	MUTATE(e->group, 1000u, "belongs to no group");
 	MUTATE(c->extents_in[KVD_EXTENT_ASSIGNED], 0u, "number of extents in a state");
-	MUTATE(c->frames[KVD_FRAME_SEALED], (uint64_t)0, "number of frames in a state");
-	MUTATE(c->frame_bytes[KVD_FRAME_FREE], c->frame_bytes[KVD_FRAME_FREE] + PAGE,
+	MUTATE(c->spaces[0].frames[KVD_FRAME_SEALED], (uint64_t)0, "number of frames in a state");
+	MUTATE(c->spaces[0].frames[KVD_FRAME_FREE], c->spaces[0].frames[KVD_FRAME_FREE] + 1,
 	       "do not add up to the pool");
 	MUTATE(c->tail_bytes, c->tail_bytes + 1, "do not add up to the pool");
 	MUTATE(c->physical_bytes, c->physical_bytes + 1, "physical bytes");

@@ -112,7 +112,7 @@ START_TEST(a_sweep_finds_what_is_wrong)
 	while (node_at(c, node)->next_free || !node_at(c, node)->live || !node_at(c, node)->copies.count)
 		ck_assert_uint_le(++node, c->nodes.high);
 	FOUND(c->tail_bytes, c->tail_bytes + 1, "do not add up to the pool");
-	FOUND(c->frame_bytes[KVD_FRAME_FREE], 1ull, "do not add up to the pool");
+	FOUND(c->spaces[0].frames[KVD_FRAME_FREE], 0ull, "do not add up to the pool");
 	FOUND(c->extents_in[KVD_EXTENT_BARE], c->extents_in[KVD_EXTENT_BARE] + 1, "not those of the pool");
 	FOUND(c->nodes.count, c->nodes.high + 1, "more records are in use");
 	FOUND(extent_at(c, x)->state, KVD_EXTENT_STATES + 1, "no known state");
