@@ -160,8 +160,11 @@ check: ## install what is missing, build, run all tests
 	@tests/fetch_model.sh >/dev/null || echo "tests of the real model will be skipped"
 	@$(MAKE) --no-print-directory check-run
 
+# These need every processor for themselves: threads that spin, and fences between two of them.
+ALONE := $(filter %/test_fences %/test_invariance %/test_wait,$(UNITS))
 check-run: $(BINS) $(SHARED) $(EXAMPLES) $(TOOLS) $(UNITS) $(INTEGS) $(REPLAYS) $(SIMS)
-	@tests/run $(O) tests/tidy.sh $(if $(SAN),,tests/models/test_models) $(UNITS) $(SIMS) $(REPLAYS) $(INTEGS) --no-uring $(INTEGS)
+	@tests/run $(O) --together tests/tidy.sh $(if $(SAN),,tests/models/test_models) $(filter-out $(ALONE),$(UNITS)) \
+		$(SIMS) $(REPLAYS) --alone $(ALONE) $(INTEGS) --no-uring $(INTEGS)
 
 check-san: ## the tests under ASan and UBSan
 	@tests/setup.sh
