@@ -46,7 +46,8 @@ CORE_SRC   := $(wildcard kvd/core/*.c)
 # The GPU's driver, loaded at run time: in every program that asks it.
 CUDA_SRC   := $(wildcard kvd/cuda/*.c)
 SHELL_SRC  := $(filter-out kvd/main.c,$(wildcard kvd/*.c)) $(filter-out kvd/mover/main.c,$(wildcard kvd/mover/*.c)) $(CUDA_SRC)
-ENGINE_SRC := $(filter-out engine/main.c,$(wildcard engine/*.c engine/*/*.c))
+ENGINE_SRC := $(filter-out engine/main.c engine/cuda/%,$(wildcard engine/*.c engine/*/*.c))
+KERNEL_SRC := $(wildcard engine/cuda/*.cu)
 CLIENT_SRC := $(wildcard client/*.c) $(CUDA_SRC)
 CLI_SRC    := $(filter-out %/main.c,$(wildcard client/kvrun/*.c client/kvctl/*.c))
 TEST_LIB_SRC := $(wildcard tests/lib/*.c)
@@ -61,6 +62,9 @@ BINS := $(if $(wildcard kvd/main.c),$(O)/bin/kvd) $(if $(wildcard kvd/mover/main
 	$(if $(wildcard engine/main.c),$(O)/bin/kvengine) \
 	$(if $(wildcard client/kvrun/*.c),$(O)/bin/kvrun) $(if $(wildcard client/kvctl/*.c),$(O)/bin/kvctl)
 SHARED := $(if $(CLIENT_SRC),$(O)/lib/libkvd.so)
+# Kernels for sm_80, sm_90 and, as PTX, for what comes after; not under sanitizers, which see nothing of them.
+NVCC ?= $(firstword $(wildcard /usr/local/cuda/bin/nvcc) $(shell command -v nvcc 2>/dev/null))
+FATBINS := $(if $(NVCC),$(if $(SAN),,$(patsubst %.cu,$(O)/obj/%.fatbin,$(KERNEL_SRC))))
 EXAMPLES := $(patsubst docs/examples/%.c,$(O)/tests/example_%,$(wildcard docs/examples/*.c))
 UNITS := $(patsubst tests/unit/%.c,$(O)/tests/%,$(UNIT_SRC))
 INTEGS := $(patsubst tests/integration/%.c,$(O)/tests/%,$(INTEG_SRC))
@@ -68,7 +72,7 @@ TOOLS := $(patsubst tests/tools/%.c,$(O)/tests/%,$(TOOL_SRC))
 REPLAYS := $(patsubst tests/fuzz/fuzz_%.c,$(O)/fuzz/replay_%,$(FUZZ_SRC))
 
 .PHONY: all help clean
-all: $(BINS) $(SHARED) ## build everything (binaries land in build/bin)
+all: $(BINS) $(SHARED) $(FATBINS) ## build everything (binaries land in build/bin)
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -92,6 +96,15 @@ endif
 
 $(O)/obj/%.o: %.c
 	$(call say,CC,$<)mkdir -p $(@D) && $(CC) $(CFLAGS_ALL) $(ISA) -c -o $@ $<
+
+# No contraction of a multiply and an add, as on the CPU; a kernel that spills, or keeps anything in local memory,
+# is an error.
+NVCC_FLAGS := -std=c++17 -O3 -fmad=false -I. -Xptxas -Werror,-warn-spills,-warn-lmem-usage \
+	-gencode arch=compute_80,code=sm_80 -gencode arch=compute_90,code=sm_90 -gencode arch=compute_90,code=compute_90
+.PHONY: cuda
+cuda: $(FATBINS) ## build the CUDA kernels (needs nvcc, no device)
+$(O)/obj/%.fatbin: %.cu
+	$(call say,NVCC,$<)mkdir -p $(@D) && $(NVCC) $(NVCC_FLAGS) -MD -MP -MF $(@:.fatbin=.d) -fatbin -o $@ $<
 
 ar = $(call say,AR,$@)rm -f $@ && ar rcs $@ $^
 $(O)/libkvdcore.a:  $(call obj,$(CORE_SRC));   $(ar)
