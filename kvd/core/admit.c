@@ -141,11 +141,15 @@ static bool admit_take(const struct core *c, uint32_t seq, uint32_t hits)
 	}
 	seq_reserve(c, seq, -(int64_t)s->reserved);
 	for (uint32_t i = hits; i-- > 0;) {
+		uint32_t owner = claim_at(c, hold_at(c, s->row + i)->claim)->tenant;
 		SET(s->n_pages, i);
 		SET(s->n_sealed, i);
 		hold_drop(c, seq, i);
+		if (owner != s->tenant)
+			guard_settle(c, owner);
 	}
-	SET(c->memory_changed, changed);     /* what it took and gave back is not new memory */
+	guard_settle(c, s->tenant);          /* floors keep what they kept: later it would look like new memory */
+	SET(c->memory_changed, changed);     /* what it took and gave back is not that */
 	return false;
 }
 

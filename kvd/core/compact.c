@@ -156,10 +156,11 @@ static void evacuate_on(const struct core *c, uint32_t x)
 	if (c->evacuate_next < e->high && !started && !g->retiring && !c->jobs_in[JOB_MOVE])
 		/* what is in use goes before what is cached */
 		reclaim_run(c, e->group, MOVES_PER_EVENT, RECLAIM_PATIENT);
-	if (c->evacuate_next >= e->high && !c->jobs_in[JOB_MOVE] && c->compact_usec <= c->now_usec) {
+	if (c->compact_usec > c->now_usec)
+		return;
+	if (c->evacuate_next >= e->high && !c->jobs_in[JOB_MOVE])
 		SET(c->evacuate_next, 0);      /* what was open or busy then may be at rest now */
-		SET(c->compact_usec, c->now_usec + AGAIN_USEC);
-	}
+	SET(c->compact_usec, c->now_usec + AGAIN_USEC);
 }
 
 void compact_pump(const struct core *c)
@@ -182,11 +183,12 @@ void compact_pump(const struct core *c)
 		}
 		return;
 	}
-	if (c->compact_usec > c->now_usec || !wanted(c))
+	/* Looked at now, whatever comes of it: the tick for who waits is never in the past. */
+	if (c->compact_usec > c->now_usec || (!c->waiting && !wanted(c)))
 		return;
 	blame(c, CORE_NONE, KVD_RECLAIM_EXTENT);
 	SET(c->compact_usec, c->now_usec + AGAIN_USEC);
-	uint32_t x = extent_choose(c);
+	uint32_t x = wanted(c) ? extent_choose(c) : CORE_NONE;
 	if (x == CORE_NONE)
 		return;
 	SET(extent_at(c, x)->evacuated_usec, c->now_usec);

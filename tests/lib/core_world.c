@@ -345,6 +345,7 @@ void world_step(struct world *w, const struct core_event *event)
 	}
 	w->ops++;
 	w->events++;
+	w->now_latest = w->now > w->now_latest ? w->now : w->now_latest;
 	if (w->step)
 		w->step(w, event);
 	else
@@ -394,6 +395,8 @@ uint32_t world_attach(struct world *w, const char *name, uint32_t space_tag, uin
 		      uint32_t block_bytes, uint32_t max_seqs, uint32_t max_pages)
 {
 	struct core_event ev = { .type = CORE_EV_ATTACH, .engine = CORE_NONE };
+	if (w->down)
+		return CORE_NONE;            /* nobody is there to connect to; who was being attached still is */
 	snprintf(ev.attach.name, sizeof(ev.attach.name), "%s", name);
 	snprintf(ev.attach.numerics, sizeof(ev.attach.numerics), "test/1");
 	ev.attach.fingerprint[0] = (uint8_t)space_tag;

@@ -101,6 +101,7 @@ struct world {
 	struct core *core;
 	struct core_config config;
 	uint64_t now, seed, rng;
+	uint64_t now_latest;           /* that kvd has been told; the clock may have been set back since */
 	void (*watch)(void *arg, const struct world_record *record);
 	void *watch_arg;
 	uint16_t *viewers;             /* per frame: rows of unfinished steps that name it */

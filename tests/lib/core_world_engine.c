@@ -419,8 +419,9 @@ void world_settle(struct world *w, bool advance)
 	for (uint32_t round = 0; idle < 3 && !w->down; round++) { /* a dead kvd comes to no rest */
 		if (round > 200000)
 			world_fail(w, "the world does not come to rest", round, 0);
-		idle = settle_round(w, advance) ? 0 : idle + 1;
+		bool moved = settle_round(w, advance);
 		uint64_t at = core_next_tick_usec(w->core);
+		idle = moved || at <= w->now_latest ? 0 : idle + 1;  /* due: it has more to do */
 		/* time passes only when nothing else is left to happen */
 		world_tick(w, advance && idle && at > w->now && at != UINT64_MAX ? at - w->now : 0);
 	}

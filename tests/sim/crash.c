@@ -97,6 +97,7 @@ static void mover_ends(struct world *w)
 		}
 	}
 	w->n_populates = 0;
+	w->last_job = 0;                     /* nobody hears a copy of what it said last */
 }
 
 static uint32_t entry_of(const struct core *c, uint32_t engine, uint32_t slot, uint32_t index)

@@ -1,8 +1,9 @@
 /* main.c - the simulator's command line: seeds, traces, and what to do with a seed that fails.
  *
  *   sim [--seed N | --seeds FROM-TO | --trace FILE] [--ops N] [--jobs N] [--total N] [--every-store]
- *       [--verbose] [--no-shrink] [--commit ID] [--directory DIR]
+ *       [--verbose] [--no-shrink] [--shrink-to FILE] [--commit ID] [--directory DIR]
  *
+ * --shrink-to: where a trace that fails goes, made smaller.
  * --every-store: small books, and at each store to them a copy is adopted and compared.
  * Without a seed: a bounded set of seeds, for `make check`.  A failing seed prints the command that
  * repeats it, and its shrunk trace goes to build/sim/SEED.trace.  The last line is Check's. */
@@ -23,7 +24,7 @@ enum { JOBS = 16, SHRINK_SECONDS = 60 };
 struct options {
 	uint64_t from, to, total;
 	uint32_t ops, jobs;
-	const char *trace, *commit, *directory;
+	const char *trace, *shrunk, *commit, *directory;
 	bool verbose, no_shrink, every_store;
 };
 
@@ -71,28 +72,34 @@ static bool still_fails(const struct swarm *swarm, const struct sim_op *ops, uin
 	return !strcmp(found, wanted);
 }
 
+/* The run's operations, made few, to a file. */
+static void shrink_to(struct run *run, const char *path)
+{
+	uint32_t n = run->room->n_log;
+	struct sim_op *ops = malloc((n + 1) * sizeof(*ops));
+	finding_of(run->said, wanted, sizeof(wanted));
+	shrink_room = run_room_new();
+	memcpy(ops, run->room->log, n * sizeof(*ops));
+	if (still_fails(&run->swarm, ops, n))
+		n = shrink(&run->swarm, ops, n, SHRINK_SECONDS, still_fails);
+	if (trace_write(path, &run->swarm, ops, n))
+		printf("shrunk to %u operations: make sim TRACE=%s\n", n, path);
+	free(ops);
+}
+
 static void report_failure(struct run *run, const struct options *o)
 {
 	char path[256], text[320];
 	swarm_describe(&run->swarm, text, sizeof(text));
-	finding_of(run->said, wanted, sizeof(wanted));
 	printf("seed %llu fails at commit %s (%s)\n%s\n", (unsigned long long)run->swarm.seed, o->commit, text,
 	       run->said);
 	printf("repeat: make sim SEED=%llu SIM_ARGS='--ops %u'\n", (unsigned long long)run->swarm.seed, o->ops);
 	fflush(stdout);
 	if (o->no_shrink || !run->room->n_log)
 		return;
-	shrink_room = run_room_new();
-	uint32_t n = run->room->n_log;
-	struct sim_op *ops = malloc((n + 1) * sizeof(*ops));
-	memcpy(ops, run->room->log, n * sizeof(*ops));
-	if (still_fails(&run->swarm, ops, n))
-		n = shrink(&run->swarm, ops, n, SHRINK_SECONDS, still_fails);
 	mkdir(o->directory, 0777);
 	snprintf(path, sizeof(path), "%s/%llu.trace", o->directory, (unsigned long long)run->swarm.seed);
-	if (trace_write(path, &run->swarm, ops, n))
-		printf("shrunk to %u operations: make sim TRACE=%s\n", n, path);
-	free(ops);
+	shrink_to(run, path);
 }
 
 static void totals_add(struct totals *t, const struct run *run)
@@ -183,7 +190,7 @@ static void run_seeds(const struct options *o, struct totals *t)
 	totals_print(t, seconds_now() - start, o->jobs);
 }
 
-static int run_trace(const char *path)
+static int run_trace(const char *path, const char *shrunk)
 {
 	struct run run = { .room = run_room_new() };
 	uint64_t seed = 0;
@@ -195,6 +202,8 @@ static int run_trace(const char *path)
 	bool well = run_whole(&run);
 	printf("%s: %u operations, seed %llu: %s\n%s", path, run.room->n_log, (unsigned long long)seed,
 	       well ? "well" : "fails", run.said);
+	if (!well && shrunk)
+		shrink_to(&run, shrunk);
 	return !well;
 }
 
@@ -206,7 +215,7 @@ static void replay_found(struct totals *t)
 		return;
 	for (size_t i = 0; i < found.gl_pathc; i++) {
 		t->seeds++;
-		t->failed += run_trace(found.gl_pathv[i]) != 0;
+		t->failed += run_trace(found.gl_pathv[i], NULL) != 0;
 	}
 	globfree(&found);
 }
@@ -217,7 +226,7 @@ static void options_read(struct options *o, int argc, char **argv)
 		{ "seed", 1, 0, 's' }, { "seeds", 1, 0, 'r' }, { "ops", 1, 0, 'o' }, { "jobs", 1, 0, 'j' },
 		{ "trace", 1, 0, 't' }, { "total", 1, 0, 'T' }, { "commit", 1, 0, 'c' }, { "directory", 1, 0, 'd' },
 		{ "verbose", 0, 0, 'v' }, { "no-shrink", 0, 0, 'n' },
-		{ "every-store", 0, 0, 'e' }, { 0 }
+		{ "every-store", 0, 0, 'e' }, { "shrink-to", 1, 0, 'S' }, { 0 }
 	};
 	for (int c; (c = getopt_long(argc, argv, "", names, NULL)) != -1;) {
 		switch (c) {
@@ -233,6 +242,7 @@ static void options_read(struct options *o, int argc, char **argv)
 		case 'o': o->ops = (uint32_t)strtoul(optarg, NULL, 10); break;
 		case 'j': o->jobs = (uint32_t)strtoul(optarg, NULL, 10); break;
 		case 't': o->trace = optarg; break;
+		case 'S': o->shrunk = optarg; break;
 		case 'T': o->total = strtoull(optarg, NULL, 10); break;
 		case 'c': o->commit = optarg; break;
 		case 'd': o->directory = optarg; break;
@@ -254,7 +264,7 @@ int main(int argc, char **argv)
 	struct totals t = { 0 };
 	options_read(&o, argc, argv);
 	if (o.trace)
-		return run_trace(o.trace);
+		return run_trace(o.trace, o.shrunk);
 	run_seeds(&o, &t);
 	if (argc <= 3 && !o.every_store && !o.verbose) { /* nothing was asked for: the bounded run */
 		o.every_store = true;

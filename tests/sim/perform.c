@@ -354,8 +354,9 @@ void sim_end(struct sim *sim)
 	core_read_status(w->core, w->now, &st);
 	if (st.frames[KVD_FRAME_OPEN] + st.frames[KVD_FRAME_SEALED] + st.frames[KVD_FRAME_FILLING] +
 	    st.frames[KVD_FRAME_RETIRING] + st.frames[KVD_FRAME_QUARANTINED])
-		world_fail(w, "frames are in use and nobody runs", st.frames[KVD_FRAME_OPEN],
-			   st.frames[KVD_FRAME_RETIRING]);
+		world_fail(w, "frames are in use and nobody runs",
+			   (uint64_t)st.frames[KVD_FRAME_OPEN] << 32 | st.frames[KVD_FRAME_SEALED],
+			   (uint64_t)st.frames[KVD_FRAME_FILLING] << 32 | st.frames[KVD_FRAME_RETIRING]);
 	struct kvd_row_page row;
 	for (uint32_t cursor = 0; core_read_pages(w->core, CORE_NONE, w->now, &cursor, &row, 1);)
 		if (row.state == KVD_FRAME_FREE && w->tags[row.frame])

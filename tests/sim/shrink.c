@@ -49,13 +49,12 @@ static bool op_read(const char *line, struct sim_op *ret)
 	ret->engine = (uint8_t)engine;
 	ret->slot = (uint8_t)slot;
 	ret->tenant = (uint8_t)tenant;
-	for (uint8_t i = 1; i < OP_KINDS; i++)
-		if (!strcmp(name, op_names[i]))
-			ret->kind = i;
+	while (ret->kind < OP_KINDS && strcmp(name, op_names[ret->kind]))
+		ret->kind++;
 	const char *at = line + used;
 	for (uint32_t v = 0; v < 8 && sscanf(at, "%u%n", &ret->v[v], &used) == 1; v++)
 		at += used;
-	return ret->kind && ret->v[5] <= WORLD_TOKENS && ret->v[6] <= WORLD_TOKENS;
+	return ret->kind < OP_KINDS && ret->v[5] <= WORLD_TOKENS && ret->v[6] <= WORLD_TOKENS;
 }
 
 bool trace_read(const char *path, uint64_t *ret_seed, struct sim_op *ops, uint32_t *ret_n, uint32_t max)

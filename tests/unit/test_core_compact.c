@@ -211,10 +211,35 @@ START_TEST(shared_extents_are_compacted)
 }
 END_TEST
 
+/* Who waits for his engine to map an extent waits for nothing that compaction does: the loop sleeps meanwhile. */
+START_TEST(a_waiter_leaves_the_loop_asleep)
+{
+	int32_t tokens[WORLD_TOKENS];
+	struct world *w = world_new(16 * EXTENT, EXTENT, 3);
+	world_tenant(w, "a", "", CORE_MERGE, 0);
+	uint32_t e0 = attach(w, "e0");
+	world_settle(w, false);
+	tokens_fill(tokens, 7);
+	world_tick(w, 1000000);
+	world_open(w, e0, 0, 0, tokens, 64, 80, 0);
+	while (world_complete_one(w, e0))
+		;
+	world_advance(w, e0, 0);
+	ck_assert_uint_eq(w->core->waiting, 1);
+	for (uint32_t i = 0; i < 4; i++)
+		world_tick(w, 0);
+	ck_assert_uint_eq(w->core->waiting, 1);
+	ck_assert_uint_gt(core_next_tick_usec(w->core), w->now);
+	world_settle(w, true);
+	ck_assert_uint_eq(w->finished, 1);
+	world_free(w);
+}
+END_TEST
+
 int main(void)
 {
 	const TTest *const tests[] = { another_engine_gets_memory_without_preemption, a_running_step_keeps_its_frames,
 		a_failing_mover_only_delays, its_own_group_comes_first, an_engine_that_dies_ends_it,
-		shared_extents_are_compacted };
+		shared_extents_are_compacted, a_waiter_leaves_the_loop_asleep };
 	return run_suite("core_compact", tests, sizeof(tests) / sizeof(tests[0]));
 }
