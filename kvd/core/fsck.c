@@ -2,7 +2,8 @@
  *
  * The same function runs in tests after every event, in `kvctl fsck`, and as production's sample.
  * It recomputes everything from the primary facts and compares; it allocates nothing and writes
- * only the tenants' check_ fields.  Index and sequences: fsck_index.c. */
+ * only the tenants' check_ fields.  Each array is walked once by fsck_links() and at most twice after it, in order
+ * of number: a walk along links waits for memory at every step. */
 #include "kvd/core/fsck.h"
 
 void fsck_problem(struct check *k, const char *sentence, uint64_t number)
@@ -46,7 +47,35 @@ static bool state_ok(uint32_t state)
 	return state < KVD_FRAME_STATES;
 }
 
-/* A frame's state against its page: what design.md section 5 says of each state. */
+/* A page in memory: who holds it; who pays for it if nobody claims it.  Its node looks at it, too (fsck_index.c). */
+static void check_page(struct check *k, uint32_t number, const struct page *p, uint64_t bytes)
+{
+	const struct core *c = k->c;
+	k->page_holds += p->holders.count;
+	k->indexed += !!p->node;
+	k->cool_listed += p->cool_listed;
+	if (!p->node) {
+		struct tenant *t = (struct tenant *)(uintptr_t)tenant_at(c, p->tenant); /* check_ fields only */
+		t->check_rss += bytes;
+		t->check_held += bytes;
+	}
+	if (p->leaving)
+		fsck_leaving(k, number, p);
+	if (!fsck_list(k, LIST_HOLDERS, &p->holders, c->config.holds_max, "a page's list of holders is broken")) {
+		k->broken = true;
+		return;
+	}
+	for (uint32_t h = list_first(&p->holders); h != CORE_NONE; h = list_next(c, LIST_HOLDERS, h)) {
+		const struct hold *hold = hold_at(c, h);
+		const struct seq *s = seq_at(c, hold->seq <= c->config.seqs_max ? hold->seq : 0);
+		fsck_check(k, hold->page == number, "a page's holder holds another page", number);
+		fsck_check(k, s->state != SEQ_EMPTY && h >= s->row && h - s->row < s->n_pages,
+			   "a page's holder is no table slot", number);
+	}
+}
+
+/* A frame's state against its page: what design.md section 5 says of each state.  What depends on the page's
+ * node is looked at there. */
 static void check_frame(struct check *k, uint32_t f, const struct group *g)
 {
 	const struct core *c = k->c;
@@ -69,6 +98,7 @@ static void check_frame(struct check *k, uint32_t f, const struct group *g)
 	} else {
 		fsck_check(k, !frame->pins, "a free frame is pinned", f);
 	}
+	k->ready += !!(frame->pins & FRAME_READY);
 	fsck_check(k, state == KVD_FRAME_RETIRING || !(frame->pins & FRAME_READY),
 		   "a frame in use is marked ready to scrub", f);
 	if (!has_page || !p)
@@ -82,20 +112,18 @@ static void check_frame(struct check *k, uint32_t f, const struct group *g)
 		fsck_check(k, !p->node, "an open frame is in the index", f);
 		fsck_check(k, g->engine != CORE_NONE, "an open frame lies in the shared colour", f);
 	}
-	const struct node *n = p->node && p->node <= c->nodes.high ? node_at(c, p->node) : NULL;
-	bool kept = n && (n->pins || n->n_guarded);
-	fsck_check(k, state != KVD_FRAME_SEALED || p->holders.count || kept,
+	fsck_check(k, state != KVD_FRAME_SEALED || p->node || p->holders.count,
 		   "a sealed frame has no holder and is not cool", f);
 	if (state == KVD_FRAME_COOL) {
 		fsck_check(k, !p->holders.count, "a cool frame has a holder", f);
-		fsck_check(k, !n || !n->pins, "a cool frame's page is pinned", f);
-		fsck_check(k, !n || !n->n_guarded, "a cool frame's page is kept by a floor", f);
-		fsck_check(k, p->node && node_at(c, p->node)->n_complete,
-			   "a cool frame is claimed by nobody", f);
+		fsck_check(k, p->node, "a cool frame is claimed by nobody", f);
 		fsck_check(k, p->cool_listed != p->leaving, "a cool frame is in no reclaim list", f);
 	}
+	if (k->whole)
+		check_page(k, frame->page, p, c->spaces[g->space].page_bytes);
 }
 
+enum { PAGES_AHEAD = 16 };
 struct sums { uint32_t busy_extents, busy_frames, unacked, draining, retiring, extents; };
 
 static void check_free_frames(struct check *k, uint32_t x)
@@ -107,9 +135,6 @@ static void check_free_frames(struct check *k, uint32_t x)
 		      "an extent's free list is broken"))
 		fsck_check(k, e->free.count + unused == e->frames[KVD_FRAME_FREE],
 			   "an extent's free frames are not all listed", x);
-	for (uint32_t i = e->high; i < e->n_frames; i++)
-		fsck_check(k, frame_state(k->c, (x << k->c->slot_bits) + i) == KVD_FRAME_FREE,
-			   "a frame never used is not free", x);
 }
 
 static void check_assigned(struct check *k, uint32_t x, struct sums *sums, uint64_t *frames,
@@ -131,11 +156,16 @@ static void check_assigned(struct check *k, uint32_t x, struct sums *sums, uint6
 		   "an extent is not cut as its space says", x);
 	for (uint32_t i = 0; i < e->n_frames && i < 1u << c->slot_bits; i++) {
 		uint32_t f = (x << c->slot_bits) + i, state = frame_state(c, f);
+		if (i + PAGES_AHEAD < e->high) { /* a page lies anywhere */
+			uint32_t page = frame_at(c, f + PAGES_AHEAD)->page;
+			__builtin_prefetch(page_at(c, page <= c->pages.high ? page : 0));
+		}
 		fsck_check(k, state_ok(state), "a frame is in no known state", f);
 		if (!state_ok(state))
 			continue;
 		count[state]++;
 		check_frame(k, f, g);
+		fsck_check(k, i < e->high || state == KVD_FRAME_FREE, "a frame never used is not free", x);
 	}
 	uint32_t busy = count[KVD_FRAME_OPEN] + count[KVD_FRAME_SEALED] + count[KVD_FRAME_FILLING] +
 			count[KVD_FRAME_QUARANTINED];
@@ -175,6 +205,7 @@ static void check_extents(struct check *k, struct sums *sums)
 		if (e->state >= KVD_EXTENT_STATES)
 			continue;
 		states[e->state]++;
+		fsck_extent_pins(k, x);
 		if (e->state == KVD_EXTENT_ASSIGNED)
 			check_assigned(k, x, sums, frames, bytes);
 		else
@@ -245,11 +276,7 @@ static void check_retire(struct check *k)
 		jobs++;
 		retiring += j->kind == JOB_SCRUB;
 	}
-	for (uint32_t x = 0; x < c->n_extents; x++)  /* frames that only wait for their pins */
-		for (uint32_t i = 0;
-		     extent_at(c, x)->state == KVD_EXTENT_ASSIGNED && i < extent_at(c, x)->high;
-		     i++)
-			retiring += !!(frame_at(c, (x << c->slot_bits) + i)->pins & FRAME_READY);
+	retiring += k->ready;                        /* frames that only wait for their pins */
 	fsck_check(k, live == c->n_batches, "the number of retire batches is wrong", live);
 	fsck_check(k, jobs == c->jobs.count, "the number of mover jobs is wrong", jobs);
 	fsck_check(k, retiring == frames_in(c, KVD_FRAME_RETIRING),
@@ -286,7 +313,7 @@ static void check_evacuation(struct check *k)
 static void check_groups(struct check *k, const struct sums *sums)
 {
 	const struct core *c = k->c;
-	uint64_t wanted = 0;
+	uint64_t wanted = 0, cool = 0;
 	uint32_t busy = 0;
 	for (uint32_t i = 0; i < GROUPS_MAX; i++) {
 		const struct group *g = &c->groups[i];
@@ -321,6 +348,7 @@ static void check_groups(struct check *k, const struct sums *sums)
 						   extent_at(c, x)->bucket == b + 1,
 					   "an extent is in the wrong list of partly free ones", x);
 		}
+		cool += g->cool.count;
 		if (fsck_list(k, LIST_COOL, &g->cool, c->pages.high + 1,
 			      "a list of cool pages is broken"))
 			for (uint32_t p = list_first(&g->cool); p != CORE_NONE;
@@ -331,6 +359,7 @@ static void check_groups(struct check *k, const struct sums *sums)
 					   "a page in use is in a reclaim list", p);
 	}
 	fsck_check(k, wanted == c->wanted, "the sum of wanted extents is wrong", wanted);
+	fsck_check(k, cool == k->cool_listed, "cool pages are not all in a reclaim list", cool);
 	fsck_check(k, busy == c->busy_extents, "the number of busy extents is wrong", busy);
 }
 
@@ -346,13 +375,23 @@ uint32_t fsck_extent(struct check *k, uint32_t x)
 	return e->n_frames;
 }
 
+static void scratch_clear(const struct core *c)
+{
+	for (uint32_t t = 0; t < c->n_tenants; t++) {
+		struct tenant *tenant = (struct tenant *)(uintptr_t)tenant_at(c, t);
+		tenant->check_rss = tenant->check_held = tenant->check_reserved = 0;
+		tenant->check_spilled = tenant->check_guarded = 0;
+	}
+}
+
 uint32_t core_fsck(const struct core *core, void (*report)(void *arg, const char *problem),
 		   void *arg, uint64_t *ret_pages)
 {
-	struct check k = { .c = core, .report = report, .arg = arg };
+	struct check k = { .c = core, .report = report, .arg = arg, .whole = true };
 	struct sums sums[GROUPS_MAX] = { 0 };
 	if (!fsck_links(&k))
 		return k.problems;
+	scratch_clear(core);
 	check_extents(&k, sums);
 	if (k.broken)
 		return k.problems;
@@ -360,10 +399,13 @@ uint32_t core_fsck(const struct core *core, void (*report)(void *arg, const char
 	check_groups(&k, sums);
 	check_retire(&k);
 	fsck_index(&k);
+	if (k.broken)
+		return k.problems;
 	fsck_spill(&k);
 	fsck_sequences(&k);
 	fsck_tenants(&k);
 	fsck_steer(&k);
+	fsck_balances(&k);
 	if (ret_pages)
 		*ret_pages = k.pages;
 	return k.problems;

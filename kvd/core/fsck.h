@@ -4,12 +4,25 @@
 
 #include "kvd/core/parts.h"
 
+/* Sums of numbers said less things found, each times a weight of its own: zero if all of them agree. */
+enum balance_of {
+	BALANCE_HOLDS, BALANCE_CHILDREN, BALANCE_NEAR, BALANCE_GUARDED, /* of claims */
+	BALANCE_PINS, BALANCE_PUBLICS,                                  /* of nodes */
+	BALANCE_PINNED,                                                 /* of extents */
+	BALANCES
+};
+
 struct check {
 	const struct core *c;
 	void (*report)(void *arg, const char *problem);
 	void *arg;
 	uint32_t problems;
 	uint64_t pages;
+	bool whole;  /* every record is looked at, or it is production's sample */
+	/* what the whole check has seen so far */
+	uint64_t indexed, copies, claims, page_holds, cool_listed, ready, node_refs, away, cached_bytes;
+	uint32_t pins, publics, pinned_extents, pinned_frames;
+	uint64_t balance[BALANCES];
 	bool broken; /* a number points outside its array: following it is not safe */
 };
 
@@ -29,15 +42,30 @@ static inline bool fsck_list(struct check *k, enum list_kind kind, const struct 
 {
 	return (!l->head && !l->tail && !l->count) || fsck_list_walk(k, kind, l, bound, name);
 }
+/* Of (a, b): any number that no other pair has. */
+static inline uint64_t fsck_weight(const struct check *k, uint32_t a, uint32_t b)
+{
+	uint64_t x = ((uint64_t)a << 32 | b) ^ k->c->config.hash_key[0];
+	x = (x ^ x >> 32) * 0xd6e8feb86659fd93ull;
+	x = (x ^ x >> 32) * 0xd6e8feb86659fd93ull;
+	return (x ^ x >> 32) | 1u;
+}
 /* One extent: its frames, their pages, its counts and its free list.  Returns the frames looked at. */
 uint32_t fsck_extent(struct check *k, uint32_t x);
 /* One node of the index with its copies and claims. */
 void fsck_node(struct check *k, uint32_t number);
 /* Every number names a record that exists; false: do not follow any. */
 bool fsck_links(struct check *k);
-void fsck_index(struct check *k);     /* nodes, claims, charges */
-void fsck_spill(struct check *k);     /* the spill tier */
-void fsck_steer(struct check *k);     /* pins and publications */
+void fsck_index(struct check *k);     /* nodes, claims, charges; after the frames */
+void fsck_slot_found(struct check *k, uint32_t claim); /* a table slot of it */
+void fsck_balances(struct check *k);  /* last: claims against what others say of them */
+void fsck_spill(struct check *k);     /* the spill tier; after the index */
+void fsck_spill_node(struct check *k, uint32_t number, const struct node *n);
+void fsck_leaving(struct check *k, uint32_t page, const struct page *p);
+void fsck_steer(struct check *k);     /* pins and publications; after the index */
+void fsck_steer_node(struct check *k, uint32_t number, const struct node *n);
+void fsck_extent_pins(struct check *k, uint32_t x);
+void fsck_pinned_copy(struct check *k, uint32_t frame);
 void fsck_claim(struct check *k, uint32_t claim, const struct node *n); /* shelf and floor of one */
 void fsck_tenants(struct check *k);   /* shelves, floors, classes, ledger; after the others */
 void fsck_sequences(struct check *k); /* rows, holds, waits, promises, reservations */

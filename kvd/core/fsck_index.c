@@ -1,5 +1,78 @@
-/* fsck_index.c - the checker's other half: nodes, claims, charges; sequences, holds, waits. */
+/* fsck_index.c - the checker's part about the index: nodes, claims, what tenants are charged.
+ *
+ * The whole check goes once over the nodes and once over the claims, in order of number.  Their lookups by hash
+ * wait for memory at places that nothing but the hash tells, so a batch's are asked for together, before the
+ * first is looked at.
+ *
+ * What a claim says of others (its table slots, its domain's claims on child nodes) is not counted claim by
+ * claim, which would take many claims times many children.  Instead each number said and each thing found is
+ * added up times a weight that is the claim's own and looks random: the sums are equal if all are, and else
+ * differ but for one chance in 2^64.  Only if they differ are the claims counted one by one, to name the wrong one; so
+ * does production's sample, which sees few at a time. */
 #include "kvd/core/fsck.h"
+
+enum { BATCH = 32 };                           /* lookups under way: more than memory answers at a time */
+
+static void said(struct check *k, enum balance_of what, uint64_t weight, uint64_t n)
+{
+	k->balance[what] += weight * n;
+}
+
+static void found(struct check *k, enum balance_of what, uint64_t weight, uint64_t n)
+{
+	k->balance[what] -= weight * n;
+}
+
+void fsck_slot_found(struct check *k, uint32_t claim)
+{
+	const struct claim *q = claim_at(k->c, claim);
+	found(k, BALANCE_HOLDS, fsck_weight(k, q->node, q->domain), 1);
+}
+
+/* ---- found by its hash, and only once ---- */
+
+static bool node_indexed(const struct core *c, uint32_t number, uint64_t identity)
+{
+	const struct node *n = node_at(c, number);
+	uint32_t steps = 0, i = *node_bucket(c, (uint32_t)identity);
+	if (n->identity != identity || n->hash != (uint32_t)identity)
+		return false;
+	for (; i && i != number && i <= c->nodes.high && steps++ < CHAIN_MAX; i = node_at(c, i)->hash_next) {
+		const struct node *m = node_at(c, i);
+		if (m->identity == identity && m->space == n->space && m->parent == n->parent &&
+		    !memcmp(m->tokens, n->tokens, sizeof(n->tokens)))
+			return false;
+	}
+	return i == number;
+}
+
+/* As the first of its node's list, or else by its hash. */
+static bool claim_indexed(const struct core *c, uint32_t number, uint32_t hash)
+{
+	const struct claim *q = claim_at(c, number);
+	uint32_t first = list_first(&node_at(c, q->node)->claims);
+	if (!q->hashed)
+		return first == number && !q->hash_next;
+	if (first == CORE_NONE || (first != number && claim_at(c, first)->domain == q->domain))
+		return false;
+	uint32_t steps = 0, i = *claim_bucket(c, hash);
+	for (; i && i != number && i <= c->claims.high && steps++ < CHAIN_MAX; i = claim_at(c, i)->hash_next)
+		if (claim_at(c, i)->node == q->node && claim_at(c, i)->domain == q->domain)
+			return false;
+	return i == number;
+}
+
+/* Every record is reached by one way only, or a chain ends in another, or in itself.  Each has been found. */
+static void check_chains(struct check *k, const uint32_t *bucket, uint64_t nexts, uint64_t records,
+			 const char *sentence)
+{
+	uint64_t ways = nexts;
+	for (uint32_t i = 0; i < k->c->layout.buckets_max; i++)
+		ways += bucket[i] != 0;
+	fsck_check(k, ways == records, sentence, ways);
+}
+
+/* ---- one by one ---- */
 
 static uint32_t claim_holds_counted(const struct core *c, const struct node *n, uint32_t claim)
 {
@@ -11,8 +84,7 @@ static uint32_t claim_holds_counted(const struct core *c, const struct node *n, 
 	return holds;
 }
 
-/* The node's claim of a domain, by its list: without a hash, most often in the next cache line.  That the hash
- * finds it too is checked once, with the claim. */
+/* The node's claim of a domain, by its list: without a hash, most often in the next cache line. */
 static uint32_t claim_listed(const struct core *c, uint32_t node, uint32_t domain)
 {
 	uint32_t q = list_first(&node_at(c, node)->claims), steps = 0;
@@ -28,7 +100,7 @@ static uint32_t claim_children_counted(const struct core *c, const struct node *
 				       uint32_t *ret_near, uint32_t *ret_guarded)
 {
 	uint32_t children = 0;
-	*ret_near = 0;
+	*ret_near = *ret_guarded = 0;
 	for (uint32_t child = list_first(&n->children); child != CORE_NONE;
 	     child = list_next(c, LIST_CHILDREN, child)) {
 		uint32_t claim = claim_listed(c, child, domain);
@@ -41,20 +113,56 @@ static uint32_t claim_children_counted(const struct core *c, const struct node *
 	return children;
 }
 
-static void charge(const struct core *c, uint32_t tenant, uint64_t rss, uint64_t held)
+/* A node's claims against its copies' table slots and its children's claims; its lists hold. */
+static void count_claims(struct check *k, uint32_t number)
 {
-	struct tenant *t =
-		(struct tenant *)(uintptr_t)tenant_at(c, tenant); /* check_ fields only */
-	t->check_rss += rss;
-	t->check_held += held;
+	const struct core *c = k->c;
+	const struct node *n = node_at(c, number);
+	for (uint32_t q = list_first(&n->claims); q != CORE_NONE; q = list_next(c, LIST_NODE_CLAIMS, q)) {
+		const struct claim *claim = claim_at(c, q);
+		if (!claim->complete)
+			continue;
+		uint32_t parent = n->parent ? claim_listed(c, n->parent, claim->domain) : 0;
+		fsck_check(k, !n->parent || (parent && claim_at(c, parent)->complete),
+			   "a claim's chain does not reach its root", q);
+		fsck_check(k, claim->holds == claim_holds_counted(c, n, q),
+			   "a claim's holds are not its table slots", q);
+		uint32_t near, guarded, children = claim_children_counted(c, n, claim->domain, &near, &guarded);
+		fsck_check(k, claim->children == children, "a claim's count of children is wrong", q);
+		fsck_check(k, claim->near == near, "a claim's count of children in memory is wrong", q);
+		fsck_check(k, claim->guarded_children == guarded,
+			   "a claim's count of children that floors keep is wrong", q);
+	}
 }
 
-static void check_claim(struct check *k, uint32_t number, const struct node *n)
+void fsck_balances(struct check *k)
+{
+	const struct core *c = k->c;
+	uint64_t differ = 0;
+	uint32_t before = k->problems;
+	for (uint32_t i = 0; i < BALANCES; i++)
+		differ |= k->balance[i];
+	if (!differ || k->broken)
+		return;
+	for (uint32_t i = 1; i <= c->nodes.high; i++)
+		if (!node_at(c, i)->next_free && node_at(c, i)->live)
+			count_claims(k, i);
+	fsck_check(k, k->problems > before, "claims' table slots or children do not add up", differ);
+}
+
+/* ---- what a claim says of itself ---- */
+
+static struct tenant *scratch_of(const struct core *c, uint32_t tenant)
+{
+	return (struct tenant *)(uintptr_t)tenant_at(c, tenant); /* check_ fields only */
+}
+
+static void check_claim(struct check *k, uint32_t number, uint32_t hash)
 {
 	const struct core *c = k->c;
 	const struct claim *claim = claim_at(c, number);
-	fsck_check(k, claim_find(c, claim->node, claim->domain) == number,
-		   "a claim is not found by its hash, or twice there", number);
+	const struct node *n = node_at(c, claim->node);
+	fsck_check(k, claim_indexed(c, number, hash), "a claim is not found by its hash, or twice there", number);
 	fsck_check(k, claim->complete || claim->promiser,
 		   "a claim is nobody's, though others may wait for it", number);
 	if (!claim->complete) {
@@ -65,53 +173,78 @@ static void check_claim(struct check *k, uint32_t number, const struct node *n)
 	fsck_check(k, !claim->promiser && !claim->waiters.count,
 		   "a complete claim is still promised or waited for", number);
 	fsck_check(k, n->copies.count || n->spill, "a claim's page has no copy", number);
-	uint32_t parent = n->parent ? claim_listed(c, n->parent, claim->domain) : 0;
-	fsck_check(k, !n->parent || (parent && claim_at(c, parent)->complete),
-		   "a claim's chain does not reach its root", number);
-	fsck_check(k, claim->holds == claim_holds_counted(c, n, number),
-		   "a claim's holds are not its table slots", number);
-	uint32_t near, guarded = 0, children = claim_children_counted(c, n, claim->domain, &near, &guarded);
-	fsck_check(k, claim->children == children, "a claim's count of children is wrong", number);
-	fsck_check(k, claim->near == near, "a claim's count of children in memory is wrong", number);
-	fsck_check(k, claim->guarded_children == guarded,
-		   "a claim's count of children that floors keep is wrong", number);
 	fsck_check(k, n->copies.count || !claim->holds, "a page on disk alone is held", number);
 	fsck_claim(k, number, n);
-	uint64_t bytes = page_bytes_of_space(c, n->space);
-	if (n->copies.count)
-		charge(c, claim->tenant, bytes, claim->holds ? bytes : 0);
-	else
-		((struct tenant *)(uintptr_t)tenant_at(c, claim->tenant))->check_spilled += bytes;
 }
+
+static void charge_claim(struct check *k, const struct claim *claim)
+{
+	const struct core *c = k->c;
+	const struct node *n = node_at(c, claim->node);
+	struct tenant *t = scratch_of(c, claim->tenant);
+	uint64_t bytes = page_bytes_of_space(c, n->space), own = fsck_weight(k, claim->node, claim->domain);
+	if (!claim->complete)
+		return;
+	if (!n->copies.count) {
+		t->check_spilled += bytes;
+	} else {
+		t->check_rss += bytes;
+		t->check_held += claim->holds ? bytes : 0;
+		k->cached_bytes += claim->holds ? 0 : bytes;
+	}
+	said(k, BALANCE_HOLDS, own, claim->holds);
+	said(k, BALANCE_CHILDREN, own, claim->children);
+	said(k, BALANCE_NEAR, own, claim->near);
+	said(k, BALANCE_GUARDED, own, claim->guarded_children);
+	if (!n->parent)
+		return;
+	uint64_t above = fsck_weight(k, n->parent, claim->domain);
+	found(k, BALANCE_CHILDREN, above, 1);
+	found(k, BALANCE_NEAR, above, n->present);
+	found(k, BALANCE_GUARDED, above, claim->guarded);
+}
+
+/* ---- nodes ---- */
 
 /* The lists that are walked for one node.  False: walking them may not end. */
 static bool node_lists_hold(struct check *k, const struct node *n)
 {
 	const struct core *c = k->c;
-	bool hold = fsck_list(k, LIST_COPIES, &n->copies, c->pages.high + 1, "a node's list of copies is broken") &&
-		    fsck_list(k, LIST_NODE_CLAIMS, &n->claims, c->claims.high + 1,
-			      "a node's list of claims is broken") &&
-		    fsck_list(k, LIST_CHILDREN, &n->children, c->nodes.high + 1,
-			      "a node's list of children is broken") &&
-		    fsck_list(k, LIST_WAITERS, &n->waiters, c->config.seqs_max + 1,
-			      "a node's list of waiters is broken");
-	for (uint32_t p = list_first(&n->copies); hold && p != CORE_NONE; p = list_next(c, LIST_COPIES, p))
-		hold = fsck_list(k, LIST_HOLDERS, &page_at(c, p)->holders, c->config.holds_max,
-				 "a page's list of holders is broken");
-	return hold;
+	return fsck_list(k, LIST_COPIES, &n->copies, c->pages.high + 1, "a node's list of copies is broken") &&
+	       fsck_list(k, LIST_NODE_CLAIMS, &n->claims, c->claims.high + 1, "a node's list of claims is broken") &&
+	       fsck_list(k, LIST_CHILDREN, &n->children, c->nodes.high + 1, "a node's list of children is broken") &&
+	       fsck_list(k, LIST_WAITERS, &n->waiters, c->config.seqs_max + 1, "a node's list of waiters is broken");
 }
 
-static void check_node(struct check *k, uint32_t number)
+static void check_copy(struct check *k, uint32_t number, const struct node *n, uint32_t page)
+{
+	const struct core *c = k->c;
+	const struct page *p = page_at(c, page);
+	uint64_t word = frame_at(c, p->frame)->word;
+	bool kept = n->pins || n->n_guarded;
+	fsck_check(k, p->node == number, "a copy does not name its node", page);
+	fsck_check(k, !FRAME_COLOUR(word) == (n->shared == page), "a node does not know its shared copy", number);
+	if (n->pins)
+		fsck_pinned_copy(k, p->frame);
+	if (FRAME_STATE(word) == KVD_FRAME_SEALED)
+		fsck_check(k, p->holders.count || kept, "a sealed frame has no holder and is not cool", p->frame);
+	if (FRAME_STATE(word) != KVD_FRAME_COOL)
+		return;
+	fsck_check(k, !n->pins, "a cool frame's page is pinned", p->frame);
+	fsck_check(k, !n->n_guarded, "a cool frame's page is kept by a floor", p->frame);
+	fsck_check(k, n->n_complete, "a cool frame is claimed by nobody", p->frame);
+}
+
+static void check_node(struct check *k, uint32_t number, uint64_t identity)
 {
 	const struct core *c = k->c;
 	const struct node *n = node_at(c, number);
-	uint32_t complete = 0;
+	uint32_t complete = 0, guarded = 0;
 	if (!node_lists_hold(k, n)) {
 		k->broken = true;
 		return;
 	}
-	fsck_check(k, node_find(c, n->space, n->parent, n->tokens) == number,
-		   "a node is not found by its hash, or twice there", number);
+	fsck_check(k, node_indexed(c, number, identity), "a node is not found by its hash, or twice there", number);
 	fsck_check(k,
 		   !n->parent ||
 			   (node_at(c, n->parent)->live && !node_at(c, n->parent)->next_free &&
@@ -119,52 +252,130 @@ static void check_node(struct check *k, uint32_t number)
 		   "a node's parent is gone", number);
 	fsck_check(k, n->refs || n->copies.count || n->children.count || n->claims.count || n->job || n->spill,
 		   "a node is nobody's", number);
-	for (uint32_t p = list_first(&n->copies); p != CORE_NONE; p = list_next(c, LIST_COPIES, p)) {
-		bool shared = !FRAME_COLOUR(frame_at(c, page_at(c, p)->frame)->word);
-		fsck_check(k, page_at(c, p)->node == number, "a copy does not name its node", p);
-		fsck_check(k, shared == (n->shared == p), "a node does not know its shared copy", number);
-	}
+	for (uint32_t p = list_first(&n->copies); p != CORE_NONE; p = list_next(c, LIST_COPIES, p))
+		check_copy(k, number, n, p);
 	for (uint32_t q = list_first(&n->claims); q != CORE_NONE; q = list_next(c, LIST_NODE_CLAIMS, q)) {
 		fsck_check(k, claim_at(c, q)->node == number, "a claim does not name its node", q);
 		complete += !!claim_at(c, q)->complete;
-		check_claim(k, q, n);
+		guarded += claim_at(c, q)->guarded;
 	}
 	fsck_check(k, complete == n->n_complete, "a node's count of claims is wrong", number);
+	fsck_check(k, guarded == n->n_guarded, "a node's count of claims that floors keep is wrong", number);
 	fsck_check(k,
 		   !n->job || (c->job[n->job].kind == JOB_SHARE && c->job[n->job].node == number),
 		   "a node's job is not its own", number);
+	fsck_spill_node(k, number, n);
+	fsck_steer_node(k, number, n);
 }
 
+/* Its claims, too, and all of it counted one by one. */
 void fsck_node(struct check *k, uint32_t number)
 {
-	check_node(k, number);
+	const struct core *c = k->c;
+	const struct node *n = node_at(c, number);
+	check_node(k, number, node_identity(c, n->space, n->parent, n->tokens));
+	for (uint32_t p = list_first(&n->copies); !k->broken && p != CORE_NONE; p = list_next(c, LIST_COPIES, p))
+		k->broken = !fsck_list(k, LIST_HOLDERS, &page_at(c, p)->holders, c->config.holds_max,
+				       "a page's list of holders is broken");
+	if (k->broken)
+		return;
+	for (uint32_t q = list_first(&n->claims); q != CORE_NONE; q = list_next(c, LIST_NODE_CLAIMS, q))
+		check_claim(k, q, claim_hash(c, claim_at(c, q)->node, claim_at(c, q)->domain));
+	count_claims(k, number);
+}
+
+/* ---- all of them ---- */
+
+static void ask_for(const void *address)
+{
+	__builtin_prefetch(address);
+	__builtin_prefetch((const char *)address + 64);
+}
+
+static void check_nodes(struct check *k)
+{
+	const struct core *c = k->c;
+	uint32_t nodes = 0, below = 0, children = 0, nexts = 0, number[BATCH];
+	uint64_t identity[BATCH];
+	for (uint32_t i = 1; i <= c->nodes.high;) {
+		uint32_t n_batch = 0;
+		for (; i <= c->nodes.high && n_batch < BATCH; i++) {
+			const struct node *n = node_at(c, i);
+			if (n->next_free || !n->live)
+				continue;
+			number[n_batch] = i;
+			identity[n_batch] = node_identity(c, n->space, n->parent, n->tokens);
+			__builtin_prefetch(node_bucket(c, (uint32_t)identity[n_batch++]));
+			ask_for(page_at(c, n->copies.head ? list_first(&n->copies) : 0));
+			ask_for(claim_at(c, n->claims.head ? list_first(&n->claims) : 0));
+			__builtin_prefetch(node_at(c, n->children.head ? list_first(&n->children) : i));
+		}
+		for (uint32_t at = 0; at < n_batch; at++) {
+			const struct node *n = node_at(c, number[at]);
+			uint32_t first = *node_bucket(c, (uint32_t)identity[at]);
+			if (claim_at(c, number[at])->hashed && first != number[at] && first <= c->nodes.high)
+				ask_for(node_at(c, first));
+			if (n->copies.head)
+				__builtin_prefetch(frame_at(c, page_at(c, list_first(&n->copies))->frame));
+		}
+		for (uint32_t at = 0; at < n_batch; at++) {
+			const struct node *n = node_at(c, number[at]);
+			check_node(k, number[at], identity[at]);
+			nodes++;
+			below += !!n->parent;
+			nexts += !!n->hash_next;
+			children += n->children.count;
+			k->claims += n->claims.count;
+			k->copies += n->copies.count;
+			k->node_refs += n->refs;
+		}
+	}
+	fsck_check(k, nodes == c->nodes.count, "the number of nodes is wrong", nodes);
+	check_chains(k, node_bucket(c, 0), nexts, nodes, "a chain of nodes with one hash does not end");
+	fsck_check(k, below == children, "a node is missing in its parent's list", below);
+	fsck_check(k, k->claims == c->claims.count, "the number of claims is wrong", k->claims);
+	fsck_check(k, k->copies == k->indexed, "a page is missing in its node's list of copies", k->indexed);
+}
+
+static void check_claims(struct check *k)
+{
+	const struct core *c = k->c;
+	uint32_t hashed = 0, nexts = 0, number[BATCH], hash[BATCH];
+	for (uint32_t i = 1; i <= c->claims.high;) {
+		uint32_t n_batch = 0;
+		for (; i <= c->claims.high && n_batch < BATCH; i++) {
+			const struct claim *q = claim_at(c, i);
+			if (q->next_free || !q->node)
+				continue;
+			number[n_batch] = i;
+			hash[n_batch] = q->hashed ? claim_hash(c, q->node, q->domain) : 0;
+			__builtin_prefetch(claim_bucket(c, hash[n_batch++]));
+			__builtin_prefetch(&node_at(c, q->node)->parent);
+			__builtin_prefetch(&node_at(c, q->node)->present);
+			__builtin_prefetch(&node_at(c, q->node)->pins);
+		}
+		for (uint32_t at = 0; at < n_batch; at++) {
+			uint32_t first = *claim_bucket(c, hash[at]);
+			if (first != number[at] && first <= c->claims.high)
+				ask_for(claim_at(c, first));
+		}
+		for (uint32_t at = 0; at < n_batch; at++) {
+			check_claim(k, number[at], hash[at]);
+			charge_claim(k, claim_at(c, number[at]));
+			nexts += !!claim_at(c, number[at])->hash_next;
+			hashed += claim_at(c, number[at])->hashed;
+		}
+	}
+	check_chains(k, claim_bucket(c, 0), nexts, hashed, "a chain of claims with one hash does not end");
 }
 
 void fsck_index(struct check *k)
 {
 	const struct core *c = k->c;
-	uint32_t nodes = 0, claims = 0;
-	for (uint32_t t = 0; t < c->n_tenants; t++) {
-		struct tenant *tenant = (struct tenant *)(uintptr_t)tenant_at(c, t);
-		tenant->check_rss = tenant->check_held = tenant->check_reserved = 0;
-		tenant->check_spilled = tenant->check_guarded = 0;
-	}
-	for (uint32_t i = 1; i <= c->nodes.high; i++) {
-		if (node_at(c, i)->next_free || !node_at(c, i)->live)
-			continue;
-		nodes++;
-		claims += node_at(c, i)->claims.count;
-		check_node(k, i);
-	}
-	fsck_check(k, nodes == c->nodes.count, "the number of nodes is wrong", nodes);
-	fsck_check(k, claims == c->claims.count, "the number of claims is wrong", claims);
-	for (uint32_t i = 1; i <= c->pages.high; i++) {
-		const struct page *p = page_at(c, i);
-		if (p->next_free || p->state != PAGE_RESIDENT || p->node)
-			continue;
-		uint64_t bytes = page_bytes_of_space(c, group_of_frame(c, p->frame)->space);
-		charge(c, p->tenant, bytes, bytes);
-	}
+	check_nodes(k);
+	if (k->broken)
+		return;
+	check_claims(k);
 	for (uint32_t t = 0; t < c->n_tenants; t++) {
 		const struct tenant *tenant = tenant_at(c, t);
 		fsck_check(k, tenant->rss_bytes == tenant->check_rss,
@@ -174,141 +385,4 @@ void fsck_index(struct check *k)
 		fsck_check(k, tenant->held_bytes == tenant->check_held,
 			   "a tenant's held bytes are not what its sequences hold", t);
 	}
-}
-
-/* One table row: holds point at pages that list them, sealed in front, open behind. */
-static uint64_t check_row(struct check *k, uint32_t seq, const struct seq *s, uint64_t *ret_refs)
-{
-	const struct core *c = k->c;
-	const struct engine *e = &c->engines[s->engine];
-	uint64_t bytes = 0;
-	fsck_check(k, s->n_sealed <= s->n_pages && s->n_pages <= e->max_pages,
-		   "a sequence has more pages than its row", seq);
-	for (uint32_t i = 0; i < e->max_pages; i++) {
-		const struct hold *h = hold_at(c, s->row + i);
-		*ret_refs += !!h->node;
-		fsck_check(k, !!h->node == (i < s->n_nodes),
-			   "a table slot names a prompt page beyond the prompt, or lacks one", seq);
-		fsck_check(k, !!h->page == (i < s->n_pages), "a table row has a hole or a tail",
-			   seq);
-		fsck_check(k, !h->node || node_at(c, h->node)->parent == (i ? hold_at(c, s->row + i - 1)->node : 0),
-			   "a prompt's pages are no chain", seq);
-		if (!h->page || i >= s->n_pages)
-			continue;
-		const struct page *p = page_at(c, h->page);
-		enum kvd_frame_state state = frame_state(c, p->frame);
-		bool copied = s->copy_from && s->copy_page == i;
-		fsck_check(k, p->state == PAGE_RESIDENT && !p->next_free && h->seq == seq,
-			   "a table slot names a page that is gone", seq);
-		fsck_check(
-			k,
-			state == (i < s->n_sealed || copied ? KVD_FRAME_SEALED : KVD_FRAME_OPEN) ||
-				(copied && state == KVD_FRAME_OPEN),
-			"a table entry's frame is neither sealed in front nor open behind",
-			p->frame);
-		fsck_check(k, !h->claim || claim_at(c, h->claim)->node == p->node,
-			   "a table slot's claim is on another page", seq);
-		fsck_check(k, !h->claim == !p->node,
-			   "a table slot uses an indexed page without a claim", seq);
-		uint32_t x = extent_of(c, p->frame),
-			 colour = FRAME_COLOUR(frame_at(c, p->frame)->word);
-		fsck_check(k, !colour || colour == s->engine + 1,
-			   "a sequence's table names another engine's frame", p->frame);
-		fsck_check(k, extent_at(c, x)->acked >> s->engine & 1u,
-			   "a table names a frame that the engine has not mapped", p->frame);
-		bytes += page_bytes_of_space(c, e->space);
-	}
-	return bytes;
-}
-
-static void check_wait(struct check *k, uint32_t seq, const struct seq *s)
-{
-	bool waiting = s->wait != WAIT_NONE;
-	fsck_check(k, waiting == !!s->pending,
-		   "a sequence waits without owing an answer, or owes one and waits for nothing",
-		   seq);
-	fsck_check(k,
-		   s->state != SEQ_WAITING || s->pending == KVD_SEQ_OPEN ||
-			   s->pending == KVD_SEQ_RESUME,
-		   "a sequence in the queue was not opened or resumed", seq);
-	fsck_check(k, s->state == SEQ_RUNNING || s->state == SEQ_WAITING || !waiting,
-		   "a sequence that does not run waits", seq);
-	fsck_check(k, s->wait != WAIT_PROMISE || !s->promises.count,
-		   "a sequence waits for a promise and holds promises", seq);
-	fsck_check(k,
-		   s->state == SEQ_RUNNING || (!s->n_pages && !s->reserved && !s->promises.count),
-		   "a sequence that does not run holds memory or promises", seq);
-	if (fsck_list(k, LIST_PROMISES, &s->promises, k->c->claims.high + 1,
-		      "a list of promises is broken"))
-		for (uint32_t q = list_first(&s->promises); q != CORE_NONE;
-		     q = list_next(k->c, LIST_PROMISES, q))
-			fsck_check(k, claim_at(k->c, q)->promiser == seq,
-				   "a promise is another sequence's", q);
-}
-
-void fsck_sequences(struct check *k)
-{
-	const struct core *c = k->c;
-	uint64_t holds = 0, held_bytes = 0, refs = 0, node_refs = 0, page_holds = 0,
-		 claim_bytes = 0;
-	uint64_t reserved[GROUPS_MAX] = { 0 };
-	uint32_t running = 0, waiting = 0;
-	for (uint32_t i = 0; i < CORE_ENGINES_MAX; i++) {
-		const struct engine *e = &c->engines[i];
-		uint32_t live = 0;
-		for (uint32_t n = 0; e->state == ENGINE_LIVE && n < e->max_seqs; n++) {
-			const struct seq *s = seq_at(c, e->seq_base + n);
-			if (s->state == SEQ_EMPTY)
-				continue;
-			live++;
-			held_bytes += check_row(k, e->seq_base + n, s, &refs);
-			check_wait(k, e->seq_base + n, s);
-			holds += s->n_pages;
-			reserved[i] += s->reserved;
-			((struct tenant *)(uintptr_t)tenant_at(c, s->tenant))->check_reserved +=
-				s->reserved * page_bytes_of_space(c, e->space);
-			running += s->state == SEQ_RUNNING;
-			waiting += s->wait == WAIT_QUEUE || s->wait == WAIT_MEMORY;
-		}
-		fsck_check(k, e->state != ENGINE_LIVE || live == e->n_seqs,
-			   "an engine's number of sequences is wrong", i);
-	}
-	for (uint32_t i = 1; i <= c->pages.high; i++) {
-		const struct page *p = page_at(c, i);
-		if (p->next_free || p->state != PAGE_RESIDENT)
-			continue;
-		page_holds += p->holders.count;
-		if (fsck_list(k, LIST_HOLDERS, &p->holders, c->config.holds_max,
-			      "a page's list of holders is broken"))
-			for (uint32_t h = list_first(&p->holders); h != CORE_NONE;
-			     h = list_next(c, LIST_HOLDERS, h))
-				fsck_check(k, hold_at(c, h)->page == i,
-					   "a page's holder holds another page", i);
-	}
-	for (uint32_t i = 1; i <= c->nodes.high; i++)
-		node_refs += node_at(c, i)->next_free ? 0 : node_at(c, i)->refs;
-	for (uint32_t i = 1; i <= c->claims.high; i++)
-		if (!claim_at(c, i)->next_free && claim_at(c, i)->complete &&
-		    !claim_at(c, i)->holds && node_at(c, claim_at(c, i)->node)->copies.count)
-			claim_bytes +=
-				page_bytes_of_space(c, node_at(c, claim_at(c, i)->node)->space);
-	fsck_check(k, holds == page_holds, "table entries and pages' holders differ in number",
-		   page_holds);
-	fsck_check(k, refs == node_refs, "table slots and nodes' references differ in number",
-		   node_refs);
-	fsck_check(k, c->logical_bytes == held_bytes + claim_bytes,
-		   "logical bytes are not table entries plus cached claims", c->logical_bytes);
-	fsck_check(k, c->running.count == running, "running sequences are not all listed", running);
-	fsck_check(k, c->waiting == waiting, "the number of waiting sequences is wrong", waiting);
-	for (uint32_t i = 0; i < GROUPS_MAX; i++)
-		fsck_check(k, c->groups[i].reserved == reserved[i],
-			   "a group's reservations are not its sequences'", i);
-	for (uint32_t t = 0; t < c->n_tenants; t++)
-		fsck_check(k, tenant_at(c, t)->reserved_bytes == tenant_at(c, t)->check_reserved,
-			   "a tenant's reservations are not its sequences'", t);
-	fsck_list(k, LIST_WAITERS, &c->queue, c->config.seqs_max + 1, "the queue is broken");
-	fsck_list(k, LIST_RUNNING, &c->running, c->config.seqs_max + 1,
-		  "the list of running sequences is broken");
-	fsck_list(k, LIST_PROMISERS, &c->promisers, c->config.seqs_max + 1,
-		  "the list of promisers is broken");
 }

@@ -94,35 +94,29 @@ static void check_region(struct check *k, uint32_t n, struct spill_sums *sums)
 		fsck_check(k, r->free.count + used == r->high, "a region's free records are not all listed", n);
 }
 
-static void check_nodes(struct check *k)
+/* What a node says of the tier. */
+void fsck_spill_node(struct check *k, uint32_t number, const struct node *n)
 {
 	const struct core *c = k->c;
-	uint64_t away = 0;
-	for (uint32_t i = 1; i <= c->nodes.high; i++) {
-		const struct node *n = node_at(c, i);
-		if (n->next_free || !n->live)
-			continue;
-		bool leaving = false;
-		away += n->n_complete && !n->copies.count;
-		if (n->spill && (n->spill > c->layout.spills_max || spill_at(c, n->spill)->node != i)) {
-			fsck_check(k, false, "a node's spill record is another's", i);
-			continue;
-		}
-		const struct spill *r = n->spill ? spill_at(c, n->spill) : NULL;
-		if (r && r->page && r->page <= c->pages.high)
-			leaving = page_at(c, r->page)->leaving;
-		fsck_check(k, n->present == (n->copies.count && !leaving),
-			   "a node is taken for one in memory, or the reverse", i);
+	bool leaving = false;
+	k->away += n->n_complete && !n->copies.count;
+	if (n->spill && (n->spill > c->layout.spills_max || spill_at(c, n->spill)->node != number)) {
+		fsck_check(k, false, "a node's spill record is another's", number);
+		return;
 	}
-	fsck_check(k, away == c->spilled_pages, "the number of pages on disk alone is wrong", away);
-	for (uint32_t i = 1; i <= c->pages.high; i++) {
-		const struct page *p = page_at(c, i);
-		if (p->next_free || p->state != PAGE_RESIDENT || !p->leaving)
-			continue;
-		uint32_t spill = p->node ? node_at(c, p->node)->spill : 0;
-		fsck_check(k, spill && spill <= c->layout.spills_max && spill_at(c, spill)->page == i,
-			   "a page leaves for the disk and nobody writes it", i);
-	}
+	const struct spill *r = n->spill ? spill_at(c, n->spill) : NULL;
+	if (r && r->page && r->page <= c->pages.high)
+		leaving = page_at(c, r->page)->leaving;
+	fsck_check(k, n->present == (n->copies.count && !leaving),
+		   "a node is taken for one in memory, or the reverse", number);
+}
+
+void fsck_leaving(struct check *k, uint32_t page, const struct page *p)
+{
+	const struct core *c = k->c;
+	uint32_t spill = p->node ? node_at(c, p->node)->spill : 0;
+	fsck_check(k, spill && spill <= c->layout.spills_max && spill_at(c, spill)->page == page,
+		   "a page leaves for the disk and nobody writes it", page);
 }
 
 void fsck_spill(struct check *k)
@@ -134,7 +128,7 @@ void fsck_spill(struct check *k)
 		   c->regions_high);
 	for (uint32_t n = 0; n < c->regions_high && n < c->layout.n_regions; n++)
 		check_region(k, n, &sums);
-	check_nodes(k);
+	fsck_check(k, k->away == c->spilled_pages, "the number of pages on disk alone is wrong", k->away);
 	for (uint32_t i = SPILL_SPILLING; i < SPILL_STATES; i++)
 		fsck_check(k, sums.in[i] == c->spills_in[i], "the number of spill records in a state is wrong", i);
 	for (uint32_t i = 0; i < GROUPS_MAX; i++)

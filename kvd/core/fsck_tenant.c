@@ -241,16 +241,6 @@ void fsck_tenants(struct check *k)
 		   "the sums of what floors keep and cover are wrong", guarded);
 	fsck_check(k, dirty == c->dirty_tenants.count, "a tenant waits to be looked at and is not listed", dirty);
 	fsck_list(k, LIST_DIRTY, &c->dirty_tenants, c->n_tenants + 1, "the list of tenants to look at is broken");
-	for (uint32_t i = 1; i <= c->nodes.high; i++) {
-		const struct node *n = node_at(c, i);
-		uint32_t kept = 0, steps = 0;
-		if (n->next_free || !n->live)
-			continue;
-		for (uint32_t q = list_first(&n->claims); q != CORE_NONE && steps++ <= n->claims.count;
-		     q = list_next(c, LIST_NODE_CLAIMS, q))
-			kept += claim_at(c, q)->guarded;
-		fsck_check(k, kept == n->n_guarded, "a node's count of claims that floors keep is wrong", i);
-	}
 	check_stalls(k);
 	check_queues(k);
 	check_ledger(k);

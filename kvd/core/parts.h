@@ -153,6 +153,16 @@ bool page_serves(const struct core *c, uint32_t page, uint32_t tenant, uint32_t 
 bool page_may_share(const struct core *c, uint32_t page);
 
 /* prefix.c: nodes and claims */
+uint64_t node_identity(const struct core *c, uint32_t space, uint32_t parent, const int32_t *tokens);
+uint32_t claim_hash(const struct core *c, uint32_t node, uint32_t domain);
+static inline const uint32_t *claim_bucket(const struct core *c, uint32_t hash)
+{
+	return (const uint32_t *)((const char *)c + c->layout.at_claim_hash) + (hash & (c->layout.buckets_max - 1));
+}
+static inline const uint32_t *node_bucket(const struct core *c, uint32_t hash)
+{
+	return (const uint32_t *)((const char *)c + c->layout.at_node_hash) + (hash & (c->layout.buckets_max - 1));
+}
 uint32_t node_find(const struct core *c, uint32_t space, uint32_t parent, const int32_t *tokens);
 uint32_t node_find_or_make(const struct core *c, uint32_t space, uint32_t parent,
 			   const int32_t *tokens);

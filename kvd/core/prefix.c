@@ -13,13 +13,8 @@
  * domain on its parent (a chain is claimed from its root on); children counts those. */
 #include "kvd/core/spill.h"
 
-static const uint32_t *bucket_at(const struct core *c, uint64_t base, uint32_t hash)
-{
-	return (const uint32_t *)((const char *)c + base) + (hash & (c->layout.buckets_max - 1));
-}
-
 /* Of all tokens from the start on: by way of the parent's. */
-static uint64_t node_identity(const struct core *c, uint32_t space, uint32_t parent, const int32_t *tokens)
+uint64_t node_identity(const struct core *c, uint32_t space, uint32_t parent, const int32_t *tokens)
 {
 	uint64_t words[2] = { parent ? node_at(c, parent)->identity : space, core_tokens_word(c, tokens) };
 	return siphash_words(c->config.hash_key, words, 2);
@@ -30,7 +25,7 @@ static uint32_t node_find_hashed(const struct core *c, uint32_t space, uint32_t 
 {
 	uint32_t hash = (uint32_t)identity, steps = 0;
 	/* a broken book's chain may be endless or lead nowhere */
-	for (uint32_t i = *bucket_at(c, c->layout.at_node_hash, hash);
+	for (uint32_t i = *node_bucket(c, hash);
 	     i && i <= c->nodes.high && steps++ < CHAIN_MAX; i = node_at(c, i)->hash_next) {
 		const struct node *n = node_at(c, i);
 		if (n->hash == hash && n->space == space && n->parent == parent &&
@@ -61,7 +56,7 @@ uint64_t core_prefix_id(const struct core *c, uint32_t node)
 
 uint32_t node_of_prefix(const struct core *c, uint64_t id)
 {
-	uint32_t i = *bucket_at(c, c->layout.at_node_hash, (uint32_t)id);
+	uint32_t i = *node_bucket(c, (uint32_t)id);
 	while (i && node_at(c, i)->identity != id)
 		i = node_at(c, i)->hash_next;
 	return i;
@@ -75,7 +70,7 @@ uint32_t node_find_or_make(const struct core *c, uint32_t space, uint32_t parent
 	uint32_t hash = (uint32_t)identity, number = node_find_hashed(c, space, parent, tokens, identity);
 	if (number)
 		return number;
-	const uint32_t *bucket = bucket_at(c, c->layout.at_node_hash, hash);
+	const uint32_t *bucket = node_bucket(c, hash);
 	number = pool_take(c, POOL_NODES);
 	if (!number)
 		return 0;
@@ -124,7 +119,7 @@ void node_maybe_free(const struct core *c, uint32_t number)
 			return;
 		uint32_t parent = n->parent;
 		share_forget(c, number);
-		hash_unlink(c, bucket_at(c, c->layout.at_node_hash, n->hash), number, true);
+		hash_unlink(c, node_bucket(c, n->hash), number, true);
 		if (parent)
 			list_remove(c, LIST_CHILDREN, &node_at(c, parent)->children, number);
 		pool_return(c, POOL_NODES, number);
@@ -134,7 +129,7 @@ void node_maybe_free(const struct core *c, uint32_t number)
 
 /* ---- claims ---- */
 
-static uint32_t claim_hash(const struct core *c, uint32_t node, uint32_t domain)
+uint32_t claim_hash(const struct core *c, uint32_t node, uint32_t domain)
 {
 	uint64_t word = (uint64_t)node << 32 | domain;
 	return (uint32_t)siphash_words(c->config.hash_key, &word, 1);
@@ -147,7 +142,7 @@ uint32_t claim_find(const struct core *c, uint32_t node, uint32_t domain)
 		return claims->head ? list_first(claims) : 0;
 	if (claims->count == 1)
 		return 0;
-	uint32_t i = *bucket_at(c, c->layout.at_claim_hash, claim_hash(c, node, domain)), steps = 0;
+	uint32_t i = *claim_bucket(c, claim_hash(c, node, domain)), steps = 0;
 	for (; i && i <= c->claims.high && steps++ < CHAIN_MAX; i = claim_at(c, i)->hash_next)
 		if (claim_at(c, i)->node == node && claim_at(c, i)->domain == domain)
 			return i;
@@ -168,7 +163,7 @@ uint32_t claim_find_or_make(const struct core *c, uint32_t node, uint32_t domain
 	INIT(k->domain, domain);
 	INIT(k->tenant, tenant);
 	if (node_at(c, node)->claims.count) {
-		const uint32_t *bucket = bucket_at(c, c->layout.at_claim_hash, claim_hash(c, node, domain));
+		const uint32_t *bucket = claim_bucket(c, claim_hash(c, node, domain));
 		INIT(k->hashed, 1);
 		INIT(k->hash_next, *bucket);
 		SET(*bucket, number);
@@ -235,7 +230,7 @@ void claim_maybe_free(const struct core *c, uint32_t number)
 	assert(!k->holds && !k->children && !k->shelf);
 	uint32_t node = k->node;
 	if (k->hashed)
-		hash_unlink(c, bucket_at(c, c->layout.at_claim_hash, claim_hash(c, node, k->domain)), number, false);
+		hash_unlink(c, claim_bucket(c, claim_hash(c, node, k->domain)), number, false);
 	list_remove(c, LIST_NODE_CLAIMS, &node_at(c, node)->claims, number);
 	domain_leave(c, k->domain);
 	pool_return(c, POOL_CLAIMS, number);

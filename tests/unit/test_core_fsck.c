@@ -147,6 +147,7 @@ START_TEST(frames_and_pages)
 	MUTATE(page->state, 7u, "page is not resident");
 	MUTATE(cold->cool_listed, (uint8_t)0, "in no reclaim list");
 	MUTATE(page->holders.count, page->holders.count + 1, "list of holders is broken");
+	MUTATE(page->cool_listed, (uint8_t)1, "not all in a reclaim list");
 	MUTATE(page->node, cold->node, "a copy does not name its node");
 	MUTATE(c->pages.count, c->pages.count + 1, "pages exist without a frame");
 	world_free(w);
@@ -236,6 +237,11 @@ START_TEST(index_and_charges)
 	MUTATE(n->copies.count, 0u, "list of copies is broken");
 	MUTATE(n->claims.count, 0u, "list of claims is broken");
 	MUTATE(n->children.count, n->children.count + 1, "list of children is broken");
+	MUTATE(n->copies, ((struct list){ 0 }), "missing in its node's list of copies");
+	MUTATE(node_at(c, d->parent)->children, ((struct list){ 0 }), "missing in its parent's list");
+	MUTATE(n->identity, n->identity ^ 1ull << 40, "not found by its hash");
+	MUTATE(k->hash_next, held, "a chain of claims with one hash does not end");
+	MUTATE(d->hash_next, deep, "a chain of nodes with one hash does not end");
 	MUTATE(n->refs, n->refs + 1, "references differ");
 	MUTATE(n->job, 1u, "job is not its own");
 	MUTATE(c->nodes.count, c->nodes.count + 1, "number of nodes");
@@ -279,6 +285,7 @@ START_TEST(sequences_and_holds)
 	MUTATE(h->claim, hold_at(c, s->row + 1)->claim, "claim is on another page");
 	MUTATE(h->node, 0u, "or lacks one");
 	MUTATE(h->seq, running + 1, "names a page that is gone");
+	MUTATE(h->seq, running + 1, "a page's holder is no table slot");
 	MUTATE(p->promises.count, p->promises.count + 1, "list of promises is broken");
 	MUTATE(q->wait, (uint32_t)WAIT_NONE, "owes one and waits for nothing");
 	MUTATE(q->promises.count, 1u, "holds promises");
