@@ -14,6 +14,7 @@
 #   tests/tools/X.c       helper programs of tests   -> build/tests/X
 #   tests/sim/*.c         the simulator, with the core compiled to tell of every store -> build/tests/sim
 #   tests/sim/alone_X.c   its other programs         -> build/tests/sim_X
+#   tests/fakecuda/*.c    a strict double of libcuda -> build/tests/fakecuda/libcuda.so.1 (where cuda.h is; test_X.c: its tests)
 #   tests/preload/X.c     LD_PRELOAD libraries       -> build/tests/X.so
 # A file named *_avx2.c or *_avx512.c is compiled for that instruction set alone and chosen at run time.
 
@@ -138,6 +139,19 @@ $(O)/tests/%.so: tests/preload/%.c
 $(O)/tests/test_nth_failure: | $(EXAMPLES) $(O)/tests/nth_failure.so
 $(O)/tests/test_adopt_calls: | $(O)/tests/nth_failure.so
 $(TOOLS): $(O)/tests/%: $(O)/obj/tests/tools/%.o $(ALL_LIBS); $(link)
+# The double of the CUDA driver, and what is tested on it: wants the toolkit's header, no device.
+CUDA_HOME ?= /usr/local/cuda
+CUDA_HEADER := $(wildcard $(CUDA_HOME)/include/cuda.h)
+FAKE_TESTS := $(patsubst tests/fakecuda/%.c,$(O)/tests/fakecuda/%,$(wildcard tests/fakecuda/test_*.c))
+FAKE_SRC := $(filter-out tests/fakecuda/test_%.c,$(wildcard tests/fakecuda/*.c))
+FAKECUDA := $(O)/tests/fakecuda/libcuda.so.1
+CUDA_CHECKS := $(if $(CUDA_HEADER),$(FAKE_TESTS),tests/fakecuda/skipped.sh)
+$(O)/obj/tests/fakecuda/%.o: ISA := -isystem $(CUDA_HOME)/include
+$(FAKECUDA): $(call obj,$(FAKE_SRC))
+	$(call say,LD,$@)mkdir -p $(@D) && $(CC) $(SANFLAGS) $(LDFLAGS) -shared -Wl,-soname,libcuda.so.1 -o $@ $^ -ldl -lpthread
+$(O)/tests/fakecuda/test_rules: $(call obj,$(wildcard tests/fakecuda/rules/*.c))
+$(FAKE_TESTS): EXTRA_LIBS = $(CHECK_LIBS) $(FAKECUDA) '-Wl,-rpath,$$ORIGIN'
+$(FAKE_TESTS): $(O)/tests/fakecuda/%: $(O)/obj/tests/fakecuda/%.o $(ALL_LIBS) | $(FAKECUDA); $(link)
 # The simulator's core calls core_book_hook() before every store to the book.
 SIM_CORE := $(patsubst %.c,$(O)/obj/sim/%.o,$(CORE_SRC))
 SIM_WORLD := $(call obj,$(wildcard tests/lib/core_world*.c))
@@ -175,9 +189,9 @@ check: ## install what is missing, build, run all tests
 
 # These need every processor for themselves: threads that spin, and fences between two of them.
 ALONE := $(filter %/test_fences %/test_invariance %/test_wait,$(UNITS))
-check-run: $(BINS) $(SHARED) $(EXAMPLES) $(TOOLS) $(UNITS) $(INTEGS) $(REPLAYS) $(SIMS)
+check-run: $(BINS) $(SHARED) $(EXAMPLES) $(TOOLS) $(UNITS) $(INTEGS) $(REPLAYS) $(SIMS) $(CUDA_CHECKS)
 	@tests/run $(O) --together tests/tidy.sh $(if $(SAN),,tests/models/test_models) $(filter-out $(ALONE),$(UNITS)) \
-		$(SIMS) $(REPLAYS) --alone $(ALONE) $(INTEGS) --no-uring $(INTEGS)
+		$(SIMS) $(REPLAYS) $(CUDA_CHECKS) --alone $(ALONE) $(INTEGS) --no-uring $(INTEGS)
 
 check-san: ## the tests under ASan and UBSan
 	@tests/setup.sh
