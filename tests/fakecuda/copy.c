@@ -277,9 +277,11 @@ static CUresult check_again(const struct copy_op *c)
 		r = va_check(c->source, c->bytes, false);
 	if (r == CUDA_SUCCESS)
 		return r;
-	fake_breach(r, r == CUDA_ERROR_INVALID_VALUE ? "memory was unmapped under a queued copy (%#zx <- %#zx, %zu bytes)"
-		    : "a copy without access to the memory (%#zx <- %#zx, %zu bytes)", (size_t)c->target,
-		    (size_t)c->source, c->bytes);
+	fake_breach(r,
+		    r == CUDA_ERROR_INVALID_VALUE
+			    ? "memory was unmapped under a queued copy (%#zx <- %#zx, %zu bytes)"
+			    : "a copy without access to the memory (%#zx <- %#zx, %zu bytes)",
+		    (size_t)c->target, (size_t)c->source, c->bytes);
 	return CUDA_ERROR_ILLEGAL_ADDRESS;
 }
 
@@ -327,8 +329,11 @@ static CUresult check_side(uintptr_t address, size_t bytes, enum side side, bool
 	CUresult r;
 
 	if (side != ANY && device != (side == DEVICE))
-		return fake_breach(CUDA_ERROR_INVALID_VALUE, "%#zx is %s memory, the call wants %s memory", (size_t)address,
-				   device ? "device" : host_is_pinned(address, 1) ? "pinned" : "host",
+		return fake_breach(CUDA_ERROR_INVALID_VALUE,
+				   "%#zx is %s memory, the call wants %s memory", (size_t)address,
+				   device                       ? "device"
+				   : host_is_pinned(address, 1) ? "pinned"
+								: "host",
 				   side == DEVICE ? "device" : "host");
 	*ret_device = device;
 	if (!device)

@@ -366,7 +366,8 @@ static CUresult ipc_open(CUevent *ret, const CUipcEventHandle *handle)
 	if (name.magic != IPC_MAGIC)
 		return CUDA_ERROR_INVALID_HANDLE;
 	if (name.pid == (uint32_t)getpid())
-		return fake_breach(CUDA_ERROR_INVALID_CONTEXT, "an event's handle is opened by the process that made it");
+		return fake_breach(CUDA_ERROR_INVALID_CONTEXT,
+				   "an event's handle is opened by the process that made it");
 	r = map_file(&name, 0, &file);
 	if (r)
 		return r;

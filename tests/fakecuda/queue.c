@@ -280,7 +280,8 @@ CUresult stream_get(CUstream handle, struct stream **ret)
 		return fake_breach(CUDA_ERROR_NOT_SUPPORTED, "the per-thread default stream is not in the double");
 	*ret = handle_get(KIND_STREAM, HANDLE(handle));
 	if ((*ret)->context != context_current())
-		return fake_breach(CUDA_ERROR_INVALID_CONTEXT, "the stream belongs to another context than the current");
+		return fake_breach(CUDA_ERROR_INVALID_CONTEXT,
+				   "the stream belongs to another context than the current");
 	return CUDA_SUCCESS;
 }
 

@@ -191,7 +191,8 @@ static void count_breach(const char *format, va_list args)
 		__atomic_add_fetch(&fake.control->breaches, 1, __ATOMIC_RELAXED);
 	/* log_line() wants a list */
 	char head[600];
-	int n = snprintf(head, sizeof(head) - 1, "breach %d %s %s: %s\n", (int)getpid(), fake.program, calling, sentence);
+	int n = snprintf(head, sizeof(head) - 1, "breach %d %s %s: %s\n", (int)getpid(),
+			 fake.program, calling, sentence);
 	(void)!write(log_fd >= 0 ? log_fd : 2, head, (size_t)(n < (int)sizeof(head) - 1 ? n : (int)sizeof(head) - 1));
 }
 

@@ -220,7 +220,8 @@ void slot_give(struct slot *slot)
 /* Through the slot's own description, so that the mapping keeps the lock. */
 void *slot_map(const struct slot *slot, void *at, int protection)
 {
-	void *p = mmap(at, slot->bytes, protection, MAP_SHARED | (at ? MAP_FIXED : 0), slot->fd, offset_of(slot->index));
+	void *p = mmap(at, slot->bytes, protection, MAP_SHARED | (at ? MAP_FIXED : 0), slot->fd,
+		       offset_of(slot->index));
 
 	if (p != MAP_FAILED)
 		madvise(p, slot->bytes, MADV_DONTFORK);

@@ -95,12 +95,15 @@ START_TEST(broken_rule_is_told)
 	status = run_rule(rule);
 	log = read_log();
 	if (rule->dies)
-		ck_assert_msg(WIFSIGNALED(status) && WTERMSIG(status) == rule->dies, "%s: status %#x, not signal %d\n%s",
-			      rule->name, status, rule->dies, log);
+		ck_assert_msg(WIFSIGNALED(status) && WTERMSIG(status) == rule->dies,
+			      "%s: status %#x, not signal %d\n%s", rule->name, status, rule->dies,
+			      log);
 	else
-		ck_assert_msg(WIFEXITED(status) && WEXITSTATUS(status) == rule->code % 256, "%s: status %#x, not code %d\n%s",
-			      rule->name, status, rule->code, log);
-	ck_assert_msg(strstr(log, rule->says) != NULL, "%s: the log does not say '%s':\n%s", rule->name, rule->says, log);
+		ck_assert_msg(WIFEXITED(status) && WEXITSTATUS(status) == rule->code % 256,
+			      "%s: status %#x, not code %d\n%s", rule->name, status, rule->code,
+			      log);
+	ck_assert_msg(strstr(log, rule->says) != NULL, "%s: the log does not say '%s':\n%s",
+		      rule->name, rule->says, log);
 	if (rule->is_fault)
 		ck_assert_msg(strstr(log, "fault ") != NULL, "%s: no fault:\n%s", rule->name, log);
 	else

@@ -162,8 +162,10 @@ API cuMemAddressReserve(CUdeviceptr *ptr, size_t size, size_t alignment, CUdevic
 
 	if (!ptr || size == 0 || !is_granular(size) || flags || (alignment & (alignment - 1)) ||
 	    (alignment && !is_granular(alignment)))
-		return fake_breach(CUDA_ERROR_INVALID_VALUE, "size %#zx (multiple of %#zx), alignment %#zx (power of 2, "
-				   "multiple), flags %#llx (0)", size, g, alignment, flags);
+		return fake_breach(CUDA_ERROR_INVALID_VALUE,
+				   "size %#zx (multiple of %#zx), alignment %#zx (power of 2, "
+				   "multiple), flags %#llx (0)",
+				   size, g, alignment, flags);
 	if (fake.set.no_vmm)
 		return CUDA_ERROR_NOT_SUPPORTED;
 	struct reservation *r = calloc(1, sizeof(*r));
@@ -195,7 +197,8 @@ static CUresult address_free(uintptr_t start, size_t bytes)
 				   (size_t)start);
 	for (struct mapping *m = mappings; m; m = m->next)
 		if (m->start < start + bytes && m->start + m->bytes > start)
-			return fake_breach(CUDA_ERROR_INVALID_VALUE, "addresses from %#zx are freed while %#zx is mapped",
+			return fake_breach(CUDA_ERROR_INVALID_VALUE,
+					   "addresses from %#zx are freed while %#zx is mapped",
 					   (size_t)start, (size_t)m->start);
 	munmap((void *)start, bytes);
 	*at = r->next;
@@ -225,8 +228,9 @@ static CUresult memory_new(const struct slot *slot, bool exportable, bool import
 
 static CUresult check_properties(const CUmemAllocationProp *prop)
 {
-	if (!prop || prop->type != CU_MEM_ALLOCATION_TYPE_PINNED || prop->location.type != CU_MEM_LOCATION_TYPE_DEVICE ||
-	    prop->win32HandleMetaData || prop->allocFlags.compressionType || prop->allocFlags.usage ||
+	if (!prop || prop->type != CU_MEM_ALLOCATION_TYPE_PINNED ||
+	    prop->location.type != CU_MEM_LOCATION_TYPE_DEVICE || prop->win32HandleMetaData ||
+	    prop->allocFlags.compressionType || prop->allocFlags.usage ||
 	    (prop->requestedHandleTypes & ~CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR))
 		return fake_breach(CUDA_ERROR_INVALID_VALUE, "properties are not those of pinned device memory, "
 				   "exported as a file descriptor or not at all");
@@ -267,8 +271,10 @@ API cuMemCreate(CUmemGenericAllocationHandle *handle, size_t size, const CUmemAl
 	if (r)
 		return r;
 	if (!handle || size == 0 || !is_granular(size) || flags)
-		return fake_breach(CUDA_ERROR_INVALID_VALUE, "size %#zx is no multiple of the granularity %#zx, or flags "
-				   "%#llx", size, fake.set.granularity, flags);
+		return fake_breach(CUDA_ERROR_INVALID_VALUE,
+				   "size %#zx is no multiple of the granularity %#zx, or flags "
+				   "%#llx",
+				   size, fake.set.granularity, flags);
 	fake_lock();
 	r = slot_take(prop->location.id, size, &slot);
 	if (r == CUDA_SUCCESS) {
@@ -383,8 +389,10 @@ API cuMemMap(CUdeviceptr ptr, size_t size, size_t offset, CUmemGenericAllocation
 {
 	ENTER(NEED_INIT);
 	if (offset || flags || size == 0 || !is_granular(size) || !is_granular(ptr))
-		return fake_breach(CUDA_ERROR_INVALID_VALUE, "size %#zx, address %#llx (multiples of %#zx), offset %#zx "
-				   "(0), flags %#llx (0)", size, ptr, fake.set.granularity, offset, flags);
+		return fake_breach(CUDA_ERROR_INVALID_VALUE,
+				   "size %#zx, address %#llx (multiples of %#zx), offset %#zx "
+				   "(0), flags %#llx (0)",
+				   size, ptr, fake.set.granularity, offset, flags);
 	LOCKED(map(ptr, size, handle));
 }
 
@@ -551,7 +559,8 @@ CUresult va_free(uintptr_t address)
 	struct mapping *m = va_find(address);
 
 	if (!m || m->memory || m->user_start != address)
-		return fake_breach(CUDA_ERROR_INVALID_VALUE, "%#zx was not allocated by cuMemAlloc(), or is free already",
+		return fake_breach(CUDA_ERROR_INVALID_VALUE,
+				   "%#zx was not allocated by cuMemAlloc(), or is free already",
 				   (size_t)address);
 	munmap((void *)(m->start - 4096), m->bytes + 8192);
 	drop_mapping(m);
