@@ -75,16 +75,15 @@ static int attach(struct engine *e, const struct options *o, char *err, size_t e
 	char numerics[32], served[KVD_NAME_MAX], name[KVD_NAME_MAX];
 	struct kvd_engine_options k = {
 		.socket = o->socket, .program = "kvengine", .name = name, .model = served,
-		.numerics = numerics, .layout = KVD_LAYOUT_PAIRS, .kv_format = KVD_FORMAT_BF16,
+		.numerics = numerics, .layout = e->backend->layout, .kv_format = KVD_FORMAT_BF16,
 		.n_planes = c->n_layers, .block_bytes = forward_block_bytes(c),
 		.max_seqs = e->n_slots, .max_pages = e->max_pages,
 	};
 	int r;
 
-	if (forward_numerics_id_of(o->isa, numerics) != 0) {
-		snprintf(err, errlen, "--isa %s: not on this machine; leave it out", o->isa);
-		return -EINVAL;
-	}
+	r = e->backend->numerics_id(&e->compute, numerics, err, errlen);
+	if (r < 0)
+		return r;
 	model_name(o, e->model, served);
 	if (o->name)
 		snprintf(name, sizeof(name), "%s", o->name);
@@ -128,7 +127,7 @@ static bool adopt_weights(struct engine *e)
 
 void engine_offer_weights(struct engine *e)
 {
-	if (weights_fd(e->weights) >= 0 &&
+	if (e->weights && weights_fd(e->weights) >= 0 &&
 	    kvd_engine_weights_offer(e->kvd, WEIGHTS_LAYOUT, weights_fd(e->weights)) != 0)
 		log_warning("weights not offered reason=\"%s\"", kvd_engine_error(e->kvd));
 }
@@ -197,26 +196,35 @@ static int make_loop(struct engine *e, char *err, size_t errlen)
 	return r;
 }
 
+static void set_compute(struct engine *e, const struct options *o)
+{
+	e->compute.max_rows = e->sched.rows_max;
+	e->compute.max_logits = e->compute.max_seqs = e->n_slots;
+	e->compute.n_positions = e->max_pages * KVD_PAGE_TOKENS;
+	e->compute.n_threads = o->n_threads;
+	e->compute.spin_usec = o->spin_usec;
+	e->compute.isa = o->isa;
+}
+
 static int engine_init(struct engine *e, const struct options *o, char *err, size_t errlen)
 {
-	struct forward_options f = { .n_threads = o->n_threads,
-				     .spin_usec = o->spin_usec,
-				     .isa = o->isa };
 	uint32_t n_vocab;
 	int r = open_model(e, o, err, errlen);
 
+	if (r == 0)
+		r = backend_find(o->device, &e->backend, &e->compute.ordinal, err, errlen);
 	if (r < 0)
 		return r;
+	sched_init(&e->sched, o->chunk_tokens, e->n_slots);
+	set_compute(e, o);
 	n_vocab = e->model->config.n_vocab;
 	r = attach(e, o, err, errlen);
-	if (r == 0)
+	if (r == 0 && e->backend->on_host)
 		r = get_weights(e, err, errlen);
 	if (r != 0)
 		return r;
-	sched_init(&e->sched, o->chunk_tokens, e->n_slots);
-	f.max_rows = e->sched.rows_max;
-	f.weights = e->weights;
-	r = forward_new(e->model, &f, &e->forward, err, errlen);
+	e->compute.weights = e->weights;
+	r = e->backend->open(e->model, &e->compute, &e->run, err, errlen);
 	if (r == 0)
 		r = make_loop(e, err, errlen);
 	if (r < 0)
@@ -254,7 +262,8 @@ static void engine_deinit(struct engine *e)
 		close(e->kvd_fd);
 	if (e->signal_fd >= 0)
 		close(e->signal_fd);
-	forward_free(e->forward);
+	if (e->run)
+		e->backend->close(e->run);
 	weights_free(e->weights);
 	kvd_engine_close(e->kvd);
 	tokenizer_free(e->tokenizer);
@@ -446,7 +455,7 @@ int engine_run(const struct options *o)
 	}
 	r = engine_init(&e, o, err, sizeof(err));
 	if (r != 0) {
-		code = exit_code(r, e.model && !e.forward);
+		code = exit_code(r, e.model && !e.run);
 		log_error("cannot start: %s", err[0] ? err : strerror(r < 0 ? -r : EINVAL));
 	} else {
 		log_info("ready threads=%u chunk=%u loop=%s", o->n_threads, o->chunk_tokens,

@@ -5,7 +5,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-#include "engine/forward.h"
+#include "engine/backend.h"
 #include "engine/kvlink.h"
 #include "engine/model.h"
 #include "engine/options.h"
@@ -48,7 +48,9 @@ struct engine {
 	struct prompt_maker prompts;
 	struct kvd_engine *kvd;
 	struct weights *weights;
-	struct forward *forward;
+	const struct backend *backend;
+	struct backend_run *run;
+	struct backend_options compute; /* what run was opened with */
 	struct kv_window kv;
 	struct kvlink link;
 	struct sched sched;

@@ -11,9 +11,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <xxhash.h>
-#include "engine/forward.h"
+#include "engine/backend.h"
 #include "engine/model.h"
 #include "engine/sample.h"
 #include "engine/text_file.h"
@@ -29,7 +28,9 @@ struct eval_top {
 struct eval {
 	struct model *model;
 	struct tokenizer *tokenizer;
-	struct forward *forward;
+	const struct backend *backend;
+	struct backend_run *run;
+	char numerics[32];
 	int32_t *tokens;           /* (n_tokens) */
 	size_t n_tokens;
 	struct eval_top *top;      /* (n_tokens) */
@@ -45,11 +46,12 @@ struct eval {
 
 static void eval_deinit(struct eval *e)
 {
-	forward_free(e->forward);
+	if (e->run) {
+		e->backend->pages_free(e->run, e->kv.base, e->kv_bytes);
+		e->backend->close(e->run);
+	}
 	tokenizer_free(e->tokenizer);
 	model_close(e->model);
-	if (e->kv.base)
-		munmap(e->kv.base, e->kv_bytes);
 	if (e->logits_out)
 		fclose(e->logits_out);
 	free(e->tokens);
@@ -93,10 +95,7 @@ static int make_room(struct eval *e, uint32_t chunk, char *err, size_t errlen)
 	g->extent_bytes = g->plane_bytes * g->n_planes;
 	g->slot_bits = KVD_ENTRY_FRAME_BITS;
 	e->kv_bytes = g->extent_bytes;
-	e->kv.base =
-		mmap(NULL, e->kv_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (e->kv.base == MAP_FAILED)
-		e->kv.base = NULL;
+	e->kv.base = e->backend->pages_new(e->run, e->kv_bytes);
 	e->top = calloc(e->n_tokens, sizeof(*e->top));
 	e->table = calloc(n_pages, sizeof(*e->table));
 	e->rows = calloc(chunk, sizeof(*e->rows));
@@ -170,7 +169,7 @@ static int score(struct eval *e, uint32_t chunk, char *err, size_t errlen)
 		for (uint32_t i = 0; i < n; i++)
 			e->rows[i] =
 				(struct step_row){ e->tokens[at + i], (uint32_t)(at + i), 0, 1 };
-		r = forward_step(e->forward, &e->kv, &seq, 1, e->rows, n, e->logits);
+		r = e->backend->step(e->run, &e->kv, &seq, 1, e->rows, n, e->logits);
 		if (r < 0) {
 			snprintf(err, errlen, "the forward pass failed: %s", strerror(-r));
 			return r;
@@ -194,7 +193,7 @@ static void print_json(const struct eval *e)
 {
 	printf("{\"n_tokens\":%zu,\"nll\":%.9g,\"ppl\":%.9g,\"numerics\":\"%s\",\"logits_hash\":\"%"
 	       "016" PRIx64 "\",\n\"tokens\":[",
-	       e->n_tokens, e->nll, perplexity(e), forward_numerics_id(e->forward), e->logits_hash);
+	       e->n_tokens, e->nll, perplexity(e), e->numerics, e->logits_hash);
 	for (size_t i = 0; i < e->n_tokens; i++)
 		printf("%s%d", i ? "," : "", e->tokens[i]);
 	printf("],\n\"argmax\":[");
@@ -213,7 +212,8 @@ static void print_json(const struct eval *e)
 
 static int eval_in(struct eval *e, const struct options *o, char *err, size_t errlen)
 {
-	struct forward_options f = { .n_threads = o->n_threads, .max_rows = o->chunk_tokens,
+	struct backend_options f = { .n_threads = o->n_threads, .max_rows = o->chunk_tokens,
+				     .max_logits = o->chunk_tokens, .max_seqs = 1,
 				     .spin_usec = o->spin_usec, .isa = o->isa };
 	uint32_t n_ctx;
 	int r = model_open(o->model, &e->model, err, errlen);
@@ -235,7 +235,12 @@ static int eval_in(struct eval *e, const struct options *o, char *err, size_t er
 			return -EIO;
 		}
 	}
-	r = forward_new(e->model, &f, &e->forward, err, errlen);
+	f.n_positions = (uint32_t)e->n_tokens;
+	r = backend_find(o->device, &e->backend, &f.ordinal, err, errlen);
+	if (r == 0)
+		r = e->backend->numerics_id(&f, e->numerics, err, errlen);
+	if (r == 0)
+		r = e->backend->open(e->model, &f, &e->run, err, errlen);
 	if (r == 0)
 		r = make_room(e, o->chunk_tokens, err, errlen);
 	return r < 0 ? r : score(e, o->chunk_tokens, err, errlen);
@@ -261,7 +266,7 @@ int eval_run(const struct options *o)
 	else
 		printf("tokens       %zu\nnll          %.6f\nperplexity   %.6f\nnumerics     %s\n"
 		       "logits hash  %016" PRIx64 "\n", e.n_tokens, e.nll, perplexity(&e),
-		       forward_numerics_id(e.forward), e.logits_hash);
+		       e.numerics, e.logits_hash);
 	eval_deinit(&e);
 	if (r == 0 && (fflush(stdout) != 0 || ferror(stdout))) {
 		fprintf(stderr, "kvengine: cannot write to stdout: %s\n", strerror(errno));

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "kvd/cuda/driver.h"
 #include "kvd/proto.h"
 
 const char options_help[] =
@@ -26,7 +27,7 @@ const char options_help[] =
 "  --max-seqs N       sequences at one time, 1 to 1024 (default 16)\n"
 "  --chunk N          tokens of prefill in one step, 1 to 4096 (default 64 a thread, at most 256)\n"
 "  --kv-format F      bf16\n"
-"  --device D         host\n"
+"  --device D         host, cuda or cuda:N (default host)\n"
 "  --socket PATH      kvd's socket (default: $KVD_SOCKET, else /run/kvd/kvd.sock where there is\n"
 "                     one, else $XDG_RUNTIME_DIR/kvd/kvd.sock)\n"
 "  --isa NAME         avx512, avx2 or portable (default: the best this machine has)\n"
@@ -69,7 +70,7 @@ static const struct option_spec specs[] = {
 	{ "--logits-out", STRING, AT(logits_out) },
 	{ "--isa", CHOICE, AT(isa), 0, 0, "avx512|avx2|portable" },
 	{ "--kv-format", CHOICE, SIZE_MAX, 0, 0, "bf16" },
-	{ "--device", CHOICE, SIZE_MAX, 0, 0, "host" },
+	{ "--device", STRING, AT(device) },
 	{ "--ctx", NUMBER, AT(n_ctx), 16, 1u << 20 },
 	{ "--threads", NUMBER, AT(n_threads), 1, 64 },
 	{ "--max-seqs", NUMBER, AT(max_seqs), 1, 1024 },
@@ -197,7 +198,9 @@ static int check_together(const struct options *o, char *err, size_t errlen)
 
 int options_parse(int argc, char **argv, struct options *ret_options, char *err, size_t errlen)
 {
-	struct options o = { .max_seqs = 16, .spin_usec = 50, .log_level = LOG_LEVEL_INFO };
+	struct options o = { .max_seqs = 16, .spin_usec = 50, .log_level = LOG_LEVEL_INFO,
+			     .device = "host" };
+	int ordinal;
 
 	o.n_threads = usable_cpus();
 	for (int i = 1; i < argc; i++) {
@@ -227,6 +230,10 @@ int options_parse(int argc, char **argv, struct options *ret_options, char *err,
 	}
 	if (check_together(&o, err, errlen) != 0)
 		return -EINVAL;
+	if (driver_device_parse(o.device, &ordinal) < 0) {
+		snprintf(err, errlen, "--device %s: give host, cuda or cuda:N", o.device);
+		return -EINVAL;
+	}
 	if (!o.chunk_tokens)
 		o.chunk_tokens = CHUNK_A_THREAD * (o.n_threads < 4 ? o.n_threads : 4);
 	*ret_options = o;

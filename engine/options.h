@@ -18,6 +18,7 @@ struct options {
 	const char *served_as;     /* name clients ask for; NULL: the model's own */
 	const char *socket;        /* NULL: as libkvd finds it */
 	const char *isa;           /* NULL: the best the machine has */
+	const char *device;        /* "host", "cuda" or "cuda:N" (backend.h) */
 	const char *tokens, *text; /* --eval: files */
 	const char *logits_out;    /* --eval: file for raw logits, or NULL */
 	uint32_t n_ctx;            /* 0: the model's, at most OPTIONS_CTX_USUAL */

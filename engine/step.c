@@ -215,8 +215,8 @@ int step_run(struct engine *e, bool *ret_ran)
 		return 0;
 	kvd_step_begin(e->kvd);
 	n_runs = lay_out(e, n_runs, &n_rows);
-	r = n_runs ? forward_step(e->forward, &e->kv, room->step_seqs, n_runs, room->rows, n_rows,
-				  room->logits)
+	r = n_runs ? e->backend->step(e->run, &e->kv, room->step_seqs, n_runs, room->rows, n_rows,
+				      room->logits)
 		   : 0;
 	kvd_step_end(e->kvd);
 	if (r < 0) {

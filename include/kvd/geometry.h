@@ -23,6 +23,7 @@
 
 #define KVD_PAGE_TOKENS 16u        /* tokens a page holds */
 #define KVD_LAYOUT_PAIRS 1u        /* bf16 pairs in dot-product order, see above */
+#define KVD_LAYOUT_ROWS 2u         /* on a GPU: [K | V][n_kv_heads][token][head_dim], rows for 16-byte loads */
 #define KVD_FORMAT_BF16 1u         /* KV element format; 4 bits in a table entry */
 
 /* A table entry, as kvd writes it and kernels read it: frame number in the low 28 bits, KV format
