@@ -152,6 +152,7 @@ $(FAKECUDA): $(call obj,$(FAKE_SRC))
 $(O)/tests/fakecuda/test_rules: $(call obj,$(wildcard tests/fakecuda/rules/*.c))
 $(FAKE_TESTS): EXTRA_LIBS = $(CHECK_LIBS) $(FAKECUDA) '-Wl,-rpath,$$ORIGIN'
 $(FAKE_TESTS): $(O)/tests/fakecuda/%: $(O)/obj/tests/fakecuda/%.o $(ALL_LIBS) | $(FAKECUDA); $(link)
+include tests/cuda_emulator/rules.mk
 # The simulator's core calls core_book_hook() before every store to the book.
 SIM_CORE := $(patsubst %.c,$(O)/obj/sim/%.o,$(CORE_SRC))
 SIM_WORLD := $(call obj,$(wildcard tests/lib/core_world*.c))
