@@ -368,6 +368,14 @@ static const int signals[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE};
 static struct sigaction before[N_SIGNALS];
 static stack_t stack_before;
 
+static const char *address_text(const void *address, char *text, size_t size)
+{
+	if (MACHINE_IS_CHECKED)
+		return shadow_place(address, text, size);
+	snprintf(text, size, "address %p", address);
+	return text;
+}
+
 static void on_signal(int number, siginfo_t *info, void *context)
 {
 	const ucontext_t *u = context;
@@ -387,7 +395,7 @@ static void on_signal(int number, siginfo_t *info, void *context)
 			   MACHINE_STACK_BYTES);
 	else
 		report_add(EMULATED_ADDRESS, pc, "signal %d at %s", number,
-			   shadow_place(info->si_addr, place, sizeof(place)));
+			   address_text(info->si_addr, place, sizeof(place)));
 	machine_abandon();
 }
 

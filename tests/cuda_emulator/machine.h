@@ -19,8 +19,7 @@ extern "C" {
 #define MACHINE_WARPS_MAX (MACHINE_THREADS_MAX / MACHINE_LANES)
 #define MACHINE_SHARED_MAX (228u << 10) /* bytes a block may have on the largest device built for */
 #define MACHINE_STACK_BYTES (64u << 10)
-#define MACHINE_COPIES_MAX 64u     /* copies of one thread under way */
-#define MACHINE_GROUPS_MAX 16u     /* groups of them */
+#define MACHINE_COPIES_MAX 512u    /* copies of one thread under way */
 
 /* Where a lane meets others: kind and source line. */
 enum machine_meeting {

@@ -13,7 +13,7 @@ EMULATOR_CFLAGS := -std=gnu17 -g -fno-strict-aliasing -ffp-contract=off -D_GNU_S
 	-fvisibility=hidden -MMD -MP
 EMULATOR_CXXFLAGS := -std=gnu++17 -g -fno-strict-aliasing -ffp-contract=off -fno-exceptions -fno-rtti -D_GNU_SOURCE \
 	-DKVD_EMULATE -Iinclude -I. -Wall -Wextra -Wno-unknown-pragmas -Wno-unused-parameter -Wno-missing-field-initializers \
-	-Wno-unused-function -Werror -fPIC -fvisibility=hidden -MMD -MP $(EMULATOR_ISA)
+	-Wno-unused-function -Wno-maybe-uninitialized -Werror -fPIC -fvisibility=hidden -MMD -MP $(EMULATOR_ISA)
 EMULATOR_fast := -O2
 # libtsan is not linked: shadow.c has the functions that gcc's instrumentation calls.
 EMULATOR_checked := -O1 -DMACHINE_CHECKED -fsanitize=thread --param tsan-instrument-func-entry-exit=0 \
