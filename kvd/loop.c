@@ -1,4 +1,4 @@
-/* loop.c - what both backends share: the table of sources, stale cookies, the again list.
+/* loop.c - what both backends share: the table of sources, stale cookies, the list of those that have a turn.
  *
  * A source is known to the kernel by a cookie, not by its address: an event that was under way when
  * the source went is recognised by its generation and dropped.  Loop thread only. */
@@ -104,22 +104,26 @@ int loop_watch(struct loop *loop, struct loop_source *source, uint32_t events)
 	return loop->backend->add(loop, source->fd, events, loop_cookie(loop, source));
 }
 
-static void loop_forget_again(struct loop *loop, struct loop_source *source)
+/* Take a source off the list; the events that it had a turn for. */
+static uint32_t loop_settle(struct loop *loop, struct loop_source *source)
 {
-	struct loop_source **link = &loop->again_head, *previous = NULL;
+	struct loop_source **link = &loop->owed_head, *previous = NULL;
+	uint32_t events = source->owed_events;
 
-	if (!source->again)
-		return;
+	if (!source->owed)
+		return 0;
 	while (*link != source) {
 		previous = *link;
 		assert(previous);
-		link = &previous->again_next;
+		link = &previous->owed_next;
 	}
-	*link = source->again_next;
-	if (loop->again_tail == source)
-		loop->again_tail = previous;
-	source->again = false;
-	source->again_next = NULL;
+	*link = source->owed_next;
+	if (loop->owed_tail == source)
+		loop->owed_tail = previous;
+	source->owed = false;
+	source->owed_events = 0;
+	source->owed_next = NULL;
+	return events;
 }
 
 void loop_remove(struct loop *loop, struct loop_source *source)
@@ -128,7 +132,7 @@ void loop_remove(struct loop *loop, struct loop_source *source)
 
 	if (!source->slot)
 		return;
-	loop_forget_again(loop, source);
+	(void)loop_settle(loop, source);
 	loop->backend->remove(loop, source->fd, loop_cookie(loop, source));
 	slot = &loop->slots[source->slot - 1];
 	slot->source = NULL;
@@ -138,44 +142,51 @@ void loop_remove(struct loop *loop, struct loop_source *source)
 	source->slot = 0;
 }
 
+void loop_owe(struct loop *loop, struct loop_source *source, uint32_t events)
+{
+	source->owed_events |= events;
+	if (source->owed)
+		return;
+	source->owed = true;
+	source->owed_next = NULL;
+	if (loop->owed_tail)
+		loop->owed_tail->owed_next = source;
+	else
+		loop->owed_head = source;
+	loop->owed_tail = source;
+}
+
 void loop_again(struct loop *loop, struct loop_source *source)
 {
-	if (source->again || !source->slot)
-		return;
-	source->again = true;
-	source->again_next = NULL;
-	if (loop->again_tail)
-		loop->again_tail->again_next = source;
-	else
-		loop->again_head = source;
-	loop->again_tail = source;
+	if (source->slot)
+		loop_owe(loop, source, POLLIN);
 }
 
 int loop_wait(struct loop *loop, uint64_t deadline_usec)
 {
 	int64_t timeout_usec = -1;
-	struct loop_source *last = loop->again_tail;
+	struct loop_source *last;
 	int r;
 
-	if (loop->again_head) {
+	if (loop->owed_head) {
 		timeout_usec = 0;
 	} else if (deadline_usec != CLOCK_NEVER) {
 		uint64_t now_usec = clock_now_usec();
 
 		timeout_usec = deadline_usec > now_usec ? (int64_t)(deadline_usec - now_usec) : 0;
 	}
-	/* Sources that asked for another turn go first, in the order in which they asked; those
-	 * that ask again while they run come after `last` and wait for the next round. */
-	while (last && loop->again_head) {
-		struct loop_source *source = loop->again_head;
+	r = loop->backend->wait(loop, timeout_usec);
+	/* In the order in which they asked or were woken; those that ask again while they run come after `last`
+	 * and wait for the next round. */
+	last = loop->owed_tail;
+	while (last && loop->owed_head) {
+		struct loop_source *source = loop->owed_head;
 		bool was_last = source == last;
 
+		source->ready(source, loop_settle(loop, source));
 		/* `last` itself may have been removed by another's ready(): stop at what is new. */
-		loop_forget_again(loop, source);
-		source->ready(source, POLLIN);
-		if (was_last || !last->again)
+		if (was_last || !last->owed)
 			break;
 	}
-	r = loop->backend->wait(loop, timeout_usec);
 	return r;
 }

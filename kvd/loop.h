@@ -7,6 +7,8 @@
  * Readiness is an edge in both: after ready() the owner reads until EAGAIN, or stops at its budget
  * and calls loop_again(), and is called again in the next round.  Errors and hang-ups are always
  * reported.  A source may add and remove any source, itself included, from inside ready().
+ * Each source has one turn a round, however often it was woken meanwhile: the owner's budget for a turn is what
+ * one peer can delay all others by.
  *
  * One thread.  Nothing allocates after loop_open(). */
 #ifndef KVD_LOOP_H
@@ -26,8 +28,9 @@ struct loop_source {
 	int fd;                    /* not owned; loop_remove() before close() */
 	uint32_t slot;             /* place in the loop's table + 1; 0: not added */
 	uint32_t events;
-	bool again;
-	struct loop_source *again_next;
+	bool owed;                 /* in the list of those that have a turn, with these events */
+	uint32_t owed_events;
+	struct loop_source *owed_next;
 };
 
 /* Make a loop for at most n_sources descriptors.

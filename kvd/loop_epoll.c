@@ -93,7 +93,7 @@ static int epoll_backend_wait(struct loop *loop, int64_t timeout_usec)
 		struct loop_source *source = loop_resolve(loop, state->batch[i].data.u64);
 
 		if (source)
-			source->ready(source, state->batch[i].events);
+			loop_owe(loop, source, state->batch[i].events);
 	}
 	return 0;
 }

@@ -13,7 +13,7 @@ struct loop_slot {
 struct loop {
 	const struct loop_backend *backend;
 	void *state;               /* of the backend */
-	struct loop_source *again_head, *again_tail;
+	struct loop_source *owed_head, *owed_tail;
 	uint32_t n_slots, free_head;
 	struct loop_slot slots[];
 };
@@ -32,5 +32,7 @@ extern const struct loop_backend loop_backend_uring, loop_backend_epoll;
 
 /* The source a cookie stands for, NULL if it is stale. */
 struct loop_source *loop_resolve(struct loop *loop, uint64_t cookie);
+/* It has a turn in this round, for these events and those noted before.  wait() calls it, never ready(). */
+void loop_owe(struct loop *loop, struct loop_source *source, uint32_t events);
 
 #endif

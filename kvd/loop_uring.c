@@ -1,6 +1,7 @@
 /* loop_uring.c - the loop on io_uring: multishot poll for readiness, the ring's own timeout.
  *
- * A multishot poll reports each wake-up once (an edge).  It ends by itself when the completion
+ * A multishot poll reports each wake-up once (an edge): a peer that sends a hundred packets is in the completion
+ * queue a hundred times, and has one turn (loop_owe()).  It ends by itself when the completion
  * queue overflows or the kernel runs short; such a completion lacks IORING_CQE_F_MORE, and arming
  * again reports what is ready at that moment, so no edge is lost.
  * A poll holds a reference to its file: remove() submits at once, so that close() means close. */
@@ -105,25 +106,17 @@ static void uring_deliver(struct loop *loop, uint64_t cookie, int32_t result, ui
 		if (result >= 0 || result == -ECANCELED)
 			(void)uring_add(loop, source->fd, source->events, cookie);
 	}
-	source->ready(source,
-		      result < 0 ? (result == -ECANCELED ? POLLIN : POLLERR) : (uint32_t)result);
+	loop_owe(loop, source, result < 0 ? (result == -ECANCELED ? POLLIN : POLLERR) : (uint32_t)result);
 }
 
-static int uring_wait(struct loop *loop, int64_t timeout_usec)
+/* Take completions off the queue; their number. */
+static unsigned uring_batch(struct loop *loop)
 {
 	struct loop_uring *state = loop->state;
-	struct __kernel_timespec timeout = { timeout_usec / 1000000,
-					     timeout_usec % 1000000 * 1000 };
 	struct io_uring_cqe *cqe;
 	unsigned head, n = 0;
-	int r;
 
-	r = io_uring_submit_and_wait_timeout(&state->ring, &cqe, 1,
-					     timeout_usec < 0 ? NULL : &timeout, NULL);
-	if (r < 0 && r != -ETIME && r != -EINTR && r != -EAGAIN && r != -EBUSY)
-		return r;
-	/* Copied out first: ready() may submit, and must not find the queue full of what we
-	 * hold. */
+	/* Copied out first: arming again may submit, and must not find the queue full of what we hold. */
 	io_uring_for_each_cqe(&state->ring, head, cqe)
 	{
 		state->batch[n].cookie = cqe->user_data;
@@ -137,6 +130,25 @@ static int uring_wait(struct loop *loop, int64_t timeout_usec)
 		if (state->batch[i].cookie)
 			uring_deliver(loop, state->batch[i].cookie, state->batch[i].result,
 				      state->batch[i].flags);
+	return n;
+}
+
+static int uring_wait(struct loop *loop, int64_t timeout_usec)
+{
+	struct loop_uring *state = loop->state;
+	struct __kernel_timespec timeout = { timeout_usec / 1000000,
+					     timeout_usec % 1000000 * 1000 };
+	struct io_uring_cqe *cqe;
+	int r;
+
+	r = io_uring_submit_and_wait_timeout(&state->ring, &cqe, 1,
+					     timeout_usec < 0 ? NULL : &timeout, NULL);
+	if (r < 0 && r != -ETIME && r != -EINTR && r != -EAGAIN && r != -EBUSY)
+		return r;
+	/* All that is there: who was woken once must not wait behind a hundred wake-ups of another.  Bounded,
+	 * because more may come meanwhile. */
+	for (unsigned done = 0; done < URING_CQ_ENTRIES / URING_BATCH && uring_batch(loop) == URING_BATCH; done++)
+		;
 	return 0;
 }
 

@@ -107,6 +107,38 @@ START_TEST(reads_with_a_budget)
 }
 END_TEST
 
+/* However often a source was woken, it has one turn a round: its budget is what it delays others by. */
+START_TEST(one_turn_a_round)
+{
+	struct probe busy, other;
+
+	if (!open_kind(_i))
+		return;
+	probe_open(&busy, 2);
+	probe_open(&other, 1);
+	rounds(1);
+	busy.calls = other.calls = 0;
+	for (unsigned i = 0; i < 200; i++) {
+		ck_assert_int_eq(send(busy.other, "b", 1, MSG_DONTWAIT), 1);
+		rounds(i < 3);             /* then without: more wake-ups wait than a batch holds */
+		ck_assert_uint_le(busy.calls, i + 1);
+	}
+	busy.calls = busy.bytes = 0;
+	close(other.other);
+	other.other = -1;
+	rounds(1);
+	ck_assert_uint_eq(busy.calls, 1);
+	ck_assert_uint_le(busy.bytes, 2);
+	ck_assert_uint_eq(other.calls, 1);
+	ck_assert(other.events & POLLHUP);
+	rounds(1);
+	ck_assert_uint_eq(busy.calls, 2);
+	probe_close(&busy);
+	probe_close(&other);
+	loop_close(loop);
+}
+END_TEST
+
 START_TEST(reports_hang_up)
 {
 	struct probe probe;
@@ -241,6 +273,7 @@ int main(void)
 	int failed;
 
 	tcase_add_loop_test(tcase, reads_with_a_budget, 0, 2);
+	tcase_add_loop_test(tcase, one_turn_a_round, 0, 2);
 	tcase_add_loop_test(tcase, reports_hang_up, 0, 2);
 	tcase_add_loop_test(tcase, deadline_is_kept, 0, 2);
 	tcase_add_loop_test(tcase, watch_reports_what_is_there, 0, 2);
