@@ -301,6 +301,7 @@ static int open_book(struct daemon *daemon)
 		.seqs_max = LIMIT_SEQUENCES,
 		.holds_max = LIMIT_HOLDS,
 		.promise_usec = LIMIT_PROMISE_USEC,
+		.merge_usec = LIMIT_MERGE_USEC,
 		.shell_bytes = kept_bytes(daemon->n_extents),
 		.spill_bytes = daemon->spill.fd >= 0 ? daemon->spill.bytes : 0,
 	};

@@ -86,6 +86,11 @@
 #define LIMIT_MOVER_SMALL 64u
 #define LIMIT_MOVER_BIG 2u
 #define LIMIT_MOVER_DISK 32u              /* a device's queue; more only wait in another place */
+#define LIMIT_MOVER_SHARE 8u              /* compare jobs: in nobody's way, one at a time */
+#define LIMIT_MERGE_USEC 1000000u        /* a round of merging: longer than most prefills, so that a page's
+                                          * compare is not part of what its request feels */
+#define LIMIT_COVERS 16384u              /* pages of a space that are to be compared or covered: more than the
+                                          * mover's slow thread has time for in some rounds */
 #define LIMIT_MOVER_SILENCE_USEC 30000000u /* the largest job, touching 1 GiB, takes a second */
 #define LIMIT_MOVER_RESTART_USEC 100000u /* after one that lived under 1 s; doubles to 5 s */
 

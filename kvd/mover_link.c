@@ -23,6 +23,7 @@
  * engine adds a flush.  Asserted in queue_push(). */
 #define MOVER_SMALL_QUEUE 2048u
 #define MOVER_DISK_QUEUE 512u              /* the core has at most SPILLS_MAX + FETCHES_MAX of its book.h */
+#define MOVER_SHARE_QUEUE 256u             /* likewise SHARES_MAX, and a cover */
 #define MOVER_DISK_LOG_USEC 1000000u
 #define MOVER_POPULATE_RETRY_USEC 1000000u
 #define MOVER_BACKOFF_MAX_USEC 5000000u
@@ -64,13 +65,24 @@ static bool is_disk(uint32_t kind)
 	return kind == MOVER_SPILL || kind == MOVER_FETCH;
 }
 
+static bool is_cover(uint32_t kind)
+{
+	return kind == MOVER_COVER || kind == MOVER_COVER_SCRUB;
+}
+
+static bool is_share(uint32_t kind)
+{
+	return kind == MOVER_COMPARE_COPY || kind == MOVER_COVER;
+}
+
 static struct mover_queue *queue_of(struct mover_link *link, uint32_t kind)
 {
-	return is_disk(kind) ? &link->disk : is_big(kind) ? &link->big : &link->small;
+	return is_disk(kind) ? &link->disk : is_big(kind) ? &link->big : is_share(kind) ? &link->share : &link->small;
 }
 
 _Static_assert(MOVER_SPILL_TRAILER == CORE_SPILL_TRAILER && MOVER_SPILL_ALIGN == CORE_SPILL_ALIGN &&
-	       LIMIT_MOVER_DISK <= MOVER_DISK_JOBS_MAX, "core and mover agree about the spill file");
+	       LIMIT_MOVER_DISK <= MOVER_DISK_JOBS_MAX && LIMIT_MOVER_SHARE <= MOVER_SHARE_JOBS_MAX,
+	       "core, link and mover agree");
 
 void mover_link_move(struct mover_link *link, const struct core_action *action)
 {
@@ -93,6 +105,14 @@ void mover_link_move(struct mover_link *link, const struct core_action *action)
 	entry->job.place = (struct mover_place){ action->move.place.offset, action->move.place.generation,
 						 action->move.place.identity };
 	entry->number = action->move.job;
+}
+
+void mover_link_push(struct mover_link *link, uint32_t kind, const struct kvd_geometry *geometry)
+{
+	struct mover_entry *entry = queue_push(queue_of(link, kind));
+
+	entry->job.kind = kind;
+	entry->job.geometry = *geometry;
 }
 
 void mover_link_populate(struct mover_link *link, uint32_t extent)
@@ -140,7 +160,7 @@ static int send_extents_of(struct mover_link *link, const struct mover_job *job)
 	uint32_t bits = job->geometry.slot_bits;
 	int r;
 
-	if (job->kind == MOVER_FLUSH)
+	if (job->kind == MOVER_FLUSH || is_cover(job->kind))
 		return 0;
 	if (is_big(job->kind))
 		return send_extent(link, job->target);
@@ -193,6 +213,11 @@ static void report(struct mover_link *link, const struct mover_entry *entry, boo
 {
 	struct core_event event;
 
+	if (is_cover(entry->job.kind)) {
+		if (entry->job.kind == MOVER_COVER)
+			mover_share_covered(link, &entry->job);
+		return;
+	}
 	if (entry->job.kind == MOVER_FLUSH) {
 		attach_flushed(link->daemon, entry->number);
 		return;
@@ -218,6 +243,8 @@ static struct mover_entry flight_take(struct mover_link *link, uint32_t place)
 	link->flight[place].used = false;
 	if (is_disk(entry.job.kind))
 		link->n_disk--;
+	else if (is_share(entry.job.kind))
+		link->n_share--;
 	else if (is_big(entry.job.kind))
 		link->n_big--;
 	else
@@ -312,7 +339,8 @@ static bool mover_reap(struct mover_link *link, uint64_t now_usec)
 	link->restart_at_usec = now_usec + link->backoff_usec;
 	log_error("mover.lost signal=%d exit=%d jobs=%u restart_in_usec=%" PRIu64,
 		  WIFSIGNALED(status) ? WTERMSIG(status) : 0,
-		  WIFEXITED(status) ? WEXITSTATUS(status) : 0, link->n_small + link->n_big + link->n_disk,
+		  WIFEXITED(status) ? WEXITSTATUS(status) : 0,
+		  link->n_small + link->n_big + link->n_disk + link->n_share,
 		  link->backoff_usec);
 	for (uint32_t i = 0; i < MOVER_FLIGHT; i++) {
 		struct mover_entry entry;
@@ -404,11 +432,35 @@ static int mover_start(struct mover_link *link, uint64_t now_usec)
 /* When the mover has been silent for too long; it is counted from its last reply. */
 static uint64_t silence(struct mover_link *link, uint64_t now_usec)
 {
-	if (link->n_small + link->n_big == 0)
+	if (link->n_small + link->n_big + link->n_share == 0)
 		link->silent_at_usec = CLOCK_NEVER;
 	else if (link->silent_at_usec == CLOCK_NEVER)
 		link->silent_at_usec = now_usec + LIMIT_MOVER_SILENCE_USEC;
 	return link->silent_at_usec;
+}
+
+/* Give it what its queues have.  Compare jobs come last; where there are too few of them, covers stand in. */
+static void send_jobs(struct mover_link *link, uint64_t now_usec)
+{
+	while (link->small.n && link->n_small < LIMIT_MOVER_SMALL)
+		if (!send_first(link, &link->small, &link->n_small, now_usec))
+			break;
+	if (link->populate_at_usec <= now_usec)
+		link->populate_at_usec = 0;
+	while (link->disk.n && link->n_disk < LIMIT_MOVER_DISK)
+		if (!send_first(link, &link->disk, &link->n_disk, now_usec))
+			break;
+	while (link->big.n && link->n_big < LIMIT_MOVER_BIG && !link->populate_at_usec)
+		if (!send_first(link, &link->big, &link->n_big, now_usec))
+			break;
+	while (link->n_share < LIMIT_MOVER_SHARE && (link->share.n || mover_share_cover(link))) {
+		const struct mover_job job = queue_first(&link->share)->job;
+
+		if (!send_first(link, &link->share, &link->n_share, now_usec))
+			break;
+		if (job.kind == MOVER_COMPARE_COPY)
+			mover_share_sent(link, &job);
+	}
 }
 
 uint64_t mover_link_pump(struct mover_link *link, uint64_t now_usec)
@@ -436,20 +488,11 @@ uint64_t mover_link_pump(struct mover_link *link, uint64_t now_usec)
 	}
 	if (!link->source.slot)
 		return link->restart_at_usec;
-	while (link->small.n && link->n_small < LIMIT_MOVER_SMALL)
-		if (!send_first(link, &link->small, &link->n_small, now_usec))
-			break;
-	if (link->populate_at_usec <= now_usec)
-		link->populate_at_usec = 0;
-	while (link->disk.n && link->n_disk < LIMIT_MOVER_DISK)
-		if (!send_first(link, &link->disk, &link->n_disk, now_usec))
-			break;
-	while (link->big.n && link->n_big < LIMIT_MOVER_BIG && !link->populate_at_usec)
-		if (!send_first(link, &link->big, &link->n_big, now_usec))
-			break;
+	mover_share_due(link);
+	send_jobs(link, now_usec);
 	silent_at_usec = silence(link, now_usec);
 	if (silent_at_usec <= now_usec) {
-		log_error("mover.silent pid=%d jobs=%u", link->pid, link->n_small + link->n_big);
+		log_error("mover.silent pid=%d jobs=%u", link->pid, link->n_small + link->n_big + link->n_share);
 		mover_lost(link);
 		return now_usec;
 	}
@@ -488,6 +531,7 @@ int mover_link_open(struct daemon *daemon, uint32_t n_extents)
 	link->daemon = daemon;
 	link->source.fd = link->pidfd = -1;
 	link->disk.size = MOVER_DISK_QUEUE;
+	link->share.size = MOVER_SHARE_QUEUE;
 	link->silent_at_usec = CLOCK_NEVER;
 	r = mover_find(link);
 	if (r < 0)
@@ -499,7 +543,8 @@ int mover_link_open(struct daemon *daemon, uint32_t n_extents)
 	link->small.entries = calloc(link->small.size, sizeof(struct mover_entry));
 	link->big.entries = calloc(link->big.size, sizeof(struct mover_entry));
 	link->disk.entries = calloc(link->disk.size, sizeof(struct mover_entry));
-	if (!link->known || !link->small.entries || !link->big.entries || !link->disk.entries)
+	link->share.entries = calloc(link->share.size, sizeof(struct mover_entry));
+	if (!link->known || !link->small.entries || !link->big.entries || !link->disk.entries || !link->share.entries)
 		return -ENOMEM;
 	return mover_start(link, clock_now_usec());
 }
@@ -521,5 +566,6 @@ void mover_link_close(struct mover_link *link)
 	free(link->small.entries);
 	free(link->big.entries);
 	free(link->disk.entries);
+	free(link->share.entries);
 	*link = (struct mover_link){ 0 };
 }

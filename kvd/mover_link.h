@@ -1,7 +1,8 @@
 /* mover_link.h - kvd-mover's parent: starts it, gives it jobs, survives it.
  *
- * At most LIMIT_MOVER_SMALL frame jobs, LIMIT_MOVER_BIG extent jobs and LIMIT_MOVER_DISK jobs of the spill
- * file are with the mover; the others wait here, frame jobs first.  A silent disk is no silent mover.
+ * At most LIMIT_MOVER_SMALL frame jobs, LIMIT_MOVER_BIG extent jobs, LIMIT_MOVER_DISK jobs of the spill
+ * file and LIMIT_MOVER_SHARE compare jobs (mover_share.c) are with the mover; the others wait here, frame jobs
+ * first.  A silent disk is no silent mover.
  * When the mover dies, jobs it had are reported failed to the core (the targets are garbage; the core
  * asks again), extents are sent again to the next one as jobs need them.  What only the link asked for
  * (populate, flush) is simply done again. */
@@ -19,7 +20,7 @@
 
 struct daemon;
 
-#define MOVER_FLIGHT (LIMIT_MOVER_SMALL + LIMIT_MOVER_BIG + LIMIT_MOVER_DISK)
+#define MOVER_FLIGHT (LIMIT_MOVER_SMALL + LIMIT_MOVER_BIG + LIMIT_MOVER_DISK + LIMIT_MOVER_SHARE)
 #define MOVER_PATH_MAX 512
 
 struct mover_entry {
@@ -33,6 +34,13 @@ struct mover_queue {
 	uint32_t size, head, n;
 };
 
+/* What merging is due in one space, done or only shown: see mover_share.c. */
+struct mover_cover {
+	struct kvd_geometry geometry;
+	uint64_t seen;             /* of core_read_sealed() */
+	uint32_t compares, scrubs; /* still to be done */
+};
+
 struct mover_link {
 	struct daemon *daemon;
 	struct loop_source source; /* our end of the pair; slot 0: no mover */
@@ -40,9 +48,10 @@ struct mover_link {
 	int pidfd;                 /* of it; -1 */
 	char path[MOVER_PATH_MAX];
 	uint8_t *known;            /* (n_extents) this mover has been given the extent */
-	struct mover_queue small, big, disk;
+	struct mover_queue small, big, disk, share;
 	struct mover_entry flight[MOVER_FLIGHT];
-	uint32_t n_small, n_big, n_disk; /* in flight */
+	uint32_t n_small, n_big, n_disk, n_share; /* in flight */
+	struct mover_cover covers[CORE_SPACES_MAX];
 	uint64_t started_usec, restart_at_usec, backoff_usec;
 	bool ending;               /* told to end, not yet reaped: its jobs are still its own */
 	uint64_t silent_at_usec;   /* jobs in flight and no reply until then: it is stuck */
@@ -64,6 +73,18 @@ void mover_link_flush(struct mover_link *link, uint32_t engine);
 /* Give the mover what it can take; restart it when it is time.  Once a round; returns the next
  * deadline. */
 uint64_t mover_link_pump(struct mover_link *link, uint64_t now_usec);
+
+/* Put a job of the link's own into its queue. */
+void mover_link_push(struct mover_link *link, uint32_t kind, const struct kvd_geometry *geometry);
+
+/* mover_share.c: count the pages whose round has come. */
+void mover_share_due(struct mover_link *link);
+/* Queue the cover of a page, if one is due; false: none is. */
+bool mover_share_cover(struct mover_link *link);
+/* A COMPARE_COPY was sent: it is a cover less. */
+void mover_share_sent(struct mover_link *link, const struct mover_job *job);
+/* A COVER was answered: its scrub follows. */
+void mover_share_covered(struct mover_link *link, const struct mover_job *job);
 
 /* mover_spawn.c: run the program with `fd` as MOVER_FD; its pid or -errno. */
 pid_t mover_spawn(const char *path, int fd);

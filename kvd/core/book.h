@@ -52,6 +52,10 @@ struct core {
 	struct list scrub;             /* frames to be zeroed */
 	struct list scrub_extents;     /* extents to be zeroed */
 	struct list merge_queue, promote_queue, switch_queue; /* nodes */
+	uint32_t merge_aged, merge_due; /* of merge_queue, from its head: there before this round began, before the
+					 * last one did (those may start); due <= aged <= count */
+	uint32_t sealed_waiting;       /* sum of fresh and aged pages over spaces */
+	uint64_t merge_round_usec;     /* when the next round begins */
 	struct list queue, awake;      /* sequences: for admission; to be looked at again */
 	struct list running;           /* sequences, oldest first */
 	struct list promisers;         /* sequences with promises, least recent progress first */

@@ -314,6 +314,7 @@ void core_step(struct core *core, const struct core_event *event, uint64_t now_u
 		SET(c->now_usec, now_usec);
 	UPDATE(c->more, 0);
 	blame(c, CORE_NONE, KVD_RECLAIM_SPILL);
+	share_tick(c);
 	core_dispatch(c, event);
 	promise_tick(c);
 	spill_tick(c);
@@ -358,7 +359,8 @@ uint64_t core_next_tick_usec(const struct core *core)
 	uint64_t least_usec = compact_usec < promise_usec ? compact_usec : promise_usec;
 	uint64_t spill_usec = spill_next_usec(core), psi_usec = psi_tick_usec(core);
 	least_usec = least_usec < spill_usec ? least_usec : spill_usec;
-	uint64_t rate_usec = rate_tick_usec(core);
+	uint64_t rate_usec = rate_tick_usec(core), share_usec = share_tick_usec(core);
 	least_usec = least_usec < psi_usec ? least_usec : psi_usec;
+	least_usec = least_usec < share_usec ? least_usec : share_usec;
 	return least_usec < rate_usec ? least_usec : rate_usec;
 }

@@ -62,6 +62,8 @@ struct core_config {
 	uint64_t token_key[2];         /* random, in no record: keys core_tokens_word() */
 	uint32_t tokens_mapped;        /* a replay: tokens[0..1] of each page are that word itself */
 	uint32_t pad_mapped;
+	uint64_t merge_usec;           /* equal pages merge one to two such periods after the later was sealed,
+					* in rounds at whole multiples of it; 0: at once */
 };
 
 /* ---- events ---- */
@@ -293,6 +295,12 @@ uint32_t core_read_evicted(const struct core *core, uint32_t tenant, uint64_t no
 enum core_explain { CORE_EXPLAIN_PREFIX = 1, CORE_EXPLAIN_FRAME, CORE_EXPLAIN_TENANT };
 uint32_t core_read_explain(const struct core *core, uint32_t tenant, enum core_explain kind, uint64_t number,
 			   uint64_t now_usec, uint32_t *cursor, struct kvd_row_plan *ret, uint32_t max);
+
+/* Pages of a space that were sealed and whose round has come, equal to another or not, since it was made: the most
+ * that merging can have had to do.  False: no more spaces; *cursor is 0 at first, then space + 1. */
+#define CORE_SPACES_MAX 128u
+bool core_read_sealed(const struct core *core, uint32_t *cursor, uint64_t *ret_due,
+		      struct kvd_geometry *ret_geometry);
 
 /* The number of the prefix that ends with this node: a keyed hash of its tokens. */
 uint64_t core_prefix_id(const struct core *core, uint32_t node);

@@ -45,6 +45,7 @@ static uint32_t space_make(const struct core *c, const struct core_event *ev)
 	uint64_t page_bytes = (uint64_t)g.block_bytes * g.n_planes;
 	g.n_frames = (uint32_t)(c->config.extent_bytes / page_bytes);
 	g.plane_bytes = (uint64_t)g.n_frames * g.block_bytes;
+	SET(c->sealed_waiting, c->sealed_waiting - s->sealed_fresh - s->sealed_aged);
 	SET_ZERO(s);
 	SET(s->geometry, g);
 	SET(s->page_bytes, page_bytes);

@@ -57,9 +57,11 @@ static void check_globals(struct check *k)
 static void check_spaces(struct check *k)
 {
 	const struct core *c = k->c;
+	uint32_t sealed = 0;
 	for (uint32_t i = 0; i < c->n_spaces; i++) {
 		const struct space *s = &c->spaces[i];
 		const struct kvd_geometry *g = &s->geometry;
+		sealed += s->sealed_fresh + s->sealed_aged;
 		if (!s->live)
 			continue;
 		bool cut = s->page_bytes && s->page_bytes == (uint64_t)g->block_bytes * g->n_planes &&
@@ -71,6 +73,7 @@ static void check_spaces(struct check *k)
 			fsck_check(k, s->worth_usec == space_worth_usec(c, i), "a space's pages have another worth",
 				   i);
 	}
+	fsck_check(k, sealed == c->sealed_waiting, "the number of pages whose merging has not come is wrong", sealed);
 }
 
 static void check_engines(struct check *k)
@@ -295,6 +298,8 @@ static void check_lists(struct check *k)
 	fsck_list(k, LIST_EXTENTS, &c->leaving, c->n_extents, "the list of leaving extents is broken");
 	fsck_list(k, LIST_EXTENTS, &c->scrub_extents, c->n_extents, "the list of extents to scrub is broken");
 	fsck_list(k, LIST_MERGES, &c->merge_queue, nodes, "the merge queue is broken");
+	fsck_check(k, c->merge_due <= c->merge_aged && c->merge_aged <= c->merge_queue.count,
+		   "more merges are due than wait", c->merge_due);
 	fsck_list(k, LIST_MERGES, &c->promote_queue, nodes, "the promote queue is broken");
 	fsck_list(k, LIST_SWITCHES, &c->switch_queue, nodes, "the switch queue is broken");
 	fsck_list(k, LIST_WAITERS, &c->awake, seqs, "the list of sequences to look at is broken");

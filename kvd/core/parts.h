@@ -193,6 +193,9 @@ void wake_all(const struct core *c, const struct list *waiters);
 
 /* share.c */
 bool share_request(const struct core *c, uint32_t node); /* false: cannot be had */
+void share_sealed(const struct core *c, uint32_t page);
+void share_tick(const struct core *c);
+uint64_t share_tick_usec(const struct core *c);
 void share_consider(const struct core *c,
 		    uint32_t node); /* after a seal: queue a merge if one is due */
 void share_moved(const struct core *c, uint32_t job, const struct core_event *event);

@@ -9,7 +9,7 @@
 #include "kvd/core/journal.h"
 
 enum {
-	SPACES_MAX = 128,              /* spaces with an engine or an extent */
+	SPACES_MAX = CORE_SPACES_MAX,  /* spaces with an engine or an extent */
 	GROUPS_MAX = 64 + SPACES_MAX,  /* one per engine number, then one shared one per space */
 	BATCHES_MAX = 256, /* retire batches: (group, stamp) that wait for step counters */
 	SCRUBS_MAX = 512, /* mover jobs in flight, by purpose: deep enough to hide ... */
@@ -268,6 +268,8 @@ struct space {
 		engines; /* engines LIVE or DEAD: those that may still look at a frame */
 	uint64_t frames[KVD_FRAME_STATES]; /* of its extents, by state */
 	uint32_t first_tenant, many;   /* a second tenant or engine has appeared */
+	uint32_t sealed_fresh, sealed_aged; /* pages that might be merged: sealed in this round, in the last one */
+	uint64_t sealed_due;           /* before those, ever */
 	uint64_t worth_usec;           /* what a page's cost adds to the time of its last use (shelf.c) */
 };
 

@@ -16,12 +16,24 @@
  *
  * All of this is background work: what is missing (a frame, a job, an answer) delays only itself.
  * Merging never takes the last unassigned extent while a sequence waits, nor breaks a reservation.
- *  */
+ * It is done in rounds, one to two periods after the seal (config.merge_usec): whoever computed a page must not
+ * feel, by the work that follows, that somebody had it (mover_share.c says the rest). */
 #include "kvd/core/parts.h"
+
+/* A node leaves the merge queue; those that are due are its first. */
+static void merge_leaves(const struct core *c, uint32_t node)
+{
+	uint32_t left = c->merge_queue.count - 1, first = list_first(&c->merge_queue) == node;
+	uint32_t aged = c->merge_aged - (c->merge_aged && first), due = c->merge_due - (c->merge_due && first);
+	SET(c->merge_aged, aged < left ? aged : left);
+	SET(c->merge_due, due < left ? due : left);
+}
 
 static void node_dequeue(const struct core *c, uint32_t node)
 {
 	const struct node *n = node_at(c, node);
+	if (n->queued == 1)
+		merge_leaves(c, node);
 	if (n->queued)
 		list_remove(c, LIST_MERGES, n->queued == 2 ? &c->promote_queue : &c->merge_queue,
 			    node);
@@ -117,6 +129,30 @@ static void merge_same_tenant(const struct core *c, const struct node *n)
 			q = next;
 		}
 	}
+}
+
+/* A page has its identity.  Counted whether or not there is another like it. */
+void share_sealed(const struct core *c, uint32_t page)
+{
+	const struct space *s = &c->spaces[group_of_frame(c, page_at(c, page)->frame)->space];
+	if (!c->config.merge_usec || !s->many || !page_may_share(c, page))
+		return;
+	ADD(s->sealed_fresh, 1);
+	ADD(c->sealed_waiting, 1);
+}
+
+bool core_read_sealed(const struct core *core, uint32_t *cursor, uint64_t *ret_due,
+		      struct kvd_geometry *ret_geometry)
+{
+	while (*cursor < core->n_spaces) {
+		const struct space *s = &core->spaces[(*cursor)++];
+		if (!s->live)
+			continue;
+		*ret_due = s->sealed_due;
+		*ret_geometry = s->geometry;
+		return true;
+	}
+	return false;
 }
 
 void share_consider(const struct core *c, uint32_t node)
@@ -333,6 +369,31 @@ void share_acked(const struct core *c, uint32_t extent)
 		switch_enqueue(c, list_first(waiting), CORE_NONE);
 }
 
+/* A round begins: what waited a whole period is due.  By what was sealed, not by what there is to merge. */
+void share_tick(const struct core *c)
+{
+	uint64_t period_usec = c->config.merge_usec;
+	if (!period_usec || c->now_usec < c->merge_round_usec)
+		return;
+	SET(c->merge_due, c->merge_aged);
+	SET(c->merge_aged, c->merge_queue.count);
+	SET(c->merge_round_usec, (c->now_usec / period_usec + 1) * period_usec);
+	for (uint32_t i = 0; c->sealed_waiting && i < c->n_spaces; i++) {
+		const struct space *s = &c->spaces[i];
+		if (!s->sealed_fresh && !s->sealed_aged)
+			continue;
+		SET(c->sealed_waiting, c->sealed_waiting - s->sealed_aged);
+		SET(s->sealed_due, s->sealed_due + s->sealed_aged);
+		SET(s->sealed_aged, s->sealed_fresh);
+		SET(s->sealed_fresh, 0);
+	}
+}
+
+uint64_t share_tick_usec(const struct core *c)
+{
+	return c->sealed_waiting || (c->config.merge_usec && c->merge_queue.count) ? c->merge_round_usec : UINT64_MAX;
+}
+
 void share_pump(const struct core *c)
 {
 	while (c->switch_queue.count && act_room(c))
@@ -346,7 +407,10 @@ void share_pump(const struct core *c)
 		node_dequeue(c, node);       /* no frame: do not let anybody wait for one */
 		promote_end(c, node_at(c, node), true);
 	}
-	for (uint32_t tries = 0; tries < 64 && c->merge_queue.count && act_room(c); tries++)
+	for (uint32_t tries = 0; tries < 64 && c->merge_queue.count && act_room(c); tries++) {
+		if (c->config.merge_usec && !c->merge_due)
+			return;
 		if (!share_start(c, list_first(&c->merge_queue)))
 			return;
+	}
 }

@@ -303,6 +303,7 @@ static void seal_one(const struct core *c, uint32_t seq, uint32_t index, const i
 		}
 		hold_claim(c, seq, index, claim);
 		claim_hit(c, claim);
+		share_sealed(c, h->page);
 		share_consider(c, node);
 	}
 	node_unref(c, node);

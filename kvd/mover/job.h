@@ -21,6 +21,8 @@ enum mover_kind {
 	MOVER_SPILL_FILE,          /* + fd: the spill file, its size and key.  No reply. */
 	MOVER_SPILL,               /* frame `source` -> place in the spill file */
 	MOVER_FETCH,               /* place in the spill file -> frame `target` */
+	MOVER_COVER,               /* a COMPARE_COPY's work on a page of this geometry, and nothing comes of it */
+	MOVER_COVER_SCRUB,         /* likewise of a SCRUB */
 	MOVER_FLUSH,               /* nothing: the reply says that all jobs before it are done */
 	MOVER_KINDS,
 };
@@ -28,6 +30,7 @@ enum mover_kind {
 #define MOVER_SPILL_TRAILER 64u    /* bytes behind a page in its slot */
 #define MOVER_SPILL_ALIGN 4096u    /* slots begin and end at whole blocks */
 #define MOVER_DISK_JOBS_MAX 32u    /* SPILL and FETCH jobs that kvd gives the mover at once */
+#define MOVER_SHARE_JOBS_MAX 16u   /* COMPARE_COPY and COVER jobs, likewise */
 
 struct mover_place { uint64_t offset, generation, identity; };  /* see core.h, struct core_spill_place */
 

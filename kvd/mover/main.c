@@ -1,9 +1,10 @@
 /* main.c - kvd-mover: kvd's disposable child that touches page bytes.
  *
  * Started by kvd with its end of a socket pair as descriptor MOVER_FD; takes jobs one after
- * another, answers each (those of the spill file when the device has done them, beside the others),
- * ends when the socket closes or kvd dies.  Holds no state that kvd could miss: kvd starts another one
- * and sends the extents again.  Meant to be the first victim when memory runs out. */
+ * another, answers each (those of the spill file when the device has done them, compare jobs when its slow
+ * thread has time for them, beside the others), ends when the socket closes or kvd dies.  Holds no state
+ * that kvd could miss: kvd starts another one and sends the extents again.  Meant to be the first victim
+ * when memory runs out. */
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -20,11 +21,13 @@
 
 #include "kvd/mover/job.h"
 #include "kvd/mover/move.h"
+#include "kvd/mover/share_thread.h"
 #include "kvd/mover/spill.h"
 
 struct mover {
 	struct move_window window;
 	bool ready; /* SETUP has come */
+	struct share_thread *share;
 	struct spill_store *spill; /* NULL: no spill file */
 	enum spill_io_kind spill_io;
 };
@@ -83,6 +86,17 @@ static ssize_t receive(struct mover_job *ret, int *ret_fd)
 	return n;
 }
 
+/* False: kvd is gone. */
+static bool answer(const struct mover_reply *reply)
+{
+	ssize_t n;
+
+	do
+		n = send(MOVER_FD, reply, sizeof(*reply), MSG_NOSIGNAL);
+	while (n < 0 && errno == EINTR);
+	return n >= 0;
+}
+
 /* Messages without a reply.  An extent that cannot be mapped shows as -EINVAL of its first job. */
 /* The spill file: from now on this process holds a key, and leaves no core behind. */
 static void handle_spill_file(struct mover *mover, struct mover_job *job, int fd)
@@ -116,6 +130,9 @@ static void handle_setup(struct mover *mover, struct mover_job *job, int fd)
 		if (r < 0)
 			fail("cannot reserve %u extents of %llu bytes: %s", job->n_extents,
 			     (unsigned long long)job->geometry.extent_bytes, strerror(-r));
+		r = share_thread_open(&mover->window, answer, &mover->share);
+		if (r < 0)
+			fail("no second thread: %s", strerror(-r));
 		mover->ready = true;
 		return;
 	}
@@ -129,17 +146,6 @@ static void handle_setup(struct mover *mover, struct mover_job *job, int fd)
 	if (r < 0)
 		fprintf(stderr, "kvd-mover: extent %u cannot be mapped: %s\n", job->target,
 			strerror(-r));
-}
-
-/* False: kvd is gone. */
-static bool answer(const struct mover_reply *reply)
-{
-	ssize_t n;
-
-	do
-		n = send(MOVER_FD, reply, sizeof(*reply), MSG_NOSIGNAL);
-	while (n < 0 && errno == EINTR);
-	return n >= 0;
 }
 
 static bool handle(struct mover *mover, struct mover_job *job, int fd)
@@ -158,7 +164,15 @@ static bool handle(struct mover *mover, struct mover_job *job, int fd)
 			return true;
 		}
 		reply = (struct mover_reply){ .cookie = job->cookie, .error = -ENXIO, .differs = 1 };
+	} else if (job->kind == MOVER_COMPARE_COPY || job->kind == MOVER_COVER) {
+		if (job->kind == MOVER_COVER)
+			move_cover(&mover->window, job);
+		if (share_thread_job(mover->share, job) == 0)
+			return true;
+		reply = (struct mover_reply){ .cookie = job->cookie, .error = -EBUSY };
 	} else {
+		if (job->kind == MOVER_FLUSH)
+			share_thread_flush(mover->share);
 		move_run(&mover->window, job, &reply);
 	}
 	return answer(&reply);

@@ -11,6 +11,8 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
+#define COVER_SCRATCH_BYTES (1u << 20) /* two processors' second-level caches: most of a page leaves them again */
+
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
 #endif
@@ -131,6 +133,67 @@ static void copy(struct move_window *window, const struct kvd_geometry *g, uint3
 		       g->block_bytes);
 }
 
+/* Two pages are read whole, as by an equal compare, and one is written: bytes of anybody, to nowhere. */
+static _Thread_local uint8_t scratch[COVER_SCRATCH_BYTES]; /* touched by what covers alone */
+
+static void cover(struct move_window *window, const struct mover_job *job)
+{
+	const struct kvd_geometry *g = &job->geometry;
+	uint32_t at = 0;
+
+	for (uint32_t plane = 0; plane < g->n_planes; plane++) {
+		const uint8_t *a = block(window, g, job->source, plane), *b = block(window, g, job->peer, plane);
+
+		for (uint32_t done = 0; done < g->block_bytes;) {
+			uint32_t n = g->block_bytes - done;
+
+			n = n < COVER_SCRATCH_BYTES - at ? n : COVER_SCRATCH_BYTES - at;
+			memcpy(scratch + at, a + done, n);
+			for (uint32_t i = 0; i + 64 <= n; i += 64)      /* a line each: that is what it costs */
+				scratch[at] ^= b[done + i];
+			done += n;
+			at = (at + n) % COVER_SCRATCH_BYTES;
+		}
+	}
+}
+
+static void cover_scrub(const struct kvd_geometry *g)
+{
+	for (uint64_t left = kvd_page_bytes(g); left;) {
+		uint64_t n = left < COVER_SCRATCH_BYTES ? left : COVER_SCRATCH_BYTES;
+
+		memset(scratch, 0, n);
+		__asm__ volatile("" : : "r"(scratch) : "memory"); /* or nothing would be stored */
+		left -= n;
+	}
+}
+
+void move_cover(struct move_window *window, struct mover_job *job)
+{
+	const struct kvd_geometry *g = &job->geometry;
+
+	job->source = job->peer = job->target = UINT32_MAX;
+	if (!window->cover_extent || !geometry_valid(window, g))
+		return;
+	for (int i = 0; i < 2; i++) {
+		window->cover_next = (window->cover_next + 1) % g->n_frames;
+		*(i ? &job->peer : &job->source) = (window->cover_extent - 1) << g->slot_bits | window->cover_next;
+	}
+}
+
+static int run_cover(struct move_window *window, const struct mover_job *job)
+{
+	const struct kvd_geometry *g = &job->geometry;
+
+	if (!geometry_valid(window, g))
+		return -EINVAL;
+	if (job->kind == MOVER_COVER_SCRUB)
+		cover_scrub(g);
+	else if (frame_valid(window, g, job->source) && frame_valid(window, g, job->peer))
+		cover(window, job);
+	return 0;
+}
+
 static int run_frames(struct move_window *window, const struct mover_job *job,
 		      struct mover_reply *ret)
 {
@@ -165,12 +228,16 @@ void move_run(struct move_window *window, const struct mover_job *job, struct mo
 	*ret = (struct mover_reply){ .cookie = job->cookie };
 	switch (job->kind) {
 	case MOVER_FLUSH: return;
+	case MOVER_COVER:
+	case MOVER_COVER_SCRUB: ret->error = run_cover(window, job); return;
 	case MOVER_POPULATE:
 		if (!extent_usable(window, job->target)) {
 			ret->error = -EINVAL;
 			return;
 		}
 		ret->error = populate(window, job->target);
+		if (!ret->error)
+			window->cover_extent = job->target + 1;
 		return;
 	case MOVER_SCRUB_EXTENT:
 		if (!extent_usable(window, job->target)) {
@@ -181,6 +248,10 @@ void move_run(struct move_window *window, const struct mover_job *job, struct mo
 		return;
 	case MOVER_SCRUB:
 	case MOVER_COPY:
+		ret->error = run_frames(window, job, ret);
+		if (!ret->error)
+			window->cover_extent = (job->target >> job->geometry.slot_bits) + 1;
+		return;
 	case MOVER_COMPARE_COPY: ret->error = run_frames(window, job, ret); return;
 	default: ret->error = -EINVAL;
 	}

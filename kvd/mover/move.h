@@ -12,6 +12,8 @@ struct move_window {
 	uint64_t extent_bytes;
 	uint32_t n_extents;
 	uint8_t *mapped;           /* (n_extents) 1: there */
+	uint32_t cover_extent;     /* + 1: all its memory is resident; what covers read */
+	uint32_t cover_next;       /* slot of it that is read next */
 };
 
 /* Reserve the window.  0 or -errno (-EINVAL: impossible sizes). */
@@ -23,6 +25,9 @@ int move_map(struct move_window *window, uint32_t extent, int fd);
 
 /* Is that geometry one of this pool, and the frame there? */
 bool move_frame_valid(const struct move_window *window, const struct kvd_geometry *geometry, uint32_t frame);
+
+/* Choose what a COVER job reads: two frames that lie in memory.  Its other fields are not looked at. */
+void move_cover(struct move_window *window, struct mover_job *job);
 
 /* Do one job.  Checks every field; never touches memory outside mapped extents.
  * Returns 0 and fills *ret, or reports the error in ret->error. */

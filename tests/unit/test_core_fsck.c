@@ -202,6 +202,9 @@ START_TEST(extents_and_sums)
 	MUTATE(c->evacuating, c->n_extents + 1, "being emptied does not exist");
 	MUTATE(c->evacuating, extent_of(c, frame_in(c, KVD_FRAME_FREE, 0)) + 1, "hands out frames");
 	MUTATE(c->busy_extents, c->busy_extents + 1, "number of busy extents");
+	MUTATE(c->merge_aged, c->merge_queue.count + 1, "more merges are due than wait");
+	MUTATE(c->merge_due, c->merge_aged + 1, "more merges are due than wait");
+	MUTATE(c->sealed_waiting, c->sealed_waiting + 1, "pages whose merging has not come");
 	MUTATE(c->n_batches, c->n_batches + 1, "number of retire batches");
 	MUTATE(c->jobs.count, c->jobs.count + 1, "number of mover jobs");
 	const struct batch *b = c->batches;
