@@ -173,9 +173,7 @@ bool pool_is_clear(const struct core *c, enum pool_kind kind, uint32_t number)
 {
 	const void *record;
 	size_t size;
-	uint8_t any = 0;
 	pool_of(c, kind, number, &record, &size);
-	for (size_t i = sizeof(uint32_t); i < size; i++)
-		any |= ((const uint8_t *)record)[i];
-	return !any;
+	const uint32_t *words = record;              /* the second is zero, and each later one is as the one before */
+	return !words[1] && !memcmp(words + 1, words + 2, size - 2 * sizeof(*words));
 }

@@ -30,16 +30,10 @@ void fsck_problem(struct check *k, const char *sentence, uint64_t number)
 
 bool fsck_list_walk(struct check *k, enum list_kind kind, const struct list *l, uint64_t bound, const char *name)
 {
-	uint32_t n = 0, before = 0;
-	for (uint32_t r = l->head; r; r = list_link(k->c, kind, r - 1)->next, n++) {
-		if (n > l->count || r > bound || list_link(k->c, kind, r - 1)->prev != before) {
-			fsck_check(k, false, name, r - 1);
-			return false;
-		}
-		before = r;
-	}
-	fsck_check(k, n == l->count && l->tail == before, name, l->count);
-	return n == l->count && l->tail == before;
+	struct fsck_walk w = { 0 };
+	while (fsck_walk_next(k, kind, l, bound, &w))
+		;
+	return fsck_walk_end(k, kind, l, &w, name);
 }
 
 static bool state_ok(uint32_t state)
@@ -349,14 +343,13 @@ static void check_groups(struct check *k, const struct sums *sums)
 					   "an extent is in the wrong list of partly free ones", x);
 		}
 		cool += g->cool.count;
-		if (fsck_list(k, LIST_COOL, &g->cool, c->pages.high + 1,
-			      "a list of cool pages is broken"))
-			for (uint32_t p = list_first(&g->cool); p != CORE_NONE;
-			     p = list_next(c, LIST_COOL, p))
-				fsck_check(k,
-					   frame_state(c, page_at(c, p)->frame) == KVD_FRAME_COOL &&
-						   page_at(c, p)->cool_listed,
-					   "a page in use is in a reclaim list", p);
+		struct fsck_walk w = { 0 };
+		while (fsck_walk_next(k, LIST_COOL, &g->cool, c->pages.high + 1, &w))
+			fsck_check(k,
+				   frame_state(c, page_at(c, w.at)->frame) == KVD_FRAME_COOL &&
+					   page_at(c, w.at)->cool_listed,
+				   "a page in use is in a reclaim list", w.at);
+		fsck_walk_end(k, LIST_COOL, &g->cool, &w, "a list of cool pages is broken");
 	}
 	fsck_check(k, wanted == c->wanted, "the sum of wanted extents is wrong", wanted);
 	fsck_check(k, cool == k->cool_listed, "cool pages are not all in a reclaim list", cool);

@@ -29,6 +29,50 @@ struct check {
 void fsck_problem(struct check *k, const char *sentence, uint64_t number);
 bool fsck_list_walk(struct check *k, enum list_kind kind, const struct list *l, uint64_t bound, const char *name);
 
+/* A walk over a list from both ends, in turns: so the memory is asked for two records at a time.  Links agree in
+ * both directions and the head has none before it, so no record comes twice; the halves meet. */
+struct fsck_walk { uint32_t front, back, n_front, n_back, at; bool broken; }; /* records + 1; at: the record */
+
+static inline bool fsck_walk_next(const struct check *k, enum list_kind kind, const struct list *l, uint64_t bound,
+				  struct fsck_walk *w)
+{
+	const struct core *c = k->c;
+	if (w->broken || w->n_front + w->n_back >= l->count)
+		return false;
+	bool forward = w->n_front <= w->n_back;
+	uint32_t last = forward ? w->front : w->back, r = forward ? l->head : l->tail;
+	if (last)
+		r = forward ? list_link(c, kind, last - 1)->next : list_link(c, kind, last - 1)->prev;
+	if (!r || r > bound) {
+		w->broken = true;
+		return false;
+	}
+	struct link link = *list_link(c, kind, r - 1);
+	w->broken = (forward ? link.prev : link.next) != last;
+	*(forward ? &w->front : &w->back) = r;
+	*(forward ? &w->n_front : &w->n_back) += 1;
+	w->at = r - 1;
+	uint32_t ahead = forward ? link.next : link.prev;
+	if (ahead && ahead <= bound)
+		__builtin_prefetch(list_link(c, kind, ahead - 1));
+	return !w->broken;
+}
+
+/* After the last: was it a list?  A broken one is a problem, by name. */
+static inline bool fsck_walk_end(struct check *k, enum list_kind kind, const struct list *l,
+				 const struct fsck_walk *w, const char *name)
+{
+	bool meet = !w->broken && w->n_front + w->n_back == l->count;
+	if (meet && !w->n_front)
+		meet = !l->head && !l->tail;
+	else if (meet)
+		meet = list_link(k->c, kind, w->front - 1)->next == w->back &&
+		       (w->back ? list_link(k->c, kind, w->back - 1)->prev : l->tail) == w->front;
+	if (!meet)
+		fsck_problem(k, name, w->at);
+	return meet;
+}
+
 /* Count a problem unless `ok`; the sentence gets the record's number. */
 static inline void fsck_check(struct check *k, bool ok, const char *sentence, uint64_t number)
 {
@@ -40,7 +84,14 @@ static inline void fsck_check(struct check *k, bool ok, const char *sentence, ui
 static inline bool fsck_list(struct check *k, enum list_kind kind, const struct list *l, uint64_t bound,
 			     const char *name)
 {
-	return (!l->head && !l->tail && !l->count) || fsck_list_walk(k, kind, l, bound, name);
+	if (!l->head && !l->tail && !l->count)
+		return true;
+	if (l->count == 1 && l->head == l->tail && l->head && l->head <= bound) {
+		const struct link *link = list_link(k->c, kind, l->head - 1);
+		if (!link->prev && !link->next)
+			return true;
+	}
+	return fsck_list_walk(k, kind, l, bound, name);
 }
 /* Of (a, b): any number that no other pair has. */
 static inline uint64_t fsck_weight(const struct check *k, uint32_t a, uint32_t b)

@@ -292,35 +292,56 @@ static void ask_for(const void *address)
 	__builtin_prefetch((const char *)address + 64);
 }
 
+/* Records whose lookups are under way. */
+struct batch_ahead { uint32_t n, number[BATCH]; uint64_t hash[BATCH]; };
+
+/* The next nodes in use from *at on; what only their hashes and lists name is asked for. */
+static void nodes_begin(const struct core *c, uint32_t *at, struct batch_ahead *b)
+{
+	uint32_t i = *at;
+	for (b->n = 0; i <= c->nodes.high && b->n < BATCH; i++) {
+		const struct node *n = node_at(c, i);
+		if (n->next_free || !n->live)
+			continue;
+		b->number[b->n] = i;
+		b->hash[b->n] = node_identity(c, n->space, n->parent, n->tokens);
+		__builtin_prefetch(node_bucket(c, (uint32_t)b->hash[b->n++]));
+		ask_for(page_at(c, n->copies.head ? list_first(&n->copies) : 0));
+		ask_for(claim_at(c, n->claims.head ? list_first(&n->claims) : 0));
+		if (n->children.head)
+			ask_for(node_at(c, list_first(&n->children)));
+	}
+	*at = i;
+}
+
+/* And what these name. */
+static void nodes_follow(const struct core *c, const struct batch_ahead *b)
+{
+	for (uint32_t i = 0; i < b->n; i++) {
+		const struct node *n = node_at(c, b->number[i]);
+		uint32_t first = *node_bucket(c, (uint32_t)b->hash[i]);
+		if (first != b->number[i] && first <= c->nodes.high)
+			ask_for(node_at(c, first));
+		if (n->copies.head)
+			__builtin_prefetch(frame_at(c, page_at(c, list_first(&n->copies))->frame));
+	}
+}
+
 static void check_nodes(struct check *k)
 {
 	const struct core *c = k->c;
-	uint32_t nodes = 0, below = 0, children = 0, nexts = 0, number[BATCH];
-	uint64_t identity[BATCH];
-	for (uint32_t i = 1; i <= c->nodes.high;) {
-		uint32_t n_batch = 0;
-		for (; i <= c->nodes.high && n_batch < BATCH; i++) {
-			const struct node *n = node_at(c, i);
-			if (n->next_free || !n->live)
-				continue;
-			number[n_batch] = i;
-			identity[n_batch] = node_identity(c, n->space, n->parent, n->tokens);
-			__builtin_prefetch(node_bucket(c, (uint32_t)identity[n_batch++]));
-			ask_for(page_at(c, n->copies.head ? list_first(&n->copies) : 0));
-			ask_for(claim_at(c, n->claims.head ? list_first(&n->claims) : 0));
-			__builtin_prefetch(node_at(c, n->children.head ? list_first(&n->children) : i));
-		}
-		for (uint32_t at = 0; at < n_batch; at++) {
-			const struct node *n = node_at(c, number[at]);
-			uint32_t first = *node_bucket(c, (uint32_t)identity[at]);
-			if (claim_at(c, number[at])->hashed && first != number[at] && first <= c->nodes.high)
-				ask_for(node_at(c, first));
-			if (n->copies.head)
-				__builtin_prefetch(frame_at(c, page_at(c, list_first(&n->copies))->frame));
-		}
-		for (uint32_t at = 0; at < n_batch; at++) {
-			const struct node *n = node_at(c, number[at]);
-			check_node(k, number[at], identity[at]);
+	uint32_t nodes = 0, below = 0, children = 0, nexts = 0, at = 1;
+	struct batch_ahead ahead[3];
+	nodes_begin(c, &at, &ahead[0]);
+	nodes_begin(c, &at, &ahead[1]);
+	nodes_follow(c, &ahead[0]);
+	for (uint32_t turn = 0; ahead[turn % 3].n; turn++) {
+		const struct batch_ahead *b = &ahead[turn % 3];
+		nodes_begin(c, &at, &ahead[(turn + 2) % 3]);
+		nodes_follow(c, &ahead[(turn + 1) % 3]);
+		for (uint32_t i = 0; i < b->n; i++) {
+			const struct node *n = node_at(c, b->number[i]);
+			check_node(k, b->number[i], b->hash[i]);
 			nodes++;
 			below += !!n->parent;
 			nexts += !!n->hash_next;
@@ -337,33 +358,53 @@ static void check_nodes(struct check *k)
 	fsck_check(k, k->copies == k->indexed, "a page is missing in its node's list of copies", k->indexed);
 }
 
+static void claims_begin(const struct core *c, uint32_t *at, struct batch_ahead *b)
+{
+	uint32_t i = *at;
+	for (b->n = 0; i <= c->claims.high && b->n < BATCH; i++) {
+		const struct claim *q = claim_at(c, i);
+		const struct node *n = node_at(c, q->node);
+		if (q->next_free || !q->node)
+			continue;
+		b->number[b->n] = i;
+		b->hash[b->n] = q->hashed ? claim_hash(c, q->node, q->domain) : 0;
+		if (q->hashed)
+			__builtin_prefetch(claim_bucket(c, (uint32_t)b->hash[b->n]));
+		b->n++;
+		__builtin_prefetch(&n->parent);
+		__builtin_prefetch(&n->present);
+		__builtin_prefetch(&n->pins);
+	}
+	*at = i;
+}
+
+static void claims_follow(const struct core *c, const struct batch_ahead *b)
+{
+	for (uint32_t i = 0; i < b->n; i++) {
+		uint32_t first = *claim_bucket(c, (uint32_t)b->hash[i]);
+		if (claim_at(c, b->number[i])->hashed && first != b->number[i] && first <= c->claims.high)
+			ask_for(claim_at(c, first));
+	}
+}
+
 static void check_claims(struct check *k)
 {
 	const struct core *c = k->c;
-	uint32_t hashed = 0, nexts = 0, number[BATCH], hash[BATCH];
-	for (uint32_t i = 1; i <= c->claims.high;) {
-		uint32_t n_batch = 0;
-		for (; i <= c->claims.high && n_batch < BATCH; i++) {
-			const struct claim *q = claim_at(c, i);
-			if (q->next_free || !q->node)
-				continue;
-			number[n_batch] = i;
-			hash[n_batch] = q->hashed ? claim_hash(c, q->node, q->domain) : 0;
-			__builtin_prefetch(claim_bucket(c, hash[n_batch++]));
-			__builtin_prefetch(&node_at(c, q->node)->parent);
-			__builtin_prefetch(&node_at(c, q->node)->present);
-			__builtin_prefetch(&node_at(c, q->node)->pins);
-		}
-		for (uint32_t at = 0; at < n_batch; at++) {
-			uint32_t first = *claim_bucket(c, hash[at]);
-			if (first != number[at] && first <= c->claims.high)
-				ask_for(claim_at(c, first));
-		}
-		for (uint32_t at = 0; at < n_batch; at++) {
-			check_claim(k, number[at], hash[at]);
-			charge_claim(k, claim_at(c, number[at]));
-			nexts += !!claim_at(c, number[at])->hash_next;
-			hashed += claim_at(c, number[at])->hashed;
+	uint32_t hashed = 0, nexts = 0, at = 1;
+	struct batch_ahead ahead[3];
+	claims_begin(c, &at, &ahead[0]);
+	claims_begin(c, &at, &ahead[1]);
+	claims_follow(c, &ahead[0]);
+	for (uint32_t turn = 0; ahead[turn % 3].n; turn++) {
+		const struct batch_ahead *b = &ahead[turn % 3];
+		claims_begin(c, &at, &ahead[(turn + 2) % 3]);
+		claims_follow(c, &ahead[(turn + 1) % 3]);
+		for (uint32_t i = 0; i < b->n; i++) {
+			const struct claim *q = claim_at(c, b->number[i]);
+			check_claim(k, b->number[i], (uint32_t)b->hash[i]);
+			charge_claim(k, q);
+			nexts += !!q->hash_next;
+			hashed += q->hashed;
 		}
 	}
 	check_chains(k, claim_bucket(c, 0), nexts, hashed, "a chain of claims with one hash does not end");

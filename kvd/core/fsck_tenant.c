@@ -33,12 +33,13 @@ static uint32_t check_shelf(struct check *k, uint32_t number)
 	const struct shelf *s = shelf_at(c, number);
 	uint32_t count = 0, first = CORE_NONE;
 	for (uint32_t i = 0; i < SHELF_LEVELS; i++) {
-		if (!fsck_list(k, LIST_LRU, &s->level[i], c->claims.high + 1, "a reclaim list is broken"))
+		struct fsck_walk w = { 0 };
+		while (fsck_walk_next(k, LIST_LRU, &s->level[i], c->claims.high + 1, &w))
+			fsck_check(k, claim_at(c, w.at)->shelf == number && claim_at(c, w.at)->level == i,
+				   "a claim is in another shelf's reclaim list", w.at);
+		if (!fsck_walk_end(k, LIST_LRU, &s->level[i], &w, "a reclaim list is broken"))
 			return 0;
 		count += s->level[i].count;
-		for (uint32_t q = list_first(&s->level[i]); q != CORE_NONE; q = list_next(c, LIST_LRU, q))
-			fsck_check(k, claim_at(c, q)->shelf == number && claim_at(c, q)->level == i,
-				   "a claim is in another shelf's reclaim list", q);
 		uint32_t head = list_first(&s->level[i]);
 		if (head != CORE_NONE && (first == CORE_NONE || claim_value(c, head) < claim_value(c, first)))
 			first = head;

@@ -1,7 +1,7 @@
 /* bench_core.c - page operations per second of the memory core alone, on one core.
  *
  *     bench_core ops FRAMES [SECONDS]       one row: see print_ops()
- *     bench_core adopt FRAMES SEQUENCES     one row: core_adopt() of a full book
+ *     bench_core adopt FRAMES SEQUENCES [TIMES]     one row: core_adopt() of a full book, the best of TIMES
  *
  * A page operation is one page opened (GROW), sealed, found in the index and held (OPEN), or let go
  * (CLOSE).  The load, after the pool has been filled: in turns a new sequence of 64 pages (a prompt
@@ -401,7 +401,7 @@ static int run_ops(uint64_t frames, double limit)
 	return 0;
 }
 
-static int run_adopt(uint64_t frames, uint64_t live)
+static int run_adopt(uint64_t frames, uint64_t live, int times)
 {
 	struct bench *b = calloc(1, sizeof(*b));
 	char why[CORE_WHY_MAX];
@@ -416,7 +416,7 @@ static int run_adopt(uint64_t frames, uint64_t live)
 		make_tokens(b->next_sequence++, b->tokens[0][0]);
 		open_new(b, i, b->tokens[0][0]);
 	}
-	for (int i = 0; i < 3; i++) {
+	for (int i = 0; i < times; i++) {
 		start = seconds();
 		if (!core_adopt(b->core, b->book_bytes, &b->config, why)) {
 			fprintf(stderr, "bench_core: not adopted: %s\n", why);
@@ -437,7 +437,7 @@ int main(int argc, char **argv)
 	if (argc >= 3 && !strcmp(argv[1], "ops") && frames >= 4096)
 		return run_ops(frames, argc > 3 ? atof(argv[3]) : 2);
 	if (argc >= 4 && !strcmp(argv[1], "adopt") && frames >= 4096)
-		return run_adopt(frames, strtoull(argv[3], NULL, 10));
-	fprintf(stderr, "usage: bench_core ops FRAMES [SECONDS] | adopt FRAMES SEQUENCES\n");
+		return run_adopt(frames, strtoull(argv[3], NULL, 10), argc > 4 ? atoi(argv[4]) : 3);
+	fprintf(stderr, "usage: bench_core ops FRAMES [SECONDS] | adopt FRAMES SEQUENCES [TIMES]\n");
 	return 2;
 }
