@@ -66,6 +66,7 @@ SHARED := $(if $(CLIENT_SRC),$(O)/lib/libkvd.so)
 # Kernels for sm_80, sm_90 and, as PTX, for what comes after; not under sanitizers, which see nothing of them.
 NVCC ?= $(firstword $(wildcard /usr/local/cuda/bin/nvcc) $(shell command -v nvcc 2>/dev/null))
 FATBINS := $(if $(NVCC),$(if $(SAN),,$(patsubst %.cu,$(O)/obj/%.fatbin,$(KERNEL_SRC))))
+PLUGIN := $(if $(FATBINS),$(O)/lib/libkvd-cuda.so)
 EXAMPLES := $(patsubst docs/examples/%.c,$(O)/tests/example_%,$(wildcard docs/examples/*.c))
 UNITS := $(patsubst tests/unit/%.c,$(O)/tests/%,$(UNIT_SRC))
 INTEGS := $(patsubst tests/integration/%.c,$(O)/tests/%,$(INTEG_SRC))
@@ -73,7 +74,7 @@ TOOLS := $(patsubst tests/tools/%.c,$(O)/tests/%,$(TOOL_SRC))
 REPLAYS := $(patsubst tests/fuzz/fuzz_%.c,$(O)/fuzz/replay_%,$(FUZZ_SRC))
 
 .PHONY: all help clean
-all: $(BINS) $(SHARED) $(FATBINS) ## build everything (binaries land in build/bin)
+all: $(BINS) $(SHARED) $(PLUGIN) ## build everything (binaries land in build/bin)
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -100,12 +101,17 @@ $(O)/obj/%.o: %.c
 
 # No contraction of a multiply and an add, as on the CPU; a kernel that spills, or keeps anything in local memory,
 # is an error.
-NVCC_FLAGS := -std=c++17 -O3 -fmad=false -I. -Xptxas -Werror,-warn-spills,-warn-lmem-usage \
+NVCC_FLAGS := -std=c++17 -no-compress -O3 -fmad=false -I. -Xptxas -Werror,-warn-spills,-warn-lmem-usage \
 	-gencode arch=compute_80,code=sm_80 -gencode arch=compute_90,code=sm_90 -gencode arch=compute_90,code=compute_90
 .PHONY: cuda
-cuda: $(FATBINS) ## build the CUDA kernels (needs nvcc, no device)
+cuda: $(PLUGIN) ## build the GPU's engine backend (needs nvcc, no device)
 $(O)/obj/%.fatbin: %.cu
 	$(call say,NVCC,$<)mkdir -p $(@D) && $(NVCC) $(NVCC_FLAGS) -MD -MP -MF $(@:.fatbin=.d) -fatbin -o $@ $<
+
+$(O)/obj/engine/cuda/images.o: engine/cuda/images.S $(FATBINS)
+	$(call say,AS,$<)$(CC) -Wa,-I$(@D) -c -o $@ $<
+$(O)/lib/libkvd-cuda.so: $(call obj,$(wildcard engine/cuda/*.c) engine/cpu/formats.c $(CUDA_SRC)) $(O)/obj/engine/cuda/images.o
+	$(call say,LD,$@)mkdir -p $(@D) && $(CC) $(LDFLAGS) -shared -Wl,-soname,libkvd-cuda.so -Wl,--no-undefined -o $@ $^ -lm -ldl
 
 ar = $(call say,AR,$@)rm -f $@ && ar rcs $@ $^
 $(O)/libkvdcore.a:  $(call obj,$(CORE_SRC));   $(ar)

@@ -45,10 +45,12 @@ struct backend {
 	void (*close)(struct backend_run *run);
 	/* One step, as forward_step() describes it.  When it returns, K and V are written and nothing of
 	 * the step is under way on the device, also when it fails.
-	 * Returns 0; -EINVAL for rows that cannot be; -EIO: the device failed, the log says how */
+	 * Returns 0; -EINVAL for rows that cannot be; -EIO: the device failed, error() says how */
 	int (*step)(struct backend_run *run, const struct kv_window *kv,
 		    const struct step_seq *seqs, unsigned n_seqs, const struct step_row *rows,
 		    unsigned n_rows, float *logits);
+	/* The last failure of a step, one sentence; "": the code says it all. */
+	const char *(*error)(const struct backend_run *run);
 	/* Memory for pages of a program without a daemon (--eval), zeroed.  NULL: none left. */
 	uint8_t *(*pages_new)(struct backend_run *run, size_t bytes);
 	void (*pages_free)(struct backend_run *run, uint8_t *pages, size_t bytes);

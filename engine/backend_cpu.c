@@ -37,6 +37,11 @@ static int cpu_step(struct backend_run *run, const struct kv_window *kv,
 	return forward_step((struct forward *)run, kv, seqs, n_seqs, rows, n_rows, logits);
 }
 
+static const char *cpu_error(const struct backend_run *run)
+{
+	return "";
+}
+
 static uint8_t *cpu_pages_new(struct backend_run *run, size_t bytes)
 {
 	void *pages =
@@ -54,5 +59,6 @@ static void cpu_pages_free(struct backend_run *run, uint8_t *pages, size_t bytes
 const struct backend backend_cpu = {
 	.version = BACKEND_VERSION, .name = "cpu", .layout = KVD_LAYOUT_PAIRS, .on_host = true,
 	.numerics_id = cpu_numerics_id, .open = cpu_open, .close = cpu_close, .step = cpu_step,
+	.error = cpu_error,
 	.pages_new = cpu_pages_new, .pages_free = cpu_pages_free,
 };

@@ -171,7 +171,9 @@ static int score(struct eval *e, uint32_t chunk, char *err, size_t errlen)
 				(struct step_row){ e->tokens[at + i], (uint32_t)(at + i), 0, 1 };
 		r = e->backend->step(e->run, &e->kv, &seq, 1, e->rows, n, e->logits);
 		if (r < 0) {
-			snprintf(err, errlen, "the forward pass failed: %s", strerror(-r));
+			const char *why = e->backend->error(e->run);
+			snprintf(err, errlen, "the forward pass failed: %s",
+				 why[0] ? why : strerror(-r));
 			return r;
 		}
 		for (uint32_t i = 0; i < n; i++) {

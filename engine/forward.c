@@ -226,11 +226,6 @@ int forward_step(struct forward *f, const struct kv_window *kv, const struct ste
 	return 0;
 }
 
-uint32_t forward_block_bytes(const struct model_config *c)
-{
-	return c->n_kv_heads * c->head_dim * KVD_PAGE_TOKENS * 2u * (uint32_t)sizeof(uint16_t);
-}
-
 const char *forward_numerics_id(const struct forward *f)
 {
 	return f->numerics_id;

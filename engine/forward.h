@@ -62,8 +62,11 @@ int forward_numerics_id_of(const char *isa, char ret_id[32]);
 /* The weights in use, whoever laid them out; they live as long as f. */
 const struct weights *forward_weights(const struct forward *f);
 
-/* Bytes of one page's block in one plane for a model, KVD_LAYOUT_PAIRS, bf16. */
-uint32_t forward_block_bytes(const struct model_config *c);
+/* Bytes of one page's block in one plane for a model, bf16, in any layout. */
+static inline uint32_t forward_block_bytes(const struct model_config *c)
+{
+	return c->n_kv_heads * c->head_dim * KVD_PAGE_TOKENS * 2u * (uint32_t)sizeof(uint16_t);
+}
 
 /* Run one step.
  *

@@ -197,7 +197,9 @@ static void take_token(struct engine *e, struct stream *s, const float *logits)
 
 static void fail_runs(struct engine *e, uint32_t n_runs, int error)
 {
-	log_error("forward pass failed error=%s", strerror(-error));
+	const char *why = e->backend->error(e->run);
+
+	log_error("forward pass failed error=%s why=\"%s\"", strerror(-error), why);
 	for (uint32_t i = 0; i < n_runs; i++)
 		serve_end(&e->serve, e->owners[e->room.runs[i].slot], KVD_S_INTERNAL,
 			  KVD_FINISH_ERROR, "the engine's forward pass failed; see its log",

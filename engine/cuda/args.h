@@ -130,6 +130,22 @@ struct kvd_rope_args {
 	uint32_t qkv_stride, n_heads, n_kv_heads, head_dim, rope_dims;
 };
 
+/* Pairs of one stream item, shared memory of the attention kernels' blocks: attention.cu has them too. */
+#define KVD_HEAD_PAD 8u
+static inline uint32_t kvd_stream_pairs(uint32_t head_dim) { return head_dim > 128u ? 16u : 64u; }
+static inline uint32_t kvd_unit_shared(uint32_t head_dim)
+{
+	return (2u * KVD_UNIT_KEYS + 2u * KVD_TILE_QUERIES) * (head_dim + KVD_HEAD_PAD) * 2u;
+}
+static inline uint32_t kvd_stream_shared(uint32_t head_dim)
+{
+	return (2u * KVD_UNIT_KEYS + 2u * kvd_stream_pairs(head_dim)) * (head_dim + KVD_HEAD_PAD) * 2u;
+}
+static inline uint32_t kvd_product_shared(uint32_t row_tiles)
+{
+	return KVD_K_SLICES * row_tiles * KVD_ROW_TILE * KVD_GEMM_PITCH * 4u;
+}
+
 struct kvd_attend_args {
 	const struct kvd_step *step;
 	const struct kvd_step_row *rows;

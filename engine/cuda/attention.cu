@@ -18,7 +18,7 @@
 
 #define ATTEND_WARPS 4u
 #define ATTEND_THREADS (32u * ATTEND_WARPS)
-#define PAD 8                       /* bf16 elements: rows of shared matrices start 16 bytes apart in the banks */
+#define PAD ((int)KVD_HEAD_PAD)     /* bf16 elements: rows of shared matrices start 16 bytes apart in the banks */
 #define SCORE_PITCH 132             /* floats of a row of scores */
 #define UNIT_TILES 16               /* n tiles of 8 keys in a unit */
 
@@ -416,8 +416,7 @@ template <int D> PORT_INLINE void attend_streams(const struct kvd_attend_args &a
 	}
 }
 
-/* Grid (items at most, n_kv_heads); shared: 2 * (head_dim + 8) bytes for each of 256 rows of K and V and
- * 32 of queries (streams: 128, and 32 where head_dim > 128). */
+/* Grid (items at most, n_kv_heads); shared: kvd_unit_shared(), kvd_stream_shared(). */
 #define ATTEND(D) \
 PORT_KERNEL void __launch_bounds__(ATTEND_THREADS) kvd_attend_unit_##D(struct kvd_attend_args a) \
 { \

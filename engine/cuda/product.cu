@@ -366,7 +366,7 @@ template <int NT> PORT_INLINE void product_floats(const struct kvd_product_args 
 	product_finish<NT>(a, (float *)shared, n_rows, acc);
 }
 
-/* Grid (outputs / 32, rows / (8 * NT)), both rounded up; shared: 9,216 bytes * NT. */
+/* Grid (outputs / 32, rows / (8 * NT)), both rounded up; shared: kvd_product_shared(NT). */
 #define PRODUCT(NAME, NT, BLOCKS, QUANTS, SCALES) \
 PORT_KERNEL void __launch_bounds__(PRODUCT_THREADS, BLOCKS) \
 kvd_product_##NAME##_##NT(struct kvd_product_args a) \
