@@ -310,7 +310,7 @@ API cuCtxSynchronize(void)
 {
 	ENTER(NEED_CONTEXT);
 	if (capture_forbids())
-		return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+		return fake_breach(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, "waiting for the context during a capture");
 	fake_lock();
 	return fake_unlocked(queue_wait(NULL));
 }

@@ -241,7 +241,8 @@ API cuPointerGetAttribute(void *data, CUpointer_attribute attribute, CUdeviceptr
 struct copy_op {
 	struct op op;
 	uintptr_t target, source;
-	size_t bytes;
+	size_t bytes, rows;            /* of a row; 1 unless the copy has two dimensions */
+	size_t target_pitch, source_pitch;
 	bool target_device, source_device;
 	unsigned char *staged;
 	uint32_t pattern;              /* of a fill */
@@ -267,57 +268,79 @@ static char *view(uintptr_t address, bool device, size_t *bytes)
 	return p;
 }
 
-static CUresult check_again(const struct copy_op *c)
+/* A row's addresses. */
+static uintptr_t target_row(const struct copy_op *c, size_t row)
+{
+	return c->target + row * c->target_pitch;
+}
+
+static uintptr_t source_row(const struct copy_op *c, size_t row)
+{
+	return c->source + row * c->source_pitch;
+}
+
+static CUresult check_again(const struct copy_op *c, size_t row)
 {
 	CUresult r = CUDA_SUCCESS;
 
 	if (c->target_device)
-		r = va_check(c->target, c->bytes, true);
+		r = va_check(target_row(c, row), c->bytes, true);
 	if (r == CUDA_SUCCESS && c->source_device)
-		r = va_check(c->source, c->bytes, false);
+		r = va_check(source_row(c, row), c->bytes, false);
 	if (r == CUDA_SUCCESS)
 		return r;
 	fake_breach(r,
-		    r == CUDA_ERROR_INVALID_VALUE
-			    ? "memory was unmapped under a queued copy (%#zx <- %#zx, %zu bytes)"
-			    : "a copy without access to the memory (%#zx <- %#zx, %zu bytes)",
-		    (size_t)c->target, (size_t)c->source, c->bytes);
+		    r == CUDA_ERROR_INVALID_VALUE ?
+			    "memory was unmapped under a queued copy (%#zx <- %#zx, %zu bytes)" :
+			    "a copy without access to the memory (%#zx <- %#zx, %zu bytes)",
+		    (size_t)target_row(c, row), (size_t)source_row(c, row), c->bytes);
 	return CUDA_ERROR_ILLEGAL_ADDRESS;
 }
 
 static CUresult run_copy(struct op *op)
 {
 	struct copy_op *c = (struct copy_op *)op;
-	CUresult r = check_again(c);
 
-	for (size_t done = 0; r == CUDA_SUCCESS && done < c->bytes;) {
-		size_t n = c->bytes - done;
-		char *to = view(c->target + done, c->target_device, &n);
-		char *from = c->staged ? (char *)c->staged + done : view(c->source + done, c->source_device, &n);
+	for (size_t row = 0; row < c->rows; row++) {
+		CUresult r = check_again(c, row);
 
-		memmove(to, from, n);
-		done += n;
+		if (r)
+			return r;
+		for (size_t done = 0; done < c->bytes;) {
+			size_t n = c->bytes - done;
+			char *to = view(target_row(c, row) + done, c->target_device, &n);
+			char *from = c->staged ? (char *)c->staged + row * c->bytes + done :
+				     view(source_row(c, row) + done, c->source_device, &n);
+
+			memmove(to, from, n);
+			done += n;
+		}
 	}
-	return r;
+	return CUDA_SUCCESS;
 }
 
 static CUresult run_fill(struct op *op)
 {
 	struct copy_op *c = (struct copy_op *)op;
-	CUresult r = check_again(c);
 
-	for (size_t done = 0; r == CUDA_SUCCESS && done < c->bytes;) {
-		size_t n = c->bytes - done;
-		char *to = view(c->target + done, c->target_device, &n);
+	for (size_t row = 0; row < c->rows; row++) {
+		CUresult r = check_again(c, row);
 
-		if (c->width == 1)
-			memset(to, (int)c->pattern, n);
-		else
-			for (size_t i = 0; i < n; i += c->width)
-				memcpy(to + i, &c->pattern, c->width);
-		done += n;
+		if (r)
+			return r;
+		for (size_t done = 0; done < c->bytes;) {
+			size_t n = c->bytes - done;
+			char *to = view(target_row(c, row) + done, c->target_device, &n);
+
+			if (c->width == 1)
+				memset(to, (int)c->pattern, n);
+			else
+				for (size_t i = 0; i < n; i += c->width)
+					memcpy(to + i, &c->pattern, c->width);
+			done += n;
+		}
 	}
-	return r;
+	return CUDA_SUCCESS;
 }
 
 /* Which side must be what; ANY for the calls that find out. */
@@ -344,8 +367,26 @@ static CUresult check_side(uintptr_t address, size_t bytes, enum side side, bool
 	return CUDA_SUCCESS;           /* access is looked at when the copy is done */
 }
 
-static CUresult copy(uintptr_t target, enum side to, uintptr_t source, enum side from, size_t bytes, CUstream on,
-		     bool async)
+/* What the last row of a side reaches to. */
+static size_t span(const struct copy_op *c, size_t pitch)
+{
+	return (c->rows - 1) * pitch + c->bytes;
+}
+
+/* Each row of device memory must be mapped; of a host side the whole counts. */
+static CUresult check_rows(struct copy_op *c, enum side to, enum side from)
+{
+	CUresult r = CUDA_SUCCESS;
+
+	for (size_t row = 0; r == CUDA_SUCCESS && row < c->rows; row++) {
+		r = check_side(target_row(c, row), c->bytes, to, true, &c->target_device);
+		if (r == CUDA_SUCCESS && !c->width)
+			r = check_side(source_row(c, row), c->bytes, from, false, &c->source_device);
+	}
+	return r;
+}
+
+static CUresult copy_add(const struct copy_op *given, enum side to, enum side from, CUstream on, bool async)
 {
 	struct stream *s;
 	struct copy_op *c;
@@ -353,32 +394,31 @@ static CUresult copy(uintptr_t target, enum side to, uintptr_t source, enum side
 	CUresult r = stream_get(on, &s);
 	uint64_t ticket;
 
-	if (r || bytes == 0)
+	if (r || given->bytes == 0 || given->rows == 0)
 		return r;
 	if (!async && capture_forbids())
 		return fake_breach(CUDA_ERROR_STREAM_CAPTURE_IMPLICIT, "a copy on the default stream during a capture");
-	c = calloc(1, sizeof(*c));
+	c = malloc(sizeof(*c));
 	if (!c)
 		return CUDA_ERROR_OUT_OF_MEMORY;
-	*c = (struct copy_op){ .op = { .run = run_copy, .drop = drop_copy, .what = "a copy" }, .target = target,
-			       .source = source, .bytes = bytes };
-	r = check_side(target, bytes, to, true, &c->target_device);
-	if (r == CUDA_SUCCESS)
-		r = check_side(source, bytes, from, false, &c->source_device);
+	*c = *given;
+	c->op = (struct op){ .run = run_copy, .drop = drop_copy, .what = "a copy" };
+	r = check_rows(c, to, from);
 	if (r) {
 		free(c);
 		return r;
 	}
-	bool source_pageable = !c->source_device && !host_is_pinned(source, bytes);
-	bool target_pageable = !c->target_device && !host_is_pinned(target, bytes);
+	bool source_pageable = !c->source_device && !host_is_pinned(c->source, span(c, c->source_pitch));
+	bool target_pageable = !c->target_device && !host_is_pinned(c->target, span(c, c->target_pitch));
 	/* A copy on a stream that captures reads its source at each launch. */
 	if (source_pageable && c->target_device && !s->capture) {
-		c->staged = malloc(bytes);
+		c->staged = malloc(c->bytes * c->rows);
 		if (!c->staged) {
 			free(c);
 			return CUDA_ERROR_OUT_OF_MEMORY;
 		}
-		memcpy(c->staged, (const void *)source, bytes);
+		for (size_t row = 0; row < c->rows; row++)
+			memcpy(c->staged + row * c->bytes, (const void *)source_row(c, row), c->bytes);
 	}
 	wait = !s->capture && (target_pageable || (!async && !(c->source_device && c->target_device) && !c->staged));
 	r = queue_add(s, &c->op);
@@ -386,6 +426,14 @@ static CUresult copy(uintptr_t target, enum side to, uintptr_t source, enum side
 		return r;
 	ticket = c->op.ticket;
 	return queue_wait_ticket(ticket);
+}
+
+static CUresult copy(uintptr_t target, enum side to, uintptr_t source, enum side from, size_t bytes, CUstream on,
+		     bool async)
+{
+	const struct copy_op c = { .target = target, .source = source, .bytes = bytes, .rows = 1 };
+
+	return copy_add(&c, to, from, on, async);
 }
 
 API cuMemcpyHtoD(CUdeviceptr dst, const void *src, size_t bytes)
@@ -436,31 +484,84 @@ API cuMemcpyAsync(CUdeviceptr dst, CUdeviceptr src, size_t bytes, CUstream strea
 	LOCKED(copy(dst, ANY, src, ANY, bytes, stream, true));
 }
 
+/* Memory type, base and offset of one side of a copy in two dimensions. */
+static CUresult side_2d(CUmemorytype type, const void *host, CUdeviceptr device, size_t x, size_t y, size_t pitch,
+			size_t width, uintptr_t *ret, enum side *ret_side)
+{
+	if ((type != CU_MEMORYTYPE_HOST && type != CU_MEMORYTYPE_DEVICE) || pitch < x + width)
+		return fake_breach(CUDA_ERROR_INVALID_VALUE, "memory type %d, pitch %zu for %zu + %zu bytes", (int)type,
+				   pitch, x, width);
+	*ret_side = type == CU_MEMORYTYPE_HOST ? HOST : DEVICE;
+	*ret = (type == CU_MEMORYTYPE_HOST ? (uintptr_t)host : (uintptr_t)device) + y * pitch + x;
+	return CUDA_SUCCESS;
+}
+
+static CUresult copy_2d(const CUDA_MEMCPY2D *p, CUstream on, bool async)
+{
+	struct copy_op c = { .bytes = p->WidthInBytes, .rows = p->Height, .target_pitch = p->dstPitch,
+			     .source_pitch = p->srcPitch };
+	enum side to = HOST, from = HOST;
+	CUresult r = side_2d(p->dstMemoryType, p->dstHost, p->dstDevice, p->dstXInBytes, p->dstY, p->dstPitch,
+			     p->WidthInBytes, &c.target, &to);
+
+	if (r == CUDA_SUCCESS)
+		r = side_2d(p->srcMemoryType, p->srcHost, p->srcDevice, p->srcXInBytes, p->srcY, p->srcPitch,
+			    p->WidthInBytes, &c.source, &from);
+	return r ? r : copy_add(&c, to, from, on, async);
+}
+
+API cuMemcpy2D(const CUDA_MEMCPY2D *p)
+{
+	ENTER(NEED_CONTEXT);
+	LOCKED(copy_2d(p, NULL, false));
+}
+
+API cuMemcpy2DAsync(const CUDA_MEMCPY2D *p, CUstream stream)
+{
+	ENTER(NEED_CONTEXT);
+	LOCKED(copy_2d(p, stream, true));
+}
+
 /* ---- fills ---- */
 
-static CUresult fill(uintptr_t target, uint32_t pattern, unsigned width, size_t n, CUstream on, bool async)
+static CUresult fill_rows(uintptr_t target, size_t pitch, uint32_t pattern, unsigned width, size_t n, size_t rows,
+			  CUstream on, bool async)
 {
 	struct stream *s;
 	struct copy_op *c;
 	CUresult r = stream_get(on, &s);
 
-	if (r || n == 0)
+	if (r || n == 0 || rows == 0)
 		return r;
-	if (target % width)
-		return fake_breach(CUDA_ERROR_INVALID_VALUE, "%#zx is not aligned to %u", (size_t)target, width);
+	if (target % width || (rows > 1 && pitch < n * width))
+		return fake_breach(CUDA_ERROR_INVALID_VALUE, "%#zx is not aligned to %u, or pitch %zu of %zu",
+				   (size_t)target, width, pitch, n * width);
 	if (!async && capture_forbids())
 		return fake_breach(CUDA_ERROR_STREAM_CAPTURE_IMPLICIT, "a fill on the default stream during a capture");
 	c = calloc(1, sizeof(*c));
 	if (!c)
 		return CUDA_ERROR_OUT_OF_MEMORY;
 	*c = (struct copy_op){ .op = { .run = run_fill, .drop = drop_copy, .what = "a fill" }, .target = target,
-			       .bytes = n * width, .pattern = pattern, .width = width };
-	r = check_side(target, n * width, host_is_pinned(target, n * width) ? ANY : DEVICE, true, &c->target_device);
+			       .bytes = n * width, .rows = rows, .target_pitch = pitch, .pattern = pattern,
+			       .width = width };
+	r = check_rows(c, host_is_pinned(target, n * width) ? ANY : DEVICE, ANY);
 	if (r) {
 		free(c);
 		return r;
 	}
 	return queue_add(s, &c->op);
+}
+
+static CUresult fill(uintptr_t target, uint32_t pattern, unsigned width, size_t n, CUstream on, bool async)
+{
+	return fill_rows(target, 0, pattern, width, n, 1, on, async);
+}
+
+API cuMemsetD2D8Async(CUdeviceptr dst, size_t pitch, unsigned char pattern, size_t width, size_t height,
+		      CUstream stream)
+{
+	ENTER(NEED_CONTEXT);
+	LOCKED(fill_rows(dst, pitch, pattern, 1, width, height, stream, true));
 }
 
 #define FILL(name, type, width)                                                        \

@@ -140,11 +140,14 @@ struct op {
 	bool (*ready)(struct op *op);  /* NULL: always */
 	const char *what;
 };
+enum { TAILS_MAX = 16 };
+struct nodes_after { unsigned n; uint32_t nodes[TAILS_MAX]; };
 struct stream {
 	uint64_t handle;
 	struct context *context;
 	bool blocking;                 /* waits for the default stream, and it for this one */
-	struct capture *capture;
+	struct capture *capture;       /* what is asked of it becomes a graph's node */
+	struct nodes_after tails;      /* of the capture: what its next node waits for */
 };
 extern struct stream fake_default_stream;
 /* Takes op over.  Into the stream's capture, if there is one. */
@@ -154,7 +157,7 @@ CUresult queue_wait(struct stream *stream);
 bool queue_is_done(uint64_t ticket);
 CUresult queue_wait_ticket(uint64_t ticket);
 void queue_catch_faults(void);
-void queue_device_code(bool begins);                    /* faults from here on are the device's */
+void queue_device_code(bool begins);                    /* its addresses work, faults are the device's, no lock */
 bool queue_in_device(void);                             /* this thread is the device's */
 bool queue_in_callback(void);
 CUresult stream_get(CUstream handle, struct stream **ret);
@@ -169,13 +172,35 @@ struct event {
 	uint64_t done_usec;
 	struct event_file *file;       /* shared with other processes; NULL: none */
 	struct capture *captured;      /* recorded inside this capture */
-	unsigned captured_node;
+	struct nodes_after tails;
 };
 
 /* ---- graph.c ---- */
-bool capture_forbids(void);                             /* a capture runs that this call would break */
+bool capture_forbids(void);                             /* a capture runs that this call would break, and breaks */
+CUresult capture_allows(struct stream *stream);         /* may work be queued here, not captured? */
 CUresult capture_add(struct stream *stream, struct op *op);
 CUresult capture_record(struct stream *stream, struct event *event);
 CUresult capture_join(struct stream *stream, struct event *event);
+void capture_forget(struct stream *stream);
+
+/* ---- module.c ---- */
+enum { PARAMETERS_MAX = 16 };
+struct function {
+	uint64_t handle;
+	char name[64];
+	unsigned n_parameters, parameter_bytes;
+	struct { uint32_t offset, bytes; } parameters[PARAMETERS_MAX];
+	unsigned registers, shared_bytes, local_bytes, max_threads;
+	unsigned dynamic_bytes_max;    /* what cuFuncSetAttribute() allowed */
+	const struct emulated_kernel *emulated;
+};
+struct module {
+	uint64_t handle;
+	struct context *context;
+	unsigned n_functions;
+	struct function *functions;
+};
+/* The functions of a fatbin or cubin.  Reads nothing outside of what the image says it has. */
+CUresult image_parse(const void *image, struct module *ret);
 
 #endif

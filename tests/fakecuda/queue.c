@@ -23,7 +23,7 @@ static uint64_t last_ticket;
 static bool started;
 static __thread bool in_device, is_device_thread;
 static __thread bool in_callback;
-static bool launch_is_open;            /* the device runs without the lock, its addresses open */
+static bool launch_is_open;            /* device code runs without the lock, its addresses open */
 static sigjmp_buf fault_exit;
 static uintptr_t fault_address;
 static struct sigaction old_segv, old_bus;
@@ -154,9 +154,18 @@ static void run_one(struct op *op)
 	finish(op);
 }
 
+/* Under the lock before and after, not between: device code may take long, and calls of other threads go on. */
 void queue_device_code(bool begins)
 {
-	in_device = begins;
+	if (begins) {
+		va_open();
+		launch_is_open = in_device = true;
+		fake_unlock();
+	} else {
+		fake_lock();
+		launch_is_open = in_device = false;
+		va_close();
+	}
 }
 
 static void *device_thread(void *unused)
@@ -212,7 +221,11 @@ CUresult queue_add(struct stream *stream, struct op *op)
 	CUresult r;
 
 	op->stream = stream;
-	r = started ? CUDA_SUCCESS : start();
+	if (stream->capture)
+		return capture_add(stream, op);
+	r = capture_allows(stream);
+	if (r == CUDA_SUCCESS)
+		r = started ? CUDA_SUCCESS : start();
 	if (r) {
 		if (op->drop)
 			op->drop(op);
@@ -335,6 +348,7 @@ static CUresult stream_destroy(CUstream handle)
 	s = handle_drop(KIND_STREAM, HANDLE(handle));
 	if (s->capture)
 		r = fake_breach(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, "the stream is destroyed while it captures");
+	capture_forget(s);
 	s->handle = 0;
 	s->capture = NULL;
 	op = calloc(1, sizeof(*op));
