@@ -10,8 +10,8 @@
 
 #include "tests/fakecuda/control.h"
 
-struct rule rules_broken[200];
-size_t n_rules_broken;
+struct rule rules_broken[200], rules_kept[200];
+size_t n_rules_broken, n_rules_kept;
 
 void must(CUresult r, const char *what)
 {
@@ -91,12 +91,21 @@ void hold(bool on)
 	munmap(c, 4096);
 }
 
-static __attribute__((constructor)) void join_tables(void)
+static void append(struct rule *table, size_t *n, const struct rule *more, size_t n_more)
 {
-	memcpy(rules_broken + n_rules_broken, rules_memory, n_rules_memory * sizeof(struct rule));
-	n_rules_broken += n_rules_memory;
-	memcpy(rules_broken + n_rules_broken, rules_work, n_rules_work * sizeof(struct rule));
-	n_rules_broken += n_rules_work;
+	memcpy(table + *n, more, n_more * sizeof(*more));
+	*n += n_more;
+}
+
+void rules_join(bool with_code)
+{
+	append(rules_broken, &n_rules_broken, rules_memory, n_rules_memory);
+	append(rules_broken, &n_rules_broken, rules_work, n_rules_work);
+	append(rules_kept, &n_rules_kept, rules_plain, n_rules_plain);
+	if (!with_code)
+		return;
+	append(rules_broken, &n_rules_broken, rules_code, n_rules_code);
+	append(rules_kept, &n_rules_kept, rules_code_kept, n_rules_code_kept);
 }
 
 int rules_run(const char *name)

@@ -376,7 +376,7 @@ static int old_driver_lacks_new_names(void)
 }
 
 #define K(name, ...) { #name, name, 0, 0, NULL, __VA_ARGS__ }
-const struct rule rules_kept[] = {
+const struct rule rules_plain[] = {
 	K(nothing, NULL),
 	K(keeps_memory, NULL),
 	K(memory_outlives_its_maker, NULL),
@@ -392,4 +392,4 @@ const struct rule rules_kept[] = {
 	K(entry_points_have_versions, NULL),
 	K(old_driver_lacks_new_names, "FAKECUDA_DRIVER_VERSION=10010"),
 };
-const size_t n_rules_kept = sizeof(rules_kept) / sizeof(rules_kept[0]);
+const size_t n_rules_plain = sizeof(rules_plain) / sizeof(rules_plain[0]);

@@ -15,13 +15,15 @@ struct rule {
 	const char *setting;           /* of the environment, or NULL */
 	bool is_fault;                 /* the device met it, and says "fault" */
 };
-extern const struct rule rules_memory[], rules_work[];
-extern const size_t n_rules_memory, n_rules_work;
+extern const struct rule rules_memory[], rules_work[], rules_plain[], rules_code[], rules_code_kept[];
+extern const size_t n_rules_memory, n_rules_work, n_rules_plain, n_rules_code, n_rules_code_kept;
 extern struct rule rules_broken[];
 extern size_t n_rules_broken;
-extern const struct rule rules_kept[];
-extern const size_t n_rules_kept;
+extern struct rule rules_kept[];
+extern size_t n_rules_kept;
 int rules_run(const char *name);
+/* What is run in all; without compiled kernels, less. */
+void rules_join(bool with_code);
 
 /* ---- what most of them begin with; a failure of these ends the process with 99 ---- */
 enum { GRANULARITY = 2 << 20 };
