@@ -62,7 +62,8 @@ CUresult capture_allows(struct stream *stream)
 		for (unsigned i = 0; i < c->n_streams; i++)
 			if (c->streams[i]->blocking) {
 				c->broken = true;
-				return fake_breach(CUDA_ERROR_STREAM_CAPTURE_IMPLICIT, "work on the default stream would "
+				return fake_breach(CUDA_ERROR_STREAM_CAPTURE_IMPLICIT,
+						   "work on the default stream would "
 						   "wait for a stream that captures");
 			}
 	return CUDA_SUCCESS;
@@ -168,7 +169,8 @@ static CUresult begin(CUstream handle, CUstreamCaptureMode mode)
 
 	if (r)
 		return r;
-	if (s == &fake_default_stream || s->capture || (unsigned)mode > CU_STREAM_CAPTURE_MODE_RELAXED)
+	if (s == &fake_default_stream || s->capture ||
+	    (unsigned)mode > CU_STREAM_CAPTURE_MODE_RELAXED)
 		return fake_breach(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, "%s", s->capture ? "the stream captures already" :
 				   s == &fake_default_stream ? "the default stream cannot capture" : "no such mode");
 	c = calloc(1, sizeof(*c));

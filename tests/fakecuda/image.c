@@ -170,7 +170,9 @@ CUresult image_parse(const void *image, struct module *ret)
 		at += e->header_bytes + e->bytes;
 	}
 	if (!best) {
-		fake_log("no cubin of the image fits capability %d (uncompressed; PTX is not compiled here)", CAPABILITY);
+		fake_log("no cubin of the image fits capability %d (uncompressed; PTX is not "
+			 "compiled here)",
+			 CAPABILITY);
 		return CUDA_ERROR_NO_BINARY_FOR_GPU;
 	}
 	return parse_elf(best, best_bytes, ret);

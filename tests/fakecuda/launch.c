@@ -243,8 +243,8 @@ static CUresult check_launch(const struct function *f, const CUlaunchConfig *c)
 
 	if (c->gridDimX == 0 || c->gridDimY == 0 || c->gridDimZ == 0 || c->gridDimX > 2147483647u ||
 	    c->gridDimY > 65535 || c->gridDimZ > 65535)
-		return fake_breach(CUDA_ERROR_INVALID_VALUE, "%s: a grid of %u x %u x %u", f->name, c->gridDimX, c->gridDimY,
-				   c->gridDimZ);
+		return fake_breach(CUDA_ERROR_INVALID_VALUE, "%s: a grid of %u x %u x %u", f->name,
+				   c->gridDimX, c->gridDimY, c->gridDimZ);
 	if (threads == 0 || threads > f->max_threads || c->blockDimZ > 64)
 		return fake_breach(CUDA_ERROR_INVALID_VALUE, "%s: a block of %u x %u x %u, at most %u threads", f->name,
 				   c->blockDimX, c->blockDimY, c->blockDimZ, f->max_threads);
