@@ -117,7 +117,8 @@ CUresult capture_join(struct stream *stream, struct event *event)
 
 	if (!c || (stream->capture && stream->capture != c)) {
 		stream->capture->broken = true;
-		return fake_breach(CUDA_ERROR_STREAM_CAPTURE_ISOLATION, "a stream that captures waits for an event from "
+		return fake_breach(CUDA_ERROR_STREAM_CAPTURE_ISOLATION,
+				   "a stream that captures waits for an event from "
 				   "outside the capture");
 	}
 	if (!stream->capture) {
@@ -171,8 +172,10 @@ static CUresult begin(CUstream handle, CUstreamCaptureMode mode)
 		return r;
 	if (s == &fake_default_stream || s->capture ||
 	    (unsigned)mode > CU_STREAM_CAPTURE_MODE_RELAXED)
-		return fake_breach(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, "%s", s->capture ? "the stream captures already" :
-				   s == &fake_default_stream ? "the default stream cannot capture" : "no such mode");
+		return fake_breach(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, "%s",
+				   s->capture                  ? "the stream captures already"
+				   : s == &fake_default_stream ? "the default stream cannot capture"
+							       : "no such mode");
 	c = calloc(1, sizeof(*c));
 	struct nodes *nodes = calloc(1, sizeof(*nodes));
 
@@ -232,7 +235,8 @@ static CUresult end(CUstream handle, CUgraph *ret)
 	if (c->broken) {
 		r = CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
 	} else if (!is_joined(c)) {
-		r = fake_breach(CUDA_ERROR_STREAM_CAPTURE_UNJOINED, "a stream that joined the capture did not come back");
+		r = fake_breach(CUDA_ERROR_STREAM_CAPTURE_UNJOINED,
+				"a stream that joined the capture did not come back");
 	} else {
 		c->nodes->references++;
 		*ret = (CUgraph)handle_new(KIND_GRAPH, c->nodes);
