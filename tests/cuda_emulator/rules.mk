@@ -45,7 +45,8 @@ $(O)/emulator/checked/%.o: $(O)/emulator/%.cc
 
 emulator_so = $(call say,LD,$@)mkdir -p $(@D) && gcc -shared -Wl,--no-undefined -o $@ $(filter %.o,$^) -lm -lpthread -ldl
 ifneq ($(KERNEL_SRC),)
-CUDA_CHECKS += $(if $(wildcard $(EMULATOR)/test_kernels.c),$(O)/tests/test_cuda_kernels)
+KERNEL_TESTS := $(patsubst $(EMULATOR)/test_%.c,$(O)/tests/test_cuda_%,$(wildcard $(EMULATOR)/test_kernels_*.c))
+CUDA_CHECKS += $(KERNEL_TESTS)
 $(O)/tests/fakecuda/libkernels.so: $(call emulator_c,fast) $(call emulator_cu,fast,$(KERNEL_SRC)) $(O)/emulator/fast/kernels.o
 	$(emulator_so)
 $(O)/tests/fakecuda/libkernels-checked.so: $(call emulator_c,checked) $(call emulator_cu,checked,$(KERNEL_SRC)) \
@@ -55,6 +56,9 @@ endif
 emulator_test = $(call say,LD,$@)mkdir -p $(@D) && gcc -o $@ $(filter %.o,$^) $(CHECK_LIBS) -lm -lpthread -ldl
 $(O)/tests/test_cuda_planted: $(call emulator_c,checked) $(call emulator_cu,checked,$(EMULATOR)/planted.cu) \
 		$(O)/emulator/checked/planted_table.o $(O)/emulator/checked/test_planted.o
+	$(emulator_test)
+$(KERNEL_TESTS): $(O)/tests/test_cuda_%: $(call emulator_c,checked) $(call emulator_cu,checked,$(KERNEL_SRC)) \
+		$(O)/emulator/checked/kernels.o $(O)/emulator/checked/cases.o $(O)/emulator/checked/test_%.o
 	$(emulator_test)
 -include $(wildcard $(O)/emulator/*.d $(O)/emulator/*/*.d $(O)/emulator/*/*/*/*.d $(O)/emulator/*/*/*.d)
 endif
