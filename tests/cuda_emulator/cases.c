@@ -78,8 +78,9 @@ static FILE *record_begin(const char *dir, const char *kernel, struct emulated_d
 		fprintf(f, "%02x", ((const uint8_t *)args)[i]);
 	fprintf(f, "\",\"regions\":[");
 	for (unsigned i = 0; i < n_memories; i++)
-		fprintf(f, "%s{\"name\":\"%s\",\"base\":%zu,\"bytes\":%zu,\"flags\":%u}", i ? "," : "", memories[i].name,
-			(size_t)memories[i].base, memories[i].bytes, memories[i].flags);
+		fprintf(f, "%s{\"name\":\"%s\",\"base\":%zu,\"bytes\":%zu,\"flags\":%u}",
+			i ? "," : "", memories[i].name, (size_t)memories[i].base, memories[i].bytes,
+			memories[i].flags);
 	fprintf(f, "]}\n");
 	contents_write(f);
 	return f;
