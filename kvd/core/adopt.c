@@ -11,7 +11,7 @@
 #include "kvd/core/parts.h"
 
 /* To be raised when the meaning of a field changes and no size does. */
-enum { LAYOUT_REVISION = 2 };
+enum { LAYOUT_REVISION = 3 };
 
 uint64_t core_layout_version(void)
 {
@@ -121,8 +121,7 @@ void core_shell_set(struct core *core, const void *target, const void *source, s
 {
 	uintptr_t at = (uintptr_t)core_shell(core);
 	assert((uintptr_t)target >= at && (uintptr_t)target + bytes <= at + core->config.shell_bytes);
-	if (journal_target.base != (uintptr_t)core)
-		journal_open(core);
+	journal_open(core);
 	SET_BYTES(target, source, bytes);
 }
 
@@ -135,7 +134,7 @@ bool core_journal_slack(struct core *core, size_t *ret_offset, size_t *ret_bytes
 {
 	const uint64_t keep = (1u << 20) / sizeof(uint64_t);
 	struct journal *j = (struct journal *)(uintptr_t)&core->journal;
-	if (j->n || j->high <= keep)
+	if (journal_words(j) || j->high <= keep)
 		return false;
 	*ret_offset = core->layout.at_journal + keep * sizeof(uint64_t);
 	*ret_bytes = (j->high - keep) * sizeof(uint64_t);

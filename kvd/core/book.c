@@ -120,7 +120,7 @@ struct core *core_init(void *book, const struct core_config *config)
 	if (!book || !book_layout(config, &layout))
 		return NULL;
 	const struct core *c = book;
-	journal_target = (struct journal_target){ 0 }; /* a book without magic is not adopted */
+	journal_close();                     /* a book without magic is not adopted */
 	SET(c->config, *config);
 	SET(c->config.pool_bytes, (uint64_t)layout.n_extents * config->extent_bytes);
 	SET(c->layout, layout);

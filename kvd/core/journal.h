@@ -6,7 +6,7 @@
  * with the action's leaving the queue.  A process killed between any two stores leaves a book that
  * journal_rollback() turns into what the last commit left, byte for byte (core_adopt, adopt.c).
  *
- * The order of stores is the program's: entry, count, then the book's word; a fence for the compiler
+ * The order of stores is the program's: note, its end, then the book's word; a fence for the compiler
  * keeps it.  A killed process's stores reach the memfd in that order, whoever maps it next; power
  * failure is no matter here, memory does not survive it.
  *
@@ -23,47 +23,50 @@
 struct core;
 
 /* A note is the old words of one stretch of the book and then its head, so that it can be read from the
- * end: the stretch's offset (a multiple of 8), the number of words from JOURNAL_COUNT_SHIFT on, and in bit 0
+ * end.  The head is the stretch's address in the process that stored (journal.book says where that had the
+ * book: one instruction less for each store); in its upper bits the number of words less one; and in bit 0
  * that they were zero: then the head stands alone. */
-#define JOURNAL_COUNT_SHIFT 44
+#define JOURNAL_COUNT_SHIFT 48
 #define JOURNAL_ZERO 1ull
-enum { JOURNAL_STRETCH_MAX = 1 << 16 };        /* words of one note */
+enum { JOURNAL_STRETCH_MAX = 1 << 15 };        /* words of one note */
 
 struct journal {                               /* in the book */
-	uint64_t n;                            /* words of the open transaction's notes */
+	uint64_t next;                         /* address behind the last note of the open transaction */
+	uint64_t begin, book;                  /* address of the notes; of the book */
 	uint64_t high;                         /* most words since the journal was last trimmed */
 	uint32_t overflow, pad;
 };
 
+static inline uint64_t journal_words(const struct journal *j) /* of the open transaction's notes */
+{
+	return (j->next - j->begin) / 8;
+}
+
 /* The book that stores go to now: set by whoever opens a transaction; one thread. */
+enum journal_slot { TOUCH_SPACE, TOUCH_GROUP, TOUCH_EXTENT, TOUCH_TENANT, TOUCH_SLOTS };
 struct journal_target {
-	uintptr_t base;
-	struct journal *journal;       /* NULL: no book is open, nothing is noted */
-	uint64_t *words;
-	uint64_t max;
+	struct journal *journal;       /* one of no book: nothing is noted */
+	uint64_t limit;                /* a note must end before it */
+	const void *touched[TOUCH_SLOTS]; /* journal_touch() */
 };
 extern struct journal_target journal_target;
 
-void journal_note_stretch(uintptr_t first, uint64_t n_words);
+void journal_note_long(uintptr_t first, uint64_t n_words);
 void journal_note_zero(const void *address, size_t size); /* it is zero, size a multiple of 8 */
+void journal_full(void);
 
-/* n_words is a constant of one or two. */
 static inline __attribute__((always_inline)) void journal_note_words(uintptr_t at, uint64_t n_words)
 {
 	struct journal *j = journal_target.journal;
-	if (__builtin_expect(!j, 0))
-		return;
-	uint64_t n = j->n, *note = journal_target.words + n;
-	if (__builtin_expect(n + n_words >= journal_target.max, 0)) {
-		j->overflow = 1;
+	uint64_t *note = (uint64_t *)(uintptr_t)j->next;
+	if (__builtin_expect((uintptr_t)note + 8 * n_words >= journal_target.limit, 0)) {
+		journal_full();
 		return;
 	}
-	note[0] = ((const uint64_t *)at)[0];
-	if (n_words == 2)
-		note[1] = ((const uint64_t *)at)[1];
-	note[n_words] = (at - journal_target.base) + (n_words << JOURNAL_COUNT_SHIFT);
+	memcpy(note, (const void *)at, n_words * 8);
+	note[n_words] = at + ((n_words - 1) << JOURNAL_COUNT_SHIFT);
 	__atomic_signal_fence(__ATOMIC_SEQ_CST);
-	j->n = n + n_words + 1;
+	j->next = (uintptr_t)(note + n_words + 1);
 	__atomic_signal_fence(__ATOMIC_SEQ_CST);
 }
 
@@ -71,16 +74,31 @@ static inline __attribute__((always_inline)) void journal_note(const void *addre
 {
 	uintptr_t first = (uintptr_t)address & ~(uintptr_t)7, end = (uintptr_t)address + size;
 	/* A field of up to eight bytes is aligned and lies in one word, a list in two: no loop on the hot paths. */
-	if (__builtin_constant_p(size) && size <= 8 && size != 5 && size != 6 && size != 7)
+	if (__builtin_constant_p(size) && size <= 8)
 		journal_note_words(first, 1);
 	else if (__builtin_constant_p(size) && size == 12)
 		journal_note_words(first, 2);
 	else
-		journal_note_stretch(first, (end - first + 7) / 8);
+		journal_note_long(first, (end - first + 7) / 8);
 }
+
+/* Note a whole record, of which INIT() then changes several fields. */
+#define NOTE(record) do { \
+	_Static_assert(_Alignof(__typeof__(record)) == 8, "whole words"); \
+	journal_note_words((uintptr_t)&(record), sizeof(record) / 8); \
+} while (0)
+
+/* Note the record of a kind that this transaction stores to again and again: once while it is the same one. */
+#define TOUCH(slot, record) do { \
+	if (journal_target.touched[slot] != &(record)) { \
+		NOTE(record); \
+		journal_target.touched[slot] = &(record); \
+	} \
+} while (0)
 
 /* Stores go to this book from now on; what is noted and not committed stays so. */
 void journal_open(const struct core *c);
+void journal_close(void);                      /* no book is open */
 void journal_commit(const struct core *c);
 /* Undo what was not committed.  False: entries are nonsense, or the transaction had overflowed. */
 bool journal_rollback(const struct core *c);
@@ -123,7 +141,8 @@ void core_book_hook(const void *address, size_t size);
 	BOOK_HOOK(pointer, sizeof(*(pointer))); \
 	memcpy((void *)(uintptr_t)(pointer), &set_value_, sizeof(set_value_)); \
 } while (0)
-/* A field of a record that this transaction has taken from its pool: undoing that zeroes it. */
+/* A field of a record that this transaction has noted (NOTE, TOUCH), or has taken from its pool: undoing that
+ * zeroes it. */
 #define INIT(lvalue, value) SET_UNREACHED(&(lvalue), value)
 #define INIT_BYTES(target, source, size) do { \
 	BOOK_HOOK(target, size); \

@@ -239,7 +239,7 @@ static void evict_drop(const struct core *c, struct evict *e, uint32_t claim)
 	claim_drop(c, claim);
 	e->dropped++;
 	e->more = e->dropped >= EVICTS_MAX || (e->rows && e->n_rows == e->rows_max) ||
-		  c->journal.n > c->layout.journal_max / 2;
+		  journal_words(&c->journal) > c->layout.journal_max / 2;
 }
 
 /* Drop what nobody holds of everything that goes on from a prefix, then of the prefix itself as far as nothing
@@ -304,7 +304,7 @@ uint32_t core_read_evict(struct core *core, const struct core_event *event, uint
 	const struct core *c = core;
 	struct evict e = { .rows = ret, .first = *cursor, .rows_max = max, .now_usec = now_usec };
 	uint32_t node = event->steer.prefix ? prefix_find(c, event->steer.prefix) : 0;
-	if (c->items_tail || c->journal.n || (event->steer.prefix && !node) || !max || *cursor >= EVICTS_MAX)
+	if (c->items_tail || journal_words(&c->journal) || (event->steer.prefix && !node) || !max || *cursor >= EVICTS_MAX)
 		return 0;
 	journal_open(c);
 	evict_run(c, &e, event, node);

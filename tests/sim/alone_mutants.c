@@ -298,7 +298,7 @@ MUTATED(bool, journal_rollback, (const struct core *c))
 {
 	struct journal *j = (struct journal *)(uintptr_t)&c->journal;
 	if (now(MUTANT_NO_ROLLBACK))
-		j->n = 0;
+		j->next = j->begin;
 	return __real_journal_rollback(c);
 }
 

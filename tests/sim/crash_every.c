@@ -45,8 +45,8 @@ static void mirror_follow(void)
 	if (every.committing)
 		every.n_words = 0;           /* a transaction of its own since */
 	mirror_region(c->layout.at_journal + every.n_words * sizeof(uint64_t),
-		      (c->journal.n - every.n_words) * sizeof(uint64_t));
-	every.n_words = c->journal.n;
+		      (journal_words(&c->journal) - every.n_words) * sizeof(uint64_t));
+	every.n_words = journal_words(&c->journal);
 	mirror_region(control, sizeof(c->journal));
 	if (!every.committing)
 		return;
@@ -81,9 +81,9 @@ static void adopt_mirror(void)
 	char why[CORE_WHY_MAX];
 	const struct core *m = (const struct core *)every.mirror;
 	const uint64_t *words = (const uint64_t *)(every.mirror + m->layout.at_journal);
-	uint64_t n = m->journal.n;
+	uint64_t n = journal_words(&m->journal);
 	every.inside = true;
-	journal_target.journal = NULL;
+	journal_close();
 	crash_stores_tried++;
 	if (!core_adopt(every.mirror, every.bytes, &every.config, why)) {
 		fprintf(stderr, "fsck: %s\n", why);
@@ -95,8 +95,8 @@ static void adopt_mirror(void)
 			   every.touched[i].size))
 			every_fail("an adopted book is not what the last commit left", every.touched[i].at);
 	while (n) {
-		uint64_t head = words[n - 1], count = head >> JOURNAL_COUNT_SHIFT;
-		mirror_region((head & ((1ull << JOURNAL_COUNT_SHIFT) - 8)), count * 8);
+		uint64_t head = words[n - 1], count = (head >> JOURNAL_COUNT_SHIFT) + 1;
+		mirror_region((head & ((1ull << JOURNAL_COUNT_SHIFT) - 8)) - (uintptr_t)every.book, count * 8);
 		n -= head & JOURNAL_ZERO ? 1 : count + 1;
 	}
 	mirror_region((size_t)((const char *)&m->journal - every.mirror), sizeof(m->journal));
@@ -112,7 +112,7 @@ void crash_every_hook(const void *address, size_t size)
 	mirror_follow();
 	adopt_mirror();
 	every.last = (struct stretch){ at, size };
-	every.committing = address == &every.book->journal.n;
+	every.committing = address == &every.book->journal.next;
 	if (!every.committing)
 		touched_add(at, size);
 }
@@ -144,7 +144,7 @@ void crash_every_store(struct sim *sim)
 	every.book = w->core;
 	memcpy(every.mirror, every.book, every.bytes);
 	memcpy(every.commit, every.book, every.bytes);
-	every.n_words = every.book->journal.n;
+	every.n_words = journal_words(&every.book->journal);
 }
 
 void crash_every_begin(const struct core *core)
@@ -157,7 +157,7 @@ void crash_every_begin(const struct core *core)
 /* An event is over (or its kvd is dead, and the real book is about to be adopted). */
 void crash_every_end(const struct core *core)
 {
-	if (!every.book || core->journal.n)
+	if (!every.book || journal_words(&core->journal))
 		return;
 	mirror_follow();
 	every.last.size = 0;

@@ -141,23 +141,23 @@ START_TEST(broken_journals_are_refused)
 {
 	struct core *c = book_new();
 	uint64_t *words = (uint64_t *)((char *)c + c->layout.at_journal);
-	const uint64_t one = 1ull << JOURNAL_COUNT_SHIFT;
+	const uint64_t two = 1ull << JOURNAL_COUNT_SHIFT, book = (uintptr_t)c;
 	define(c, "a");
-	const uint64_t wild[] = { UINT64_MAX, c->layout.book_bytes + one, c->layout.at_journal + one,
-		offsetof(struct core, journal) + one, 0, 4 + one, c->layout.at_journal - 8 + 2 * one + JOURNAL_ZERO,
-		2 * one };
+	const uint64_t wild[] = { UINT64_MAX, book + c->layout.book_bytes, book + c->layout.at_journal,
+		book + offsetof(struct core, journal), 0, book + 4, book + c->layout.at_journal - 8 + two + JOURNAL_ZERO,
+		book + two };
 	for (size_t i = 0; i < sizeof(wild) / sizeof(wild[0]); i++) {
-		c->journal.n = 2;
+		c->journal.next = c->journal.begin + 16;
 		words[1] = wild[i];
 		ck_assert_ptr_null(adopt(c));
 		ck_assert_ptr_nonnull(strstr(why, "undo journal"));
 	}
-	c->journal.n = c->layout.journal_max + 1;
+	c->journal.next = c->journal.begin + 8 * (c->layout.journal_max + 1);
 	ck_assert_ptr_null(adopt(c));
-	c->journal.n = 2;
+	c->journal.next = c->journal.begin + 16;
 	c->journal.overflow = 1;
 	words[0] = c->magic;
-	words[1] = one;
+	words[1] = book;
 	ck_assert_ptr_null(adopt(c));
 	c->journal.overflow = 0;
 	ck_assert_ptr_eq(adopt(c), c);
