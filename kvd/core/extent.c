@@ -59,7 +59,8 @@ void group_reserve(const struct core *c, uint32_t number, int64_t frames)
 {
 	const struct group *g = &c->groups[number];
 	assert(frames >= 0 || g->reserved >= (uint64_t)-frames);
-	SET(g->reserved, g->reserved + (uint64_t)frames);
+	TOUCH_FIELDS(TOUCH_GROUP, g, busy_extents, wanted);
+	PUT(g->reserved, g->reserved + (uint64_t)frames);
 	group_recount(c, number);
 }
 
@@ -145,7 +146,8 @@ void extent_counts_changed(const struct core *c, uint32_t x, enum kvd_frame_stat
 	bool relist = from == KVD_FRAME_FREE || to == KVD_FRAME_FREE;
 	if (delta) {
 		uint32_t busy = extent_busy_frames(e);
-		ADD(g->busy_frames, delta);
+		TOUCH_FIELDS(TOUCH_GROUP, g, busy_extents, wanted);
+		PUT(g->busy_frames, g->busy_frames + (uint32_t)delta);
 		if (delta > 0 && busy == 1) {
 			ADD(g->busy_extents, 1);
 			ADD(c->busy_extents, 1);

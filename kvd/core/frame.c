@@ -67,16 +67,16 @@ void frame_move(const struct core *c, uint32_t f, enum kvd_frame_state to, uint3
 	SET(frame->word, FRAME_WORD(to, g->colour, generation, owner));
 
 	const struct space *s = &c->spaces[g->space];
-	ADD(s->frames[from], -1);
-	ADD(s->frames[to], 1);
+	TOUCH_FIELDS(TOUCH_SPACE, s, frames, frames);
+	TOUCH_FIELDS(TOUCH_EXTENT, extent, frames, bucket);
+	TOUCH_FIELDS(TOUCH_GROUP, g, busy_extents, wanted);
+	PUT(s->frames[from], s->frames[from] - 1);
+	PUT(s->frames[to], s->frames[to] + 1);
+	PUT(extent->frames[from], extent->frames[from] - 1);
+	PUT(extent->frames[to], extent->frames[to] + 1);
+	PUT(g->retiring, g->retiring + (to == KVD_FRAME_RETIRING) - (from == KVD_FRAME_RETIRING));
 	if (holds_kv(from) != holds_kv(to))
 		ADD(c->physical_bytes, holds_kv(to) ? s->page_bytes : -s->page_bytes);
-	ADD(extent->frames[from], -1);
-	ADD(extent->frames[to], 1);
-	if (from == KVD_FRAME_RETIRING)
-		ADD(g->retiring, -1);
-	if (to == KVD_FRAME_RETIRING)
-		ADD(g->retiring, 1);
 	extent_counts_changed(c, x, from, to);
 }
 

@@ -43,11 +43,11 @@ static inline uint64_t journal_words(const struct journal *j) /* of the open tra
 }
 
 /* The book that stores go to now: set by whoever opens a transaction; one thread. */
-enum journal_slot { TOUCH_SPACE, TOUCH_GROUP, TOUCH_EXTENT, TOUCH_TENANT, TOUCH_SLOTS };
+enum journal_slot { TOUCH_SPACE, TOUCH_GROUP, TOUCH_EXTENT, TOUCH_TENANT, TOUCH_CLAIM, TOUCH_SLOTS };
 struct journal_target {
 	struct journal *journal;       /* one of no book: nothing is noted */
 	uint64_t limit;                /* a note must end before it */
-	const void *touched[TOUCH_SLOTS]; /* journal_touch() */
+	const void *touched[TOUCH_SLOTS]; /* TOUCH_FIELDS() */
 };
 extern struct journal_target journal_target;
 
@@ -70,7 +70,7 @@ static inline __attribute__((always_inline)) void journal_note_words(uintptr_t a
 	__atomic_signal_fence(__ATOMIC_SEQ_CST);
 }
 
-static inline __attribute__((always_inline)) void journal_note(const void *address, size_t size)
+static inline __attribute__((always_inline)) void journal_note(const void *address, size_t size, size_t alignment)
 {
 	uintptr_t first = (uintptr_t)address & ~(uintptr_t)7, end = (uintptr_t)address + size;
 	/* A field of up to eight bytes is aligned and lies in one word, a list in two: no loop on the hot paths. */
@@ -78,21 +78,25 @@ static inline __attribute__((always_inline)) void journal_note(const void *addre
 		journal_note_words(first, 1);
 	else if (__builtin_constant_p(size) && size == 12)
 		journal_note_words(first, 2);
+	else if (__builtin_constant_p(size) && size <= 128 && size % 8 == 0 && alignment == 8)
+		journal_note_words(first, size / 8);
 	else
 		journal_note_long(first, (end - first + 7) / 8);
 }
 
-/* Note a whole record, of which INIT() then changes several fields. */
-#define NOTE(record) do { \
-	_Static_assert(_Alignof(__typeof__(record)) == 8, "whole words"); \
-	journal_note_words((uintptr_t)&(record), sizeof(record) / 8); \
+/* A stretch of a record, of which PUT() then changes several fields; the first one lies at a multiple of 8. */
+#define STRETCH_WORDS(type, first, last) \
+	((offsetof(type, last) + sizeof(((type *)0)->last) - offsetof(type, first) + 7) / 8)
+#define NOTE_FIELDS(record, first, last) do { \
+	_Static_assert(offsetof(__typeof__(*(record)), first) % 8 == 0, "whole words"); \
+	journal_note_words((uintptr_t)&(record)->first, STRETCH_WORDS(__typeof__(*(record)), first, last)); \
 } while (0)
 
-/* Note the record of a kind that this transaction stores to again and again: once while it is the same one. */
-#define TOUCH(slot, record) do { \
-	if (journal_target.touched[slot] != &(record)) { \
-		NOTE(record); \
-		journal_target.touched[slot] = &(record); \
+/* The same where a transaction stores to one record of a kind again and again: noted once while it stays so. */
+#define TOUCH_FIELDS(slot, record, first, last) do { \
+	if (journal_target.touched[slot] != (const void *)(record)) { \
+		NOTE_FIELDS(record, first, last); \
+		journal_target.touched[slot] = (record); \
 	} \
 } while (0)
 
@@ -114,7 +118,7 @@ void core_book_hook(const void *address, size_t size);
  * without naming the unqualified type. */
 #define SET(lvalue, value) do { \
 	const __typeof__(lvalue) set_value_ = (value); \
-	journal_note(&(lvalue), sizeof(lvalue)); \
+	journal_note(&(lvalue), sizeof(lvalue), _Alignof(__typeof__(lvalue))); \
 	BOOK_HOOK(&(lvalue), sizeof(lvalue)); \
 	memcpy((void *)(uintptr_t)&(lvalue), &set_value_, sizeof(set_value_)); \
 } while (0)
@@ -126,12 +130,12 @@ void core_book_hook(const void *address, size_t size);
 } while (0)
 #define ADD(lvalue, amount) SET(lvalue, (__typeof__(lvalue))((lvalue) + (amount)))
 #define SET_BYTES(target, source, size) do { \
-	journal_note(target, size); \
+	journal_note(target, size, 1); \
 	BOOK_HOOK(target, size); \
 	memcpy((void *)(uintptr_t)(target), source, size); \
 } while (0)
 #define SET_ZERO(pointer) do { \
-	journal_note(pointer, sizeof(*(pointer))); \
+	journal_note(pointer, sizeof(*(pointer)), _Alignof(__typeof__(*(pointer)))); \
 	BOOK_HOOK(pointer, sizeof(*(pointer))); \
 	memset((void *)(uintptr_t)(pointer), 0, sizeof(*(pointer))); \
 } while (0)
@@ -141,10 +145,10 @@ void core_book_hook(const void *address, size_t size);
 	BOOK_HOOK(pointer, sizeof(*(pointer))); \
 	memcpy((void *)(uintptr_t)(pointer), &set_value_, sizeof(set_value_)); \
 } while (0)
-/* A field of a record that this transaction has noted (NOTE, TOUCH), or has taken from its pool: undoing that
- * zeroes it. */
-#define INIT(lvalue, value) SET_UNREACHED(&(lvalue), value)
-#define INIT_BYTES(target, source, size) do { \
+/* A field that this transaction has noted (NOTE_FIELDS, TOUCH_FIELDS), or one of a record that it has taken from
+ * its pool: undoing that zeroes it. */
+#define PUT(lvalue, value) SET_UNREACHED(&(lvalue), value)
+#define PUT_BYTES(target, source, size) do { \
 	BOOK_HOOK(target, size); \
 	memcpy((void *)(uintptr_t)(target), source, size); \
 } while (0)

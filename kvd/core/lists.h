@@ -138,7 +138,7 @@ pool_of(const struct core *c, enum pool_kind kind, uint32_t record, const void *
 _Static_assert(_Alignof(struct page) == 8 && _Alignof(struct node) == 8 && _Alignof(struct claim) == 8 &&
 	       _Alignof(struct job) == 8 && _Alignof(struct shelf) == 8, "pool_take() notes whole words");
 
-/* The caller fills it with INIT(). */
+/* The caller fills it with PUT(). */
 static inline uint32_t pool_take(const struct core *c, enum pool_kind kind)
 {
 	const void *record;
@@ -170,11 +170,11 @@ static inline void pool_return(const struct core *c, enum pool_kind kind, uint32
 	size_t size;
 	const struct pool *p = pool_of(c, kind, number, &record, &size);
 	assert(number && number <= p->high && p->count);
-	journal_note(record, size);
+	journal_note(record, size, 8);
 	BOOK_HOOK(record, size);
 	memset((void *)(uintptr_t)record, 0, size);
 	const uint32_t *next = record;
-	INIT(*next, p->free);                        /* noted just now */
+	PUT(*next, p->free);                        /* noted just now */
 	SET(p->free, number);
 	ADD(p->count, -1);
 }

@@ -27,12 +27,12 @@ uint32_t page_new(const struct core *c, uint32_t frame, uint32_t tenant, uint32_
 	uint32_t number = pool_take(c, POOL_PAGES);
 	assert(number);                      /* as many pages as frames */
 	const struct page *p = page_at(c, number);
-	INIT(p->frame, frame);
-	INIT(p->tenant, tenant);
-	INIT(p->domain, domain);
-	INIT(p->keep_private, tenant_at(c, tenant)->sharing == CORE_PRIVATE);
-	INIT(p->used_usec, c->now_usec);
-	INIT(p->state, PAGE_RESIDENT);
+	PUT(p->frame, frame);
+	PUT(p->tenant, tenant);
+	PUT(p->domain, domain);
+	PUT(p->keep_private, tenant_at(c, tenant)->sharing == CORE_PRIVATE);
+	PUT(p->used_usec, c->now_usec);
+	PUT(p->state, PAGE_RESIDENT);
 	SET(frame_at(c, frame)->page, number);
 	if (charged)
 		tenant_charge(c, tenant, (int64_t)bytes_of(c, number),

@@ -75,14 +75,14 @@ uint32_t node_find_or_make(const struct core *c, uint32_t space, uint32_t parent
 	if (!number)
 		return 0;
 	const struct node *n = node_at(c, number);
-	INIT(n->space, space);
-	INIT(n->parent, parent);
-	INIT(n->depth, parent ? node_at(c, parent)->depth + 1 : 0);
-	INIT(n->identity, identity);
-	INIT(n->hash, hash);
-	INIT_BYTES(n->tokens, tokens, sizeof(n->tokens));
-	INIT(n->live, 1);
-	INIT(n->hash_next, *bucket);
+	PUT(n->space, space);
+	PUT(n->parent, parent);
+	PUT(n->depth, parent ? node_at(c, parent)->depth + 1 : 0);
+	PUT(n->identity, identity);
+	PUT(n->hash, hash);
+	PUT_BYTES(n->tokens, tokens, sizeof(n->tokens));
+	PUT(n->live, 1);
+	PUT(n->hash_next, *bucket);
 	SET(*bucket, number);
 	if (parent)
 		list_push(c, LIST_CHILDREN, &node_at(c, parent)->children, number);
@@ -159,13 +159,13 @@ uint32_t claim_find_or_make(const struct core *c, uint32_t node, uint32_t domain
 	if (!number)
 		return 0;
 	const struct claim *k = claim_at(c, number);
-	INIT(k->node, node);
-	INIT(k->domain, domain);
-	INIT(k->tenant, tenant);
+	PUT(k->node, node);
+	PUT(k->domain, domain);
+	PUT(k->tenant, tenant);
 	if (node_at(c, node)->claims.count) {
 		const uint32_t *bucket = claim_bucket(c, claim_hash(c, node, domain));
-		INIT(k->hashed, 1);
-		INIT(k->hash_next, *bucket);
+		PUT(k->hashed, 1);
+		PUT(k->hash_next, *bucket);
 		SET(*bucket, number);
 	}
 	list_push(c, LIST_NODE_CLAIMS, &node_at(c, node)->claims, number);

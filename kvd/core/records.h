@@ -64,7 +64,7 @@ struct extent {
 	uint32_t group, n_frames;      /* valid while ASSIGNED or LEAVING */
 	uint32_t high; /* frames from here on were never used since it was assigned */
 	uint32_t frames[KVD_FRAME_STATES];
-	uint32_t bucket;               /* partial list it is in, + 1; 0: none */
+	uint32_t bucket;               /* partial list it is in, + 1; 0: none; ends the stretch of counts */
 	uint8_t draining, idle_listed, populating /* enum extent_populate */, acked_once;
 	uint64_t mapped, acked;        /* engines that were told to map it; that said they did */
 	uint64_t idle_usec;            /* since when no frame of it is in use */
@@ -275,6 +275,7 @@ struct space {
 
 struct group {                         /* one (space, colour): who may use which extents */
 	uint32_t space, colour, engine; /* engine CORE_NONE: shared */
+	uint32_t n_shelves;            /* in its heap: whose first claim goes first is on top */
 	uint32_t busy_extents, busy_frames, n_unacked, n_draining, retiring;
 	uint32_t spilling;             /* frames that come free when their page is written out */
 	uint32_t stuck;                /* RETIRING frames that such a write still reads: not soon */
@@ -282,7 +283,6 @@ struct group {                         /* one (space, colour): who may use which
 	uint64_t wanted;               /* extents those may need beyond its busy ones; 1 at least if `keep` */
 	uint32_t keep;                 /* its engine keeps one extent, busy or not (fair.c) */
 	struct list extents, idle, partial[BUCKETS];
-	uint32_t n_shelves;            /* in its heap: whose first claim goes first is on top */
 	struct list cool;              /* pages nobody holds, by when that began */
 	struct list pending;           /* sequences that wait for frames */
 	struct list fresh, stamping, quarantined; /* frames */

@@ -235,13 +235,13 @@ uint32_t job_new(const struct core *c, enum job_kind kind, enum core_move move, 
 	assert(number);                      /* JOBS_MAX is the sum of the limits */
 	const struct job *j = &c->job[number];
 	ADD(c->job_serial, 1);
-	INIT(j->generation, c->job_serial & ((1u << (32 - JOB_INDEX_BITS)) - 1u));
-	INIT(j->kind, kind);
-	INIT(j->move, move);
-	INIT(j->group, group);
-	INIT(j->source, source);
-	INIT(j->peer, peer);
-	INIT(j->target, target);
+	PUT(j->generation, c->job_serial & ((1u << (32 - JOB_INDEX_BITS)) - 1u));
+	PUT(j->kind, kind);
+	PUT(j->move, move);
+	PUT(j->group, group);
+	PUT(j->source, source);
+	PUT(j->peer, peer);
+	PUT(j->target, target);
 	if (source != CORE_NONE)
 		ADD(frame_at(c, source)->pins, 1);
 	if (peer != CORE_NONE)

@@ -304,7 +304,8 @@ uint32_t core_read_evict(struct core *core, const struct core_event *event, uint
 	const struct core *c = core;
 	struct evict e = { .rows = ret, .first = *cursor, .rows_max = max, .now_usec = now_usec };
 	uint32_t node = event->steer.prefix ? prefix_find(c, event->steer.prefix) : 0;
-	if (c->items_tail || journal_words(&c->journal) || (event->steer.prefix && !node) || !max || *cursor >= EVICTS_MAX)
+	if (c->items_tail || journal_words(&c->journal) || (event->steer.prefix && !node) || !max ||
+	    *cursor >= EVICTS_MAX)
 		return 0;
 	journal_open(c);
 	evict_run(c, &e, event, node);

@@ -166,13 +166,12 @@ static void tenant_changed(const struct core *c, uint32_t tenant)
 void tenant_charge(const struct core *c, uint32_t tenant, int64_t rss_bytes, int64_t held_bytes)
 {
 	const struct tenant *t = tenant_at(c, tenant);
-	if (held_bytes)
-		SET(t->held_bytes, t->held_bytes + (uint64_t)held_bytes);
+	TOUCH_FIELDS(TOUCH_TENANT, t, rss_bytes, reserved_bytes);
+	PUT(t->held_bytes, t->held_bytes + (uint64_t)held_bytes);
 	assert((int64_t)t->held_bytes >= 0);
 	if (!rss_bytes && !t->quota.min_bytes && !t->guarded_bytes && t->class != KVD_CLASS_OVER_HIGH)
 		return;                              /* none of its limits is about what is held */
-	if (rss_bytes)
-		SET(t->rss_bytes, t->rss_bytes + (uint64_t)rss_bytes);
+	PUT(t->rss_bytes, t->rss_bytes + (uint64_t)rss_bytes);
 	assert((int64_t)t->rss_bytes >= 0);
 	tenant_changed(c, tenant);
 }
@@ -180,7 +179,8 @@ void tenant_charge(const struct core *c, uint32_t tenant, int64_t rss_bytes, int
 void tenant_reserve(const struct core *c, uint32_t tenant, int64_t bytes)
 {
 	const struct tenant *t = tenant_at(c, tenant);
-	SET(t->reserved_bytes, t->reserved_bytes + (uint64_t)bytes);
+	TOUCH_FIELDS(TOUCH_TENANT, t, rss_bytes, reserved_bytes);
+	PUT(t->reserved_bytes, t->reserved_bytes + (uint64_t)bytes);
 	assert((int64_t)t->reserved_bytes >= 0);
 	tenant_changed(c, tenant);
 }

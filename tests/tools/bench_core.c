@@ -5,8 +5,9 @@
  *
  * A page operation is one page opened (GROW), sealed, found in the index and held (OPEN), or let go
  * (CLOSE).  The load, after the pool has been filled: in turns a new sequence of 64 pages (a prompt
- * of 32 pages in one piece, then 31 pages one at a time, as decoding does) and one that comes
- * again, chosen at random among those that should still be cached; 16 sequences are open at any
+ * of 32 pages in one piece, then 32 pages one at a time, as decoding does) and one that comes
+ * again, chosen at random among a known three quarters of the pool; what is no longer there is computed by
+ * nobody, and the latest sequence takes its place among the known.  32 sequences are open at any
  * time.  New pages take the place of the coldest, so reclaim, retirement and scrub are in the time.
  *
  * The shell here performs actions at once: jobs are answered, stamps too.  Its tokens are made
@@ -49,6 +50,7 @@ struct bench {
 	int32_t tokens[2][OPEN_AT_ONCE][TOKENS + 1];
 	uint64_t born[OPEN_AT_ONCE];           /* numbers of the sequences whose tokens these are */
 	uint64_t next_sequence;
+	uint64_t *known, n_known;              /* numbers of sequences that come again */
 	uint64_t hits, lookups;
 	double seconds;                        /* measured */
 };
@@ -269,7 +271,8 @@ static void open_new(struct bench *b, uint32_t slot, const int32_t *tokens)
 	b->n_ops += 2 * PAGES;
 }
 
-static void open_again(struct bench *b, uint32_t slot, const int32_t *tokens)
+/* Returns how many pages of it were there. */
+static uint32_t open_again(struct bench *b, uint32_t slot, const int32_t *tokens)
 {
 	struct kvd_sqe sqe = { .verb = KVD_SEQ_OPEN, .slot = slot, .n_tokens = TOKENS + 1 };
 	struct kvd_cqe cqe = submit(b, &sqe, tokens, sqe.n_tokens);
@@ -277,6 +280,7 @@ static void open_again(struct bench *b, uint32_t slot, const int32_t *tokens)
 	b->lookups += PAGES;
 	b->hits += cqe.cached;
 	b->n_ops += cqe.cached;
+	return cqe.cached;
 }
 
 static void close_one(struct bench *b, uint32_t slot, uint32_t pages)
@@ -298,25 +302,30 @@ static void fill(struct bench *b, uint64_t n)
 }
 
 /* OPEN_AT_ONCE new ones and as many known ones. */
-static void round_of_load(struct bench *b, uint64_t kept)
+static void round_of_load(struct bench *b)
 {
+	uint32_t known[OPEN_AT_ONCE], cached[OPEN_AT_ONCE];
 	double start;
 
 	for (uint32_t i = 0; i < OPEN_AT_ONCE; i++) {
 		b->rng = mix(b->rng);
-		make_tokens(b->next_sequence - 1 - b->rng % kept, b->tokens[1][i]);
+		known[i] = (uint32_t)(b->rng % b->n_known);
+		make_tokens(b->known[known[i]], b->tokens[1][i]);
 		make_tokens(b->next_sequence + i, b->tokens[0][i]);
 	}
 	start = seconds();
 	for (uint32_t i = 0; i < OPEN_AT_ONCE; i++) {
 		open_new(b, 2 * i, b->tokens[0][i]);
-		open_again(b, 2 * i + 1, b->tokens[1][i]);
+		cached[i] = open_again(b, 2 * i + 1, b->tokens[1][i]);
 	}
 	for (uint32_t i = 0; i < OPEN_AT_ONCE; i++) {
 		close_one(b, 2 * i, PAGES);
-		close_one(b, 2 * i + 1, PAGES);
+		close_one(b, 2 * i + 1, cached[i]);
 	}
 	b->seconds += seconds() - start;
+	for (uint32_t i = 0; i < OPEN_AT_ONCE; i++)
+		if (cached[i] < PAGES)
+			b->known[known[i]] = b->next_sequence + i;
 	b->next_sequence += OPEN_AT_ONCE;
 }
 
@@ -372,7 +381,7 @@ static double random_walk(const struct bench *b, uint64_t *ret_bytes)
 static int run_ops(uint64_t frames, double limit)
 {
 	struct bench *b = calloc(1, sizeof(*b));
-	uint64_t sequences = frames / PAGES, kept, walk_bytes, ops;
+	uint64_t sequences = frames / PAGES, walk_bytes, ops;
 	double walk;
 
 	if (!b || !open_core(b, frames)) {
@@ -380,14 +389,18 @@ static int run_ops(uint64_t frames, double limit)
 		return 1;
 	}
 	fill(b, sequences);
-	/* The coldest quarter is being replaced while we look. */
-	kept = sequences * 3 / 4 > OPEN_AT_ONCE ? sequences * 3 / 4 - OPEN_AT_ONCE : 1;
-	for (int i = 0; i < 4; i++)
-		round_of_load(b, kept);
+	/* The other quarter is replaced while we look, and whatever has not come again for long. */
+	b->n_known = sequences * 3 / 4;
+	b->known = malloc(b->n_known * sizeof(*b->known));
+	for (uint64_t i = 0; i < b->n_known; i++)
+		b->known[i] = sequences - 1 - i;
+	/* Once through the pool, at most: until what is cached is what comes again. */
+	for (uint64_t i = 0; i < 4 * sequences / OPEN_AT_ONCE && i < 2048; i++)
+		round_of_load(b);
 	b->n_ops = b->hits = b->lookups = n_stores = n_lines = 0;
 	b->seconds = 0;
 	while (b->seconds < limit)
-		round_of_load(b, kept);
+		round_of_load(b);
 	ops = b->n_ops;
 	walk = random_walk(b, &walk_bytes);
 	printf("{\"frames\": %" PRIu64 ", \"ops\": %" PRIu64 ", \"seconds\": %.3f, \"ops_per_second\": %.0f, "
@@ -397,6 +410,7 @@ static int run_ops(uint64_t frames, double limit)
 	       100.0 * (double)b->hits / (double)b->lookups, walk_bytes, (double)walk_bytes / (double)frames, walk,
 	       (double)n_stores / (double)ops, (double)n_lines / (double)ops);
 	munmap(b->core, b->book_bytes);
+	free(b->known);
 	free(b);
 	return 0;
 }

@@ -144,8 +144,8 @@ START_TEST(broken_journals_are_refused)
 	const uint64_t two = 1ull << JOURNAL_COUNT_SHIFT, book = (uintptr_t)c;
 	define(c, "a");
 	const uint64_t wild[] = { UINT64_MAX, book + c->layout.book_bytes, book + c->layout.at_journal,
-		book + offsetof(struct core, journal), 0, book + 4, book + c->layout.at_journal - 8 + two + JOURNAL_ZERO,
-		book + two };
+		book + offsetof(struct core, journal), 0, book + 4,
+		book + c->layout.at_journal - 8 + two + JOURNAL_ZERO, book + two };
 	for (size_t i = 0; i < sizeof(wild) / sizeof(wild[0]); i++) {
 		c->journal.next = c->journal.begin + 16;
 		words[1] = wild[i];

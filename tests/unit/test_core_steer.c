@@ -35,6 +35,16 @@ static struct kvd_row_prefix prefix_of(struct world *w, uint32_t pages)
 	return rows[0];
 }
 
+static bool prefix_there(struct world *w, uint64_t id)
+{
+	static struct kvd_row_prefix row;
+	uint32_t cursor = 0;
+	while (core_read_prefixes(w->core, w->now, &cursor, &row, 1))
+		if (row.id == id)
+			return true;
+	return false;
+}
+
 /* Fill the pool with other prompts until every cached page that may go has gone. */
 static void press(struct world *w, uint32_t engine, uint32_t tenant, int32_t base)
 {
@@ -78,7 +88,7 @@ START_TEST(a_pin_survives_pressure)
 	press(w, e, 1, 200);
 	ck_assert_uint_eq(steer(w, CORE_EV_PIN, id, CORE_NONE, 0), KVD_S_STALE); /* that one is gone */
 	ck_assert_uint_eq(cached(w, e, 0, 1, 100), 0);
-	ck_assert_uint_eq(prefix_of(w, 6).id, id);   /* the same tokens have the same number */
+	ck_assert(prefix_there(w, id));              /* the same tokens have the same number */
 	world_free(w);
 }
 END_TEST
