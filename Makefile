@@ -151,6 +151,9 @@ CUDA_HEADER := $(wildcard $(CUDA_HOME)/include/cuda.h)
 FAKE_TESTS := $(patsubst tests/fakecuda/%.c,$(O)/tests/fakecuda/%,$(wildcard tests/fakecuda/test_*.c))
 FAKE_SRC := $(filter-out tests/fakecuda/test_%.c,$(wildcard tests/fakecuda/*.c))
 FAKECUDA := $(O)/tests/fakecuda/libcuda.so.1
+FAKENVML := $(O)/tests/fakecuda/libnvidia-ml.so.1
+$(FAKENVML): $(call obj,tests/fakecuda/nvml/nvml.c tests/fakecuda/slot.c)
+	$(call say,LD,$@)mkdir -p $(@D) && $(CC) $(SANFLAGS) $(LDFLAGS) -shared -Wl,-soname,libnvidia-ml.so.1 -o $@ $^
 # What launches call, and the cubins whose parameters they have.
 FAKE_KERNELS := $(if $(SAN),,$(O)/tests/fakecuda/libkernels.so $(FATBINS))
 CUDA_CHECKS := $(if $(CUDA_HEADER),$(FAKE_TESTS),tests/fakecuda/skipped.sh)
@@ -159,7 +162,7 @@ $(FAKECUDA): $(call obj,$(FAKE_SRC))
 	$(call say,LD,$@)mkdir -p $(@D) && $(CC) $(SANFLAGS) $(LDFLAGS) -shared -Wl,-soname,libcuda.so.1 -o $@ $^ -ldl -lpthread
 $(O)/tests/fakecuda/test_rules: $(call obj,$(wildcard tests/fakecuda/rules/*.c))
 $(FAKE_TESTS): EXTRA_LIBS = $(CHECK_LIBS) $(FAKECUDA) '-Wl,-rpath,$$ORIGIN'
-$(FAKE_TESTS): $(O)/tests/fakecuda/%: $(O)/obj/tests/fakecuda/%.o $(ALL_LIBS) | $(FAKECUDA) $(FAKE_KERNELS); $(link)
+$(FAKE_TESTS): $(O)/tests/fakecuda/%: $(O)/obj/tests/fakecuda/%.o $(ALL_LIBS) | $(FAKECUDA) $(FAKENVML) $(FAKE_KERNELS); $(link)
 include tests/cuda_emulator/rules.mk
 # The simulator's core calls core_book_hook() before every store to the book.
 SIM_CORE := $(patsubst %.c,$(O)/obj/sim/%.o,$(CORE_SRC))

@@ -79,7 +79,10 @@ CUresult slot_from_fd(int fd, struct slot *ret);        /* INVALID_VALUE: not on
 void slot_give(struct slot *slot);
 void *slot_map(const struct slot *slot, void *at, int protection);
 void slot_usage(int device, size_t *ret_free, size_t *ret_total);
-CUresult slot_claim_device(int device);                 /* exclusive compute mode */
+CUresult slot_claim_device(int device);                 /* this process has a context now; one in exclusive mode */
+bool slot_has_process(int device, unsigned pid);
+void slot_close_devices(void);
+size_t fake_bytes(const char *text, size_t otherwise);  /* "256M" */
 bool slot_is_device_file(int fd);
 
 /* ---- va.c: addresses, mappings, what may be touched ---- */

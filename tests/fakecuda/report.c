@@ -34,19 +34,7 @@ static unsigned n_failures;
 
 static size_t size_of(const char *name, size_t otherwise)
 {
-	const char *text = getenv(name);
-	char *end;
-	size_t n;
-
-	if (!text || !*text)
-		return otherwise;
-	n = strtoull(text, &end, 0);
-	switch (*end) {
-	case 'G': return n << 30;
-	case 'M': return n << 20;
-	case 'K': return n << 10;
-	default: return n;
-	}
+	return fake_bytes(getenv(name), otherwise);
 }
 
 static bool flag_of(const char *name)

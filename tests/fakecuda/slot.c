@@ -22,6 +22,7 @@ enum { DEVICES_MAX = 4, SLOTS_MAX = 8000 };
 #define LOCK_BASE (1ll << 61)
 #define LOCK_TABLE (LOCK_BASE - 1)
 #define LOCK_CONTEXT (LOCK_BASE - 2)
+#define LOCK_PROCESS (LOCK_BASE + (1ll << 40))  /* + pid: the process has a context */
 
 struct table {
 	uint64_t capacity_bytes;
@@ -87,6 +88,32 @@ CUresult slot_open_devices(void)
 		devices[n_open].table = t;
 	}
 	return n_open ? CUDA_SUCCESS : CUDA_ERROR_NO_DEVICE;
+}
+
+void slot_close_devices(void)
+{
+	while (n_open > 0) {
+		n_open--;
+		munmap(devices[n_open].table, sizeof(struct table));
+		close(devices[n_open].fd);
+	}
+}
+
+/* "256M" */
+size_t fake_bytes(const char *text, size_t otherwise)
+{
+	char *end;
+	size_t n;
+
+	if (!text || !*text)
+		return otherwise;
+	n = strtoull(text, &end, 0);
+	switch (*end) {
+	case 'G': return n << 30;
+	case 'M': return n << 20;
+	case 'K': return n << 10;
+	default: return n;
+	}
 }
 
 bool slot_is_device_file(int fd)
@@ -239,9 +266,15 @@ void slot_usage(int device, size_t *ret_free, size_t *ret_total)
 	*ret_free = *ret_total > used ? *ret_total - used : 0;
 }
 
+bool slot_has_process(int device, unsigned pid)
+{
+	return lock_byte(devices[device].fd, F_OFD_GETLK, F_WRLCK, LOCK_PROCESS + pid) == 1;
+}
+
 CUresult slot_claim_device(int device)
 {
-	if (!fake.set.exclusive || lock_byte(devices[device].fd, F_OFD_SETLK, F_WRLCK, LOCK_CONTEXT) == 0)
-		return CUDA_SUCCESS;
-	return CUDA_ERROR_DEVICE_UNAVAILABLE;
+	if (fake.set.exclusive && lock_byte(devices[device].fd, F_OFD_SETLK, F_WRLCK, LOCK_CONTEXT) != 0)
+		return CUDA_ERROR_DEVICE_UNAVAILABLE;
+	lock_byte(devices[device].fd, F_OFD_SETLK, F_WRLCK, LOCK_PROCESS + getpid());
+	return CUDA_SUCCESS;
 }

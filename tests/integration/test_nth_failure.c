@@ -25,6 +25,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "tests/lib/device.h"
 #include "tests/lib/slow.h"
 
 enum { SITES_MAX = 1000, START_USEC = 20000000, STEP_USEC = 10000 };
@@ -276,7 +277,7 @@ static void expect_settled(struct program *p)
 static void run_kvd(struct program *p)
 {
 	char path[600];
-	char *argv[] = { path, "--device", "host", "--pool", "16M", "--extent", "4M",
+	char *argv[] = { path, "--device", (char *)device_name(), "--pool", "16M", "--extent", "4M",
 			 "--socket", p->h.socket, NULL };
 	int status = 0;
 

@@ -1,5 +1,6 @@
 /* host.c - children, temporary directory, questions (host.h).  Jobs are in host_jobs.c. */
 #include "tests/lib/host.h"
+#include "tests/lib/device.h"
 #include "tests/lib/slow.h"
 
 #include <dirent.h>
@@ -134,6 +135,7 @@ static unsigned append_args(char **argv, unsigned n, unsigned max, const char *c
 void host_start(struct host *h, const char *pool, const char *const *more)
 {
 	memset(h, 0, sizeof(*h));
+	device_begin();
 	const char *tmp = getenv("TMPDIR");
 	snprintf(h->dir, sizeof(h->dir), "%.60s/kvd-host-XXXXXX", tmp && *tmp ? tmp : "/tmp");
 	if (!mkdtemp(h->dir))
@@ -150,7 +152,7 @@ void host_kvd_start(struct host *h, const char *pool, const char *const *more)
 {
 	char path[600];
 	snprintf(path, sizeof(path), "%s/kvd", h->bin);
-	char *argv[32] = { path, "--device", "host", "--pool", (char *)pool, "--socket", h->socket };
+	char *argv[32] = { path, "--device", (char *)device_name(), "--pool", (char *)pool, "--socket", h->socket };
 	append_args(argv, 7, 30, more);
 	host_child_spawn(h, &h->kvd, "kvd", argv);
 	for (uint64_t deadline = host_now_usec() + READY_USEC * test_slow(); ; sleep_usec(10000)) {
@@ -217,7 +219,13 @@ struct host_child *host_engine(struct host *h, const char *name, const char *mod
 	char path[600];
 	snprintf(path, sizeof(path), "%s/kvengine", h->bin);
 	char *argv[40] = { path, "--socket", h->socket, "--name", (char *)name, "--model", (char *)model };
-	append_args(argv, 7, 40, more);
+	unsigned n = 7;
+
+	if (device_is_cuda()) {
+		argv[n++] = "--device";
+		argv[n++] = "cuda";
+	}
+	append_args(argv, n, 40, more);
 	host_child_spawn(h, child, name, argv);
 	host_engine_wait(h, name);
 	return child;
@@ -269,6 +277,7 @@ void host_stop(struct host *h)
 		fail_child(&h->kvd, "kvd left its socket behind");
 	remove_dir(h->dir);
 	h->dir[0] = '\0';
+	device_end();
 }
 
 void host_abort(struct host *h)
