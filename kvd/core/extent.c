@@ -30,6 +30,11 @@ static uint32_t extent_busy_frames(const struct extent *e)
 	       e->frames[KVD_FRAME_FILLING] + e->frames[KVD_FRAME_QUARANTINED];
 }
 
+bool extent_busy(const struct core *c, uint32_t x)
+{
+	return extent_busy_frames(extent_at(c, x)) != 0;
+}
+
 void group_recount(const struct core *c, uint32_t number)
 {
 	const struct group *g = &c->groups[number];

@@ -190,6 +190,8 @@ static bool take_one(const struct core *c, uint32_t seq, uint32_t index, uint32_
 		return false;
 	if (index < s->n_pages) {
 		/* an open page, perhaps half written, gives way to the finished one */
+		if (!page_holdable(c, page))
+			return false;
 		hold_drop(c, seq, index);
 		hold_take(c, seq, index, page, claim);
 	} else {

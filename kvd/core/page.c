@@ -224,6 +224,14 @@ void hold_claim(const struct core *c, uint32_t seq, uint32_t index, uint32_t cla
 	claim_relist(c, claim);
 }
 
+/* May somebody hold the page who does not yet?  If it is alone in its extent, that comes to be in use by it: not
+ * where a reservation counts on the extent. */
+bool page_holdable(const struct core *c, uint32_t number)
+{
+	uint32_t x = extent_of(c, page_at(c, number)->frame);
+	return extent_busy(c, x) || extent_spare(c, extent_at(c, x)->group);
+}
+
 /* Put a page into a table slot that is empty.  The entry is published by the caller's act_row(). */
 void hold_take(const struct core *c, uint32_t seq, uint32_t index, uint32_t page, uint32_t claim)
 {

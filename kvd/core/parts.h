@@ -108,6 +108,7 @@ void extent_pump(const struct core *c);
 void group_recount(const struct core *c, uint32_t group);
 void group_reserve(const struct core *c, uint32_t group, int64_t frames);
 bool core_fits(const struct core *c);          /* every reservation can be met */
+bool extent_busy(const struct core *c, uint32_t extent);
 bool extent_spare(const struct core *c,
 		  uint32_t group); /* one more extent for it hurts no reservation */
 uint32_t extents_coming(const struct core *c); /* on their way to UNASSIGNED */
@@ -149,6 +150,7 @@ void hold_switch(const struct core *c, uint32_t hold,
 void page_relocate(const struct core *c, uint32_t page, uint32_t frame); /* same bytes, other frame */
 bool page_open(const struct core *c, uint32_t seq, uint32_t index);   /* false: no frame now */
 bool page_redundant(const struct core *c, uint32_t page);
+bool page_holdable(const struct core *c, uint32_t page);              /* without breaking a reservation */
 bool page_serves(const struct core *c, uint32_t page, uint32_t tenant, uint32_t domain);
 bool page_may_share(const struct core *c, uint32_t page);
 

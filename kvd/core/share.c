@@ -119,7 +119,8 @@ static void merge_same_tenant(const struct core *c, const struct node *n)
 			uint32_t next = list_next(c, LIST_COPIES, q);
 			bool same = later->tenant == page_at(c, p)->tenant && page_colour(c, q) &&
 				    page_colour(c, q) == page_colour(c, p);
-			if (same && (extent_at(c, extent_of(c, page_at(c, p)->frame))->acked >>
+			bool fits = !later->holders.count || page_holdable(c, p);
+			if (same && fits && (extent_at(c, extent_of(c, page_at(c, p)->frame))->acked >>
 					     (page_colour(c, p) - 1) &
 				     1u)) {
 				while (later->holders.count)
@@ -275,8 +276,8 @@ static void node_switch(const struct core *c, uint32_t node)
 			uint32_t h = list_first(&copy->holders);
 			while (h != CORE_NONE) {
 				uint32_t after = list_next(c, LIST_HOLDERS, h);
-				if (seq_at(c, hold_at(c, h)->seq)->alone)
-					;            /* shared extents are in its way (admit.c) */
+				if (seq_at(c, hold_at(c, h)->seq)->alone || !page_holdable(c, shared))
+					;            /* shared extents are in its way (admit.c), or in another's */
 				else if (extent_at(c, x)->acked >>
 						 seq_at(c, hold_at(c, h)->seq)->engine &
 					 1u)
