@@ -8,7 +8,6 @@
 
 #include "kvd/event.h"
 #include "kvd/ring.h"
-#include "kvd/vmm.h"
 
 /* The engine an action is for, NULL if it is on its way out: then nobody misses it. */
 static struct attached *engine_of(struct daemon *daemon, const struct core_action *action)

@@ -17,7 +17,6 @@
 #include "kvd/daemon.h"
 #include "kvd/event.h"
 #include "kvd/process.h"
-#include "kvd/vmm.h"
 
 /* ---- the book ---- */
 

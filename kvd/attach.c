@@ -34,6 +34,9 @@ static bool request_valid(struct peer *peer, const struct kvd_msg_attach *m,
 			   "uid %u may not attach engines; run it as the user of kvd, "
 			   "or write [engine] uid = %u in kvd.conf, or put it into group kvengine",
 			   peer->uid, peer->uid);
+	else if (peer->daemon->device_lost)
+		peer_error(peer, seq, KVD_S_REFUSED, 0, 0, "the device is lost (%.80s); reset it and restart kvd",
+			   peer->daemon->device.text);
 	else if (peer->engine)
 		peer_error(peer, seq, KVD_S_STALE, 0, 0, "this connection is engine %s already",
 			   peer->engine->name);

@@ -23,7 +23,6 @@
 #include "kvd/adopt.h"
 #include "kvd/clock.h"
 #include "kvd/reload.h"
-#include "kvd/vmm.h"
 
 /* Step counters are polled only while frames wait for one: a decode step takes a few
  * milliseconds. */
@@ -50,6 +49,24 @@ void daemon_event(struct daemon *daemon, const struct core_event *event)
 		act_perform(daemon, &action);
 	}
 	record_event_done(daemon);
+}
+
+void daemon_device_lost(struct daemon *daemon)
+{
+	if (daemon->device_lost)
+		return;
+	daemon->device_lost = true;
+	log_error("device.lost device=\"%s\" "
+		  "remedy=\"see the kernel log for an Xid; reset the device, then restart kvd\"",
+		  daemon->device.text);
+	event_note(daemon, KVD_EVENT_ALARM, NULL, NULL, CORE_NONE, 0, 0, "device lost: %.100s", daemon->device.text);
+	/* Their sockets close: sequences end, frames go to quarantine, and no mover will say that they are quiet. */
+	for (uint32_t i = 0; i < CORE_ENGINES_MAX; i++)
+		if (daemon->engines[i].state == ATTACHED_LIVE) {
+			peer_error(daemon->engines[i].peer, 0, KVD_S_REFUSED, 0, 0,
+				   "the device is lost (%.80s); reset it and restart kvd", daemon->device.text);
+			peer_doom(daemon->engines[i].peer, "device lost");
+		}
 }
 
 /* ---- the round ---- */
@@ -278,8 +295,11 @@ static int open_cold(struct daemon *daemon, struct core_config *config)
 	/* All extents now: a lack of descriptors shows before ready, not in the middle of the night. */
 	for (uint32_t i = 0; r == 0 && i < daemon->n_extents; i++) {
 		r = vmm_extent_create(daemon->vmm, i);
-		if (r < 0)
+		if (r < 0) {
+			if (*vmm_why(daemon->vmm))
+				log_error("start.no_memory why=\"%s\"", vmm_why(daemon->vmm));
 			return r;
+		}
 		bundle_keep(daemon->bundle, bundle_name(name, "x", i), vmm_extent_fd(daemon->vmm, i, true));
 		KEPT_SET(daemon, daemon->kept->extent_inodes[i], kept_inode(vmm_extent_fd(daemon->vmm, i, true)));
 	}
@@ -287,6 +307,16 @@ static int open_cold(struct daemon *daemon, struct core_config *config)
 	KEPT_SET(daemon, daemon->kept->version, kept_version());
 	core_commit(daemon->core);
 	bundle_keep(daemon->bundle, "book", daemon->book_fd);
+	return r;
+}
+
+static int open_vmm(struct daemon *daemon)
+{
+	char error[VMM_ERROR_MAX];
+	int r = vmm_open(daemon->config->device, daemon->extent_bytes, daemon->n_extents, &daemon->vmm, error);
+
+	if (r < 0)
+		log_error("start.failed what=\"%s\"", error);
 	return r;
 }
 
@@ -314,7 +344,7 @@ static int open_book(struct daemon *daemon)
 	daemon->book_bytes = core_book_bytes(&config);
 	if (!daemon->book_bytes)
 		return -EINVAL;
-	r = vmm_open(daemon->extent_bytes, daemon->n_extents, &daemon->vmm);
+	r = open_vmm(daemon);
 	if (r < 0)
 		return r;
 	if (adopt_book(daemon, &config, why)) {
@@ -326,7 +356,7 @@ static int open_book(struct daemon *daemon)
 	/* Some extents may have been taken already. */
 	vmm_close(daemon->vmm);
 	daemon->vmm = NULL;
-	r = vmm_open(daemon->extent_bytes, daemon->n_extents, &daemon->vmm);
+	r = open_vmm(daemon);
 	if (r == 0)
 		r = open_cold(daemon, &config);
 	explicit_bzero(config.spill_key, sizeof(config.spill_key));
@@ -433,6 +463,7 @@ int daemon_open(const struct config *config, const struct daemon_options *option
 	daemon->load = options->load;
 	daemon->load_arg = options->load_arg;
 	daemon->bundle = options->bundle;
+	daemon->device = *options->device;
 	daemon->extent_bytes = config->extent_bytes;
 	daemon->n_extents = (uint32_t)(config->pool_bytes / config->extent_bytes);
 	daemon->pool_bytes = daemon->n_extents * daemon->extent_bytes;
@@ -454,6 +485,9 @@ int daemon_open(const struct config *config, const struct daemon_options *option
 	watchdog_open(daemon);
 	daemon->ready_usec = daemon->kept->ready_usec;
 	daemon->bundle->started = true;
+	log_info("device.found device=%s what=\"%s\" granularity_bytes=%" PRIu64 " total_bytes=%" PRIu64,
+		 config->device,
+		 daemon->device.text, daemon->device.granularity_bytes, daemon->device.total_bytes);
 	log_info("ready version=%s device=%s loop=%s pool_bytes=%" PRIu64 " extent_bytes=%" PRIu64
 		 " extents=%u "
 		 "slot_bits=%u book_bytes=%zu",

@@ -25,10 +25,9 @@
 #include "kvd/tenant_use.h"
 #include "kvd/trace.h"
 #include "kvd/version.h"
+#include "kvd/vmm.h"
 #include "kvd/watchdog.h"
 #include "kvd/weights_share.h"
-
-struct vmm;
 
 /* An ATTACH between attach_request() and the core's answer, which comes before it returns. */
 struct attach_pending {
@@ -52,6 +51,8 @@ struct daemon {
 
 	struct loop *loop;
 	struct vmm *vmm;
+	struct vmm_facts device;
+	bool device_lost;          /* its memory cannot be touched any more: nobody is lent any until a restart */
 	int book_fd;
 	void *book;
 	size_t book_bytes;
@@ -95,6 +96,7 @@ struct daemon {
 };
 
 struct daemon_options {
+	const struct vmm_facts *device; /* that config->device was found to be */
 	enum loop_kind loop;
 	int listen_fd;             /* bound and listening; main's */
 	const char *listen_name;   /* its name of the bundle; NULL: systemd's own, it needs no keeping */
@@ -115,6 +117,8 @@ void daemon_close(struct daemon *daemon);
 
 /* One event to the core, then all its actions.  Not from inside an action. */
 void daemon_event(struct daemon *daemon, const struct core_event *event);
+/* The device does not answer: engines are told and their memory stays in quarantine; kvd goes on to say so. */
+void daemon_device_lost(struct daemon *daemon);
 /* Somebody wants to be looked at by then. */
 void daemon_deadline(struct daemon *daemon, uint64_t deadline_usec);
 

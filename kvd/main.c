@@ -17,6 +17,7 @@
 #include "kvd/memory.h"
 #include "kvd/recorder.h"
 #include "kvd/options.h"
+#include "kvd/vmm.h"
 
 __attribute__((format(printf, 2, 3)))
 static int complain(int exit_code, const char *format, ...)
@@ -39,6 +40,36 @@ static int check_extent(const struct config *config)
 	if (config->extent_bytes < 256u << 10 || config->extent_bytes > 1u << 30 ||
 	    (config->extent_bytes & (config->extent_bytes - 1)))
 		return complain(2, "--extent %s; write a power of two from 256K to 1G", extent);
+	return -1;
+}
+
+/* The device, and the sizes that follow from it: without --pool half of a device that has memory of its own.  Not of
+ * what is free there: the next kvd must come to the same pool, and finds ours taken.
+ * options  gets the pool, so that a reload reads it as given */
+static int find_device(struct config *config, struct options *options, struct vmm_facts *ret)
+{
+	static char pool[SIZE_TEXT_MAX];
+	char error[VMM_ERROR_MAX];
+	uint64_t extent_bytes;
+
+	if (vmm_find(config->device, ret, error) < 0)
+		return complain(1, "%s", error);
+	if (!config->pool_bytes && ret->total_bytes) {
+		config->pool_bytes = ret->total_bytes / 2;
+		if (!config->extent_bytes)
+			config->extent_bytes = config_extent_bytes(config->pool_bytes);
+		if (config->extent_bytes < ret->granularity_bytes)
+			config->extent_bytes = ret->granularity_bytes;
+		config->pool_bytes -= config->pool_bytes % config->extent_bytes;
+		snprintf(pool, sizeof(pool), "%" PRIu64, config->pool_bytes);
+		options->pool = pool;
+	}
+	extent_bytes = config->extent_bytes;
+	if (options->extent || config->places[CONFIG_KVD_extent_bytes].line || !extent_bytes)
+		return -1;
+	/* Nobody has chosen it. */
+	if (extent_bytes < ret->granularity_bytes)
+		config->extent_bytes = ret->granularity_bytes;
 	return -1;
 }
 
@@ -108,10 +139,10 @@ static int check_memory(const struct config *config)
 			pool, config->pool_bytes, available, group, memory.cgroup_free_bytes, most);
 }
 
-/* Two descriptors an extent, one a connection, a few of our own. */
-static int raise_descriptors(const struct config *config)
+/* One or two descriptors an extent, one a connection, a few of our own. */
+static int raise_descriptors(const struct config *config, const struct vmm_facts *device)
 {
-	uint64_t want = 2 * (config->pool_bytes / config->extent_bytes) + 256;
+	uint64_t want = device->fds_per_extent * (config->pool_bytes / config->extent_bytes) + 256;
 	struct rlimit limit;
 
 	if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
@@ -182,7 +213,7 @@ static int serve_bundle(const struct config *config, const char *path, int syste
 	int r;
 
 	/* The pool of a killed kvd is there already: it is not to be found free once more. */
-	if (!bundle_find(options->bundle, "book") && (r = check_memory(config)) >= 0)
+	if (!options->device->total_bytes && !bundle_find(options->bundle, "book") && (r = check_memory(config)) >= 0)
 		return r;
 	if (open_socket(options->bundle, path, systemd_fd, &socket, name, &options->listen_kept, error) < 0)
 		return complain(1, "%s", error);
@@ -222,9 +253,11 @@ int main(int argc, char **argv)
 	struct options options = { 0 };
 	struct config *config = calloc(1, sizeof(*config));
 	struct daemon_options how = { .loop = LOOP_AUTO, .load = load_again, .load_arg = &options };
+	struct vmm_facts device = { .ordinal = -1 };
 	char error[CONFIG_ERROR_MAX] = "";
 	int r;
 
+	how.device = &device;
 	/* Not a command: kvd itself starts its keeper so (keeper_link.c). */
 	if (argc == 3 && !strcmp(argv[1], "--keeper-serve")) {
 		free(config);
@@ -249,6 +282,8 @@ int main(int argc, char **argv)
 		r = options_load(&options, config, error);
 		r = r ? complain(r, "%s", error) : -1;
 	}
+	if (r < 0 && !options.check_config)
+		r = find_device(config, &options, &device);
 	if (r < 0)
 		r = check_sizes(config, options.check_config);
 	if (r < 0 && options.check_config) {
@@ -256,7 +291,7 @@ int main(int argc, char **argv)
 		r = 0;
 	}
 	if (r < 0)
-		r = raise_descriptors(config);
+		r = raise_descriptors(config, &device);
 	if (r < 0) {
 		umask(0077);
 		log_init(config->log_level);

@@ -17,7 +17,6 @@
 #include "kvd/clock.h"
 #include "kvd/daemon.h"
 #include "kvd/packet.h"
-#include "kvd/vmm.h"
 
 /* Jobs that wait here.  The core has fewer than a thousand under way (JOBS_MAX of its book.h); each
  * engine adds a flush.  Asserted in queue_push(). */
@@ -28,6 +27,10 @@
 #define MOVER_POPULATE_RETRY_USEC 1000000u
 #define MOVER_BACKOFF_MAX_USEC 5000000u
 #define MOVER_REAP_POLL_USEC 2000u
+#define MOVER_QUIET_RETRY_USEC 20000u
+#define MOVER_DEVICE_FAILURES_MAX 3u       /* in a row: it is the device, not the mover */
+
+_Static_assert(CORE_ENGINES_MAX <= 64, "not_quiet is a word");
 
 /* ---- queues ---- */
 
@@ -128,6 +131,7 @@ void mover_link_flush(struct mover_link *link, uint32_t engine)
 	struct mover_entry *entry = queue_push(&link->small);
 
 	entry->job.kind = MOVER_FLUSH;
+	entry->job.target = link->daemon->engines[engine].pid;
 	entry->number = engine;
 }
 
@@ -219,7 +223,13 @@ static void report(struct mover_link *link, const struct mover_entry *entry, boo
 		return;
 	}
 	if (entry->job.kind == MOVER_FLUSH) {
-		attach_flushed(link->daemon, entry->number);
+		/* Not quiet, or it cannot be said: its frames stay in quarantine, and it is asked again. */
+		if (ok) {
+			attach_flushed(link->daemon, entry->number);
+		} else {
+			link->not_quiet |= 1ull << entry->number;
+			link->quiet_at_usec = clock_now_usec() + MOVER_QUIET_RETRY_USEC;
+		}
 		return;
 	}
 	if (entry->job.kind == MOVER_POPULATE) {
@@ -273,6 +283,8 @@ static void handle_reply(struct mover_link *link, const struct mover_reply *repl
 	struct mover_entry entry = flight_take(link, reply->cookie);
 
 	link->silent_at_usec = CLOCK_NEVER;  /* the pump begins to count again */
+	if (reply->error == 0)
+		link->device_failures = 0;
 	if (reply->error && entry.job.kind == MOVER_POPULATE) {
 		log_error("mover.no_memory extent=%u error=\"%s\" remedy=\"free memory or choose a "
 			  "smaller --pool\"",
@@ -283,7 +295,7 @@ static void handle_reply(struct mover_link *link, const struct mover_reply *repl
 	}
 	if (reply->error && is_disk(entry.job.kind))
 		disk_failed(link, &entry, reply->error);
-	else if (reply->error)
+	else if (reply->error && entry.job.kind != MOVER_FLUSH)
 		log_error("mover.job_failed kind=%u target=%u error=\"%s\"", entry.job.kind,
 			  entry.job.target, strerror(-reply->error));
 	report(link, &entry, reply->error == 0, reply->differs != 0);
@@ -321,6 +333,17 @@ static void remember(struct mover_link *link)
 	core_commit(daemon->core);
 }
 
+/* A mover whose device failed: one is an accident of a kernel or a copy, several in a row are the device. */
+static void device_failed(struct mover_link *link, int exit_status)
+{
+	bool opened = exit_status == MOVER_EXIT_FAULT;
+
+	log_error("device.failed device=\"%s\" what=\"%s\" failures=%u", link->daemon->device.text,
+		  opened ? "it failed under way" : "the mover cannot open it", link->device_failures + 1);
+	if (++link->device_failures >= MOVER_DEVICE_FAILURES_MAX)
+		daemon_device_lost(link->daemon);
+}
+
 /* Has the lost mover ended?  Then give its jobs back and choose when the next one starts. */
 static bool mover_reap(struct mover_link *link, uint64_t now_usec)
 {
@@ -342,6 +365,9 @@ static bool mover_reap(struct mover_link *link, uint64_t now_usec)
 		  WIFEXITED(status) ? WEXITSTATUS(status) : 0,
 		  link->n_small + link->n_big + link->n_disk + link->n_share,
 		  link->backoff_usec);
+	if (WIFEXITED(status) &&
+	    (WEXITSTATUS(status) == MOVER_EXIT_NO_DEVICE || WEXITSTATUS(status) == MOVER_EXIT_FAULT))
+		device_failed(link, WEXITSTATUS(status));
 	for (uint32_t i = 0; i < MOVER_FLIGHT; i++) {
 		struct mover_entry entry;
 
@@ -420,6 +446,8 @@ static int mover_start(struct mover_link *link, uint64_t now_usec)
 	memset(link->known, 0, link->daemon->n_extents);
 	r = loop_add(link->daemon->loop, &link->source, POLLIN);
 	setup.geometry.extent_bytes = link->daemon->extent_bytes;
+	setup.device.ordinal = link->daemon->device.ordinal;
+	memcpy(setup.device.uuid, link->daemon->device.uuid, sizeof(setup.device.uuid));
 	if (r == 0)
 		r = send_job(link, &setup, -1);
 	if (r == 0 && link->daemon->spill.fd >= 0)
@@ -439,28 +467,14 @@ static uint64_t silence(struct mover_link *link, uint64_t now_usec)
 	return link->silent_at_usec;
 }
 
-/* Give it what its queues have.  Compare jobs come last; where there are too few of them, covers stand in. */
-static void send_jobs(struct mover_link *link, uint64_t now_usec)
+static void ask_quiet(struct mover_link *link, uint64_t now_usec)
 {
-	while (link->small.n && link->n_small < LIMIT_MOVER_SMALL)
-		if (!send_first(link, &link->small, &link->n_small, now_usec))
-			break;
-	if (link->populate_at_usec <= now_usec)
-		link->populate_at_usec = 0;
-	while (link->disk.n && link->n_disk < LIMIT_MOVER_DISK)
-		if (!send_first(link, &link->disk, &link->n_disk, now_usec))
-			break;
-	while (link->big.n && link->n_big < LIMIT_MOVER_BIG && !link->populate_at_usec)
-		if (!send_first(link, &link->big, &link->n_big, now_usec))
-			break;
-	while (link->n_share < LIMIT_MOVER_SHARE && (link->share.n || mover_share_cover(link))) {
-		const struct mover_job job = queue_first(&link->share)->job;
-
-		if (!send_first(link, &link->share, &link->n_share, now_usec))
-			break;
-		if (job.kind == MOVER_COMPARE_COPY)
-			mover_share_sent(link, &job);
-	}
+	if (!link->not_quiet || now_usec < link->quiet_at_usec)
+		return;
+	for (uint32_t i = 0; i < CORE_ENGINES_MAX; i++)
+		if (link->not_quiet >> i & 1u)
+			mover_link_flush(link, i);
+	link->not_quiet = 0;
 }
 
 uint64_t mover_link_pump(struct mover_link *link, uint64_t now_usec)
@@ -488,8 +502,18 @@ uint64_t mover_link_pump(struct mover_link *link, uint64_t now_usec)
 	}
 	if (!link->source.slot)
 		return link->restart_at_usec;
-	mover_share_due(link);
-	send_jobs(link, now_usec);
+	ask_quiet(link, now_usec);
+	while (link->small.n && link->n_small < LIMIT_MOVER_SMALL)
+		if (!send_first(link, &link->small, &link->n_small, now_usec))
+			break;
+	if (link->populate_at_usec <= now_usec)
+		link->populate_at_usec = 0;
+	while (link->disk.n && link->n_disk < LIMIT_MOVER_DISK)
+		if (!send_first(link, &link->disk, &link->n_disk, now_usec))
+			break;
+	while (link->big.n && link->n_big < LIMIT_MOVER_BIG && !link->populate_at_usec)
+		if (!send_first(link, &link->big, &link->n_big, now_usec))
+			break;
 	silent_at_usec = silence(link, now_usec);
 	if (silent_at_usec <= now_usec) {
 		log_error("mover.silent pid=%d jobs=%u", link->pid, link->n_small + link->n_big + link->n_share);
@@ -497,7 +521,9 @@ uint64_t mover_link_pump(struct mover_link *link, uint64_t now_usec)
 		return now_usec;
 	}
 	if (link->populate_at_usec && link->populate_at_usec < silent_at_usec)
-		return link->populate_at_usec;
+		silent_at_usec = link->populate_at_usec;
+	if (link->not_quiet && link->quiet_at_usec < silent_at_usec)
+		silent_at_usec = link->quiet_at_usec;
 	return silent_at_usec;
 }
 

@@ -56,6 +56,8 @@ struct mover_link {
 	bool ending;               /* told to end, not yet reaped: its jobs are still its own */
 	uint64_t silent_at_usec;   /* jobs in flight and no reply until then: it is stuck */
 	uint64_t populate_at_usec; /* no memory for an extent: try again then */
+	uint64_t not_quiet, quiet_at_usec; /* bits: engines that the device still had work of; ask again then */
+	uint32_t device_failures;  /* movers in a row that the device ended */
 	uint64_t restarts;
 	uint64_t disk_logged_usec, disk_failures; /* last line about failed jobs of the spill file; those since */
 };

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "kvd/cuda/driver.h"
 #include "kvd/version.h"
 
 static const struct option_row { const char *name, *argument, *text; size_t offset; } rows[] = {
@@ -108,7 +109,7 @@ static int apply(const struct options *options, struct config *config, char *err
 
 	if (options->device && snprintf(config->device, sizeof(config->device), "%s", options->device) >=
 				       (int)sizeof(config->device))
-		return complain(error, 2, "--device %s: host is the only device of this build", options->device);
+		return complain(error, 2, "--device %s; write host, cuda or cuda:N", options->device);
 	if (options->pool && size_parse(options->pool, &config->pool_bytes) < 0)
 		return complain(error, 2, "--pool %s is not a size; write for example 512M or 4G", options->pool);
 	if (options->extent && size_parse(options->extent, &config->extent_bytes) < 0)
@@ -147,7 +148,7 @@ static void settle_state(struct config *config)
 int options_load(const struct options *options, struct config *config, char *ret_error)
 {
 	const char *path = options->config ? options->config : OPTIONS_CONFIG_FILE;
-	int r;
+	int r, ordinal;
 
 	config_init(config);
 	if ((options->config || access(path, F_OK) == 0) && config_load(config, path, ret_error) < 0)
@@ -155,11 +156,8 @@ int options_load(const struct options *options, struct config *config, char *ret
 	r = apply(options, config, ret_error);
 	if (r)
 		return r;
-	if (!strncmp(config->device, "cuda", 4))
-		return complain(ret_error, 1, "--device %s: this kvd is not built for CUDA; use --device host",
-				config->device);
-	if (strcmp(config->device, "host"))
-		return complain(ret_error, 1, "--device %s: host is the only device of this build", config->device);
+	if (driver_device_parse(config->device, &ordinal) < 0)
+		return complain(ret_error, 2, "--device %s; write host, cuda or cuda:N", config->device);
 	settle_state(config);
 	/* Now, so that a reload with the same lines gives the same sizes. */
 	if (!config->extent_bytes && config->pool_bytes)

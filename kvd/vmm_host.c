@@ -17,33 +17,18 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-struct vmm {
-	uint64_t extent_bytes;
-	uint32_t n_extents;
+struct vmm_host {
+	struct vmm common;
 	struct {
 		int writable, readable;
 	} fds[]; /* -1: not made */
 };
 
-int vmm_open(uint64_t extent_bytes, uint32_t n_extents, struct vmm **ret)
+static void host_close(struct vmm *common)
 {
-	struct vmm *vmm = calloc(1, sizeof(*vmm) + n_extents * sizeof(vmm->fds[0]));
+	struct vmm_host *vmm = (struct vmm_host *)common;
 
-	if (!vmm)
-		return -ENOMEM;
-	vmm->extent_bytes = extent_bytes;
-	vmm->n_extents = n_extents;
-	for (uint32_t i = 0; i < n_extents; i++)
-		vmm->fds[i].writable = vmm->fds[i].readable = -1;
-	*ret = vmm;
-	return 0;
-}
-
-void vmm_close(struct vmm *vmm)
-{
-	if (!vmm)
-		return;
-	for (uint32_t i = 0; i < vmm->n_extents; i++)
+	for (uint32_t i = 0; i < common->n_extents; i++)
 		if (vmm->fds[i].writable >= 0) {
 			close(vmm->fds[i].writable);
 			close(vmm->fds[i].readable);
@@ -51,14 +36,15 @@ void vmm_close(struct vmm *vmm)
 	free(vmm);
 }
 
-int vmm_extent_adopt(struct vmm *vmm, uint32_t extent, int fd)
+static int host_extent_adopt(struct vmm *common, uint32_t extent, int fd)
 {
+	struct vmm_host *vmm = (struct vmm_host *)common;
 	char path[64];
 	struct stat st;
 	int readable;
 
-	assert(extent < vmm->n_extents && vmm->fds[extent].writable < 0);
-	if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || (uint64_t)st.st_size != vmm->extent_bytes ||
+	assert(vmm->fds[extent].writable < 0);
+	if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || (uint64_t)st.st_size != common->extent_bytes ||
 	    (st.st_mode & 07777) != 0600 || fcntl(fd, F_GET_SEALS) != (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL))
 		return -EINVAL;
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
@@ -70,12 +56,12 @@ int vmm_extent_adopt(struct vmm *vmm, uint32_t extent, int fd)
 	return 0;
 }
 
-int vmm_extent_create(struct vmm *vmm, uint32_t extent)
+static int host_extent_create(struct vmm *common, uint32_t extent)
 {
+	struct vmm_host *vmm = (struct vmm_host *)common;
 	char path[64];
 	int fd, readable, error;
 
-	assert(extent < vmm->n_extents);
 	if (vmm->fds[extent].writable >= 0)
 		return 0;
 	snprintf(path, sizeof(path), "kvd-extent-%u", extent);
@@ -83,7 +69,7 @@ int vmm_extent_create(struct vmm *vmm, uint32_t extent)
 	if (fd < 0)
 		return -errno;
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	if (fchmod(fd, 0600) < 0 || ftruncate(fd, (off_t)vmm->extent_bytes) < 0 ||
+	if (fchmod(fd, 0600) < 0 || ftruncate(fd, (off_t)common->extent_bytes) < 0 ||
 	    fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0 ||
 	    (readable = open(path, O_RDONLY | O_CLOEXEC)) < 0) {
 		error = errno;
@@ -95,10 +81,44 @@ int vmm_extent_create(struct vmm *vmm, uint32_t extent)
 	return 0;
 }
 
-int vmm_extent_fd(const struct vmm *vmm, uint32_t extent, bool writable)
+static int host_extent_fd(const struct vmm *common, uint32_t extent, bool writable)
 {
-	assert(extent < vmm->n_extents);
+	const struct vmm_host *vmm = (const struct vmm_host *)common;
+
 	if (vmm->fds[extent].writable < 0)
 		return -ENOENT;
 	return writable ? vmm->fds[extent].writable : vmm->fds[extent].readable;
+}
+
+/* Engines lay weights out in memfds of their own, which they seal (weights_share.c). */
+static int host_block_create(struct vmm *common, uint64_t bytes, int *ret_fd)
+{
+	return -EOPNOTSUPP;
+}
+
+static const struct vmm_calls host_calls = { host_close, host_extent_create, host_extent_adopt, host_extent_fd,
+					     host_block_create };
+
+int vmm_host_find(struct vmm_facts *ret)
+{
+	*ret = (struct vmm_facts){
+		.ordinal = -1,
+		.granularity_bytes = (uint64_t)sysconf(_SC_PAGESIZE),
+		.fds_per_extent = 2,
+		.text = "host memory",
+	};
+	return 0;
+}
+
+int vmm_host_open(uint64_t extent_bytes, uint32_t n_extents, struct vmm **ret)
+{
+	struct vmm_host *vmm = calloc(1, sizeof(*vmm) + n_extents * sizeof(vmm->fds[0]));
+
+	if (!vmm)
+		return -ENOMEM;
+	vmm->common = (struct vmm){ .calls = &host_calls, .extent_bytes = extent_bytes, .n_extents = n_extents };
+	for (uint32_t i = 0; i < n_extents; i++)
+		vmm->fds[i].writable = vmm->fds[i].readable = -1;
+	*ret = &vmm->common;
+	return 0;
 }

@@ -11,7 +11,7 @@
 #define MOVER_FD 3                 /* the mover's end of the pair, inherited */
 
 enum mover_kind {
-	MOVER_SETUP = 1,           /* first message: pool and extent size.  No reply. */
+	MOVER_SETUP = 1,           /* first message: device, pool and extent size.  No reply. */
 	MOVER_EXTENT,              /* + fd: extent `target` has this memory.  No reply. */
 	MOVER_POPULATE,            /* give extent `target` all its memory */
 	MOVER_SCRUB,               /* zero frame `target` */
@@ -23,12 +23,16 @@ enum mover_kind {
 	MOVER_FETCH,               /* place in the spill file -> frame `target` */
 	MOVER_COVER,               /* a COMPARE_COPY's work on a page of this geometry, and nothing comes of it */
 	MOVER_COVER_SCRUB,         /* likewise of a SCRUB */
-	MOVER_FLUSH,               /* nothing: the reply says that all jobs before it are done */
+	MOVER_FLUSH,               /* the reply says that all jobs before it are done, and that nothing of the ended
+				    * process `target` is under way on the device; -EAGAIN: ask again */
 	MOVER_KINDS,
 };
 
 #define MOVER_SPILL_TRAILER 64u    /* bytes behind a page in its slot */
 #define MOVER_SPILL_ALIGN 4096u    /* slots begin and end at whole blocks */
+/* Exit status: kvd starts another one in each case. */
+#define MOVER_EXIT_NO_DEVICE 3     /* the device cannot be opened */
+#define MOVER_EXIT_FAULT 4         /* it failed under way; this process is of no more use to it */
 #define MOVER_DISK_JOBS_MAX 32u    /* SPILL and FETCH jobs that kvd gives the mover at once */
 #define MOVER_SHARE_JOBS_MAX 16u   /* COMPARE_COPY and COVER jobs, likewise */
 
@@ -41,6 +45,10 @@ struct mover_job {
 	uint32_t n_extents;        /* SETUP */
 	struct kvd_geometry geometry;  /* frame jobs; SETUP: extent_bytes */
 	union {
+		struct {           /* SETUP */
+			int32_t ordinal;       /* -1: this machine's memory */
+			uint8_t uuid[16];
+		} device;
 		struct mover_place place;  /* SPILL, FETCH */
 		struct {           /* SPILL_FILE */
 			uint64_t bytes;

@@ -19,6 +19,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "kvd/mover/device.h"
 #include "kvd/mover/job.h"
 #include "kvd/mover/move.h"
 #include "kvd/mover/share_thread.h"
@@ -86,11 +87,15 @@ static ssize_t receive(struct mover_job *ret, int *ret_fd)
 	return n;
 }
 
-/* False: kvd is gone. */
+/* False: kvd is gone.  A device that is lost to this process ends it before kvd believes an answer. */
 static bool answer(const struct mover_reply *reply)
 {
 	ssize_t n;
 
+	if (reply->error == DEVICE_LOST) {
+		fputs("kvd-mover: the device is lost to this process\n", stderr);
+		_exit(MOVER_EXIT_FAULT);
+	}
 	do
 		n = send(MOVER_FD, reply, sizeof(*reply), MSG_NOSIGNAL);
 	while (n < 0 && errno == EINTR);
@@ -121,15 +126,18 @@ static void handle_spill_file(struct mover *mover, struct mover_job *job, int fd
 
 static void handle_setup(struct mover *mover, struct mover_job *job, int fd)
 {
+	char error[DEVICE_ERROR_MAX];
 	int r;
 
 	if (job->kind == MOVER_SETUP) {
 		if (mover->ready)
 			fail("set up twice");
-		r = move_open(&mover->window, job->geometry.extent_bytes, job->n_extents);
-		if (r < 0)
-			fail("cannot reserve %u extents of %llu bytes: %s", job->n_extents,
-			     (unsigned long long)job->geometry.extent_bytes, strerror(-r));
+		r = move_open_on(&mover->window, job->device.ordinal, job->device.uuid, job->geometry.extent_bytes,
+				 job->n_extents, error);
+		if (r < 0) {
+			fprintf(stderr, "kvd-mover: %s\n", error);
+			exit(MOVER_EXIT_NO_DEVICE);
+		}
 		r = share_thread_open(&mover->window, answer, &mover->share);
 		if (r < 0)
 			fail("no second thread: %s", strerror(-r));
@@ -143,6 +151,8 @@ static void handle_setup(struct mover *mover, struct mover_job *job, int fd)
 	if (!mover->ready || fd < 0)
 		fail("extent %u without set-up or descriptor", job->target);
 	r = move_map(&mover->window, job->target, fd);
+	if (r == DEVICE_LOST)
+		exit(MOVER_EXIT_FAULT);
 	if (r < 0)
 		fprintf(stderr, "kvd-mover: extent %u cannot be mapped: %s\n", job->target,
 			strerror(-r));

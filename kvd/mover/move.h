@@ -7,8 +7,11 @@
 
 #include "kvd/mover/job.h"
 
+struct device;
+
 struct move_window {
-	uint8_t *base;             /* reserved PROT_NONE; extents are mapped into it */
+	struct device *device;     /* who touches the bytes */
+	uint8_t *base;             /* its window; on a GPU an address of the device */
 	uint64_t extent_bytes;
 	uint32_t n_extents;
 	uint8_t *mapped;           /* (n_extents) 1: there */
@@ -18,6 +21,9 @@ struct move_window {
 
 /* Reserve the window.  0 or -errno (-EINVAL: impossible sizes). */
 int move_open(struct move_window *window, uint64_t extent_bytes, uint32_t n_extents);
+/* The same on a device (device.h), with a sentence in ret_error (DEVICE_ERROR_MAX). */
+int move_open_on(struct move_window *window, int ordinal, const uint8_t *uuid, uint64_t extent_bytes,
+		 uint32_t n_extents, char *ret_error);
 void move_close(struct move_window *window);
 
 /* Map an extent; fd stays the caller's.  -EINVAL: no such extent, or the file has another size. */

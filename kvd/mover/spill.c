@@ -15,6 +15,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "kvd/mover/device.h"
+
 enum { SPILL_JOBS_MAX = MOVER_DISK_JOBS_MAX, ENDED_MAX = 2 * SPILL_JOBS_MAX };
 #define STAGING_BYTES_MAX (64ull << 20)  /* 32 pages of a 7B model's 2 MiB */
 
@@ -26,6 +28,7 @@ struct spill_store {
 	uint64_t file_bytes;
 	uint8_t *staging;
 	size_t staging_bytes, buffer_bytes;
+	bool is_staged;            /* known to the device */
 	uint32_t n_buffers, n_under_way;
 	bool buffer_used[SPILL_IO_DEPTH];
 	struct mover_job buffer_job[SPILL_IO_DEPTH];
@@ -36,6 +39,16 @@ struct spill_store {
 	const uint8_t **planes;    /* (planes_max) of the page being sealed */
 	uint32_t planes_max;
 };
+
+static void staging_drop(struct spill_store *s)
+{
+	if (!s->staging)
+		return;
+	if (s->is_staged)
+		s->window->device->calls->unstage(s->window->device, s->staging);
+	munmap(s->staging, s->staging_bytes);
+	s->staging = NULL;
+}
 
 int spill_store_open(struct move_window *window, int fd, uint64_t file_bytes, const uint8_t key[32],
 		     enum spill_io_kind kind, struct spill_store **ret)
@@ -67,8 +80,7 @@ void spill_store_close(struct spill_store *s)
 		return;
 	spill_io_close(s->io);
 	spill_cipher_close(s->cipher);
-	if (s->staging)
-		munmap(s->staging, s->staging_bytes);
+	staging_drop(s);
 	free(s->planes);
 	close(s->fd);
 	free(s);
@@ -106,9 +118,9 @@ static int buffers_make(struct spill_store *s, size_t bytes)
 	if (at == MAP_FAILED)
 		return -ENOMEM;
 	(void)madvise(at, n * bytes, MADV_DONTDUMP);
-	if (s->staging)
-		munmap(s->staging, s->staging_bytes);
+	staging_drop(s);
 	s->staging = at;
+	s->is_staged = s->window->device->calls->stage(s->window->device, at, n * bytes) == 0;
 	s->staging_bytes = n * bytes;
 	s->buffer_bytes = bytes;
 	s->n_buffers = n;
@@ -144,8 +156,9 @@ static int begin_in(struct spill_store *s, const struct mover_job *job, uint32_t
 
 	if (t.write) {
 		r = planes_make(s, g->n_planes);
-		for (uint32_t i = 0; r == 0 && i < g->n_planes; i++)
-			s->planes[i] = s->window->base + kvd_block_offset(g, job->source, i);
+		/* Where the device cannot lend its bytes they come into the buffer and are encrypted in place. */
+		if (r == 0)
+			r = s->window->device->calls->read(s->window->device, g, job->source, t.bytes, s->planes);
 		if (r == 0)
 			r = spill_seal(s->cipher, &job->place, s->planes, g->n_planes, g->block_bytes, t.bytes);
 		if (r < 0)
@@ -221,10 +234,7 @@ static int fetch_end(struct spill_store *s, const struct mover_job *job, uint32_
 	uint8_t *slot = s->staging + buffer * s->buffer_bytes;
 	int r = spill_unseal(s->cipher, &job->place, page_bytes_of(job), slot);
 
-	for (uint32_t i = 0; r == 0 && i < g->n_planes; i++)
-		memcpy(s->window->base + kvd_block_offset(g, job->target, i), slot + (uint64_t)i * g->block_bytes,
-		       g->block_bytes);
-	return r;
+	return r < 0 ? r : s->window->device->calls->write(s->window->device, g, job->target, slot);
 }
 
 bool spill_store_next(struct spill_store *s, struct mover_reply *ret)

@@ -18,6 +18,8 @@
 #include "kvd/segment.h"
 #include "tests/lib/suite.h"
 
+static char vmm_error[VMM_ERROR_MAX];
+
 #define EXTENT (1u << 20)
 
 /* ---- extents ---- */
@@ -28,7 +30,7 @@ START_TEST(extents_are_sealed_and_private)
 	struct stat st;
 	int rw, ro;
 
-	ck_assert_int_eq(vmm_open(EXTENT, 4, &vmm), 0);
+	ck_assert_int_eq(vmm_open("host", EXTENT, 4, &vmm, vmm_error), 0);
 	ck_assert_int_eq(vmm_extent_fd(vmm, 2, true), -ENOENT);
 	ck_assert_int_eq(vmm_extent_create(vmm, 2), 0);
 	rw = vmm_extent_fd(vmm, 2, true);
@@ -73,7 +75,7 @@ START_TEST(another_user_cannot_reopen_for_writing)
 {
 	struct vmm *vmm;
 
-	ck_assert_int_eq(vmm_open(EXTENT, 1, &vmm), 0);
+	ck_assert_int_eq(vmm_open("host", EXTENT, 1, &vmm, vmm_error), 0);
 	ck_assert_int_eq(vmm_extent_create(vmm, 0), 0);
 	if (getuid() != 0)
 		printf("skipped: needs root to become another user\n");
@@ -279,7 +281,7 @@ static uint8_t *at(uint32_t frame, uint32_t plane)
 
 static void open_window(void)
 {
-	ck_assert_int_eq(vmm_open(EXTENT, 4, &pool), 0);
+	ck_assert_int_eq(vmm_open("host", EXTENT, 4, &pool, vmm_error), 0);
 	ck_assert_int_eq(move_open(&window, EXTENT, 4), 0);
 	for (uint32_t i = 0; i < 3; i++) {
 		ck_assert_int_eq(vmm_extent_create(pool, i), 0);
