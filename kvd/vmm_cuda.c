@@ -2,8 +2,8 @@
  *
  * Owns one descriptor per extent and nothing else of the driver: the handle is released as soon as the memory has been
  * exported, for the descriptor alone keeps it, here, in the bundle of a killed kvd and on its way to an engine.  So
- * create and adopt end in the same state.  There is no context in this process: only cuInit, attributes, create, export,
- * import (to see whether a descriptor is one) and release, none of which a fault on the device can reach.
+ * create and adopt end in the same state.  There is no context in this process: only cuInit, attributes, create,
+ * export, import (to see whether a descriptor is one) and release, none of which a fault on the device can reach.
  *
  * An extent has memory from its creation on, and that memory is dirty: the mover zeroes it before anybody maps it.
  * The driver exports with all rights; readable descriptors do not exist here, and what an engine may not write it maps
@@ -42,6 +42,25 @@ static int complain(char *why, int r, const char *format, ...)
 
 _Static_assert(VMM_ERROR_MAX >= DRIVER_ERROR_MAX, "one sentence");
 
+#define MODE_EXCLUSIVE 3
+#define MODE_PROHIBITED 2
+
+/* kvd-mover and every engine need a context of their own: a device for one process, without MPS in between, is of no
+ * use, and that is better said before the first of them fails. */
+static int check_mode(const struct driver_facts *facts, int ordinal, char *why)
+{
+	const char *pipes = getenv("CUDA_MPS_PIPE_DIRECTORY");
+
+	if (facts->compute_mode == MODE_PROHIBITED)
+		return complain(why, -EBUSY, "cuda:%d (%s) is in compute mode PROHIBITED; set `nvidia-smi -i %d -c DEFAULT`",
+				ordinal, facts->name, ordinal);
+	if (facts->compute_mode == MODE_EXCLUSIVE && access(pipes ? pipes : "/tmp/nvidia-mps", X_OK) < 0)
+		return complain(why, -EBUSY, "cuda:%d (%s) is in compute mode EXCLUSIVE_PROCESS and MPS does not run: "
+				"kvd-mover and engines could not share it; set `nvidia-smi -i %d -c DEFAULT`", ordinal,
+				facts->name, ordinal);
+	return 0;
+}
+
 /* Find the device, the kind of memory and its granularity. */
 static int find(struct driver *driver, int ordinal, struct driver_facts *facts, struct driver_memory *memory,
 		uint64_t *ret_granularity, char *why)
@@ -51,6 +70,9 @@ static int find(struct driver *driver, int ordinal, struct driver_facts *facts, 
 
 	if (r == 0)
 		r = driver_device(driver, ordinal, facts, why);
+	if (r < 0)
+		return r;
+	r = check_mode(facts, ordinal, why);
 	if (r < 0)
 		return r;
 	*memory = driver_extent_memory(facts);

@@ -19,7 +19,7 @@ struct device;
 
 struct device_calls {
 	void (*close)(struct device *device);
-	/* The extent's place in the window is this memory now; fd stays the caller's.  -EINVAL: it is no such memory. */
+	/* The extent's place in the window is this memory now; fd stays the caller's.  -EINVAL: no such memory. */
 	int (*map)(struct device *device, uint32_t extent, int fd);
 	/* An extent has all its memory and is zero; of one that was never used. */
 	int (*populate)(struct device *device, uint32_t extent);
@@ -30,8 +30,8 @@ struct device_calls {
 	/* The work of an equal() that finds no difference and of a copy; of a zero().  Nothing comes of it. */
 	int (*cover)(struct device *device, const struct kvd_geometry *g, uint32_t a, uint32_t b);
 	int (*cover_zero)(struct device *device, const struct kvd_geometry *g);
-	/* A frame's planes for a reader: planes[] (n_planes) points at each, in place or in room, which has the bytes of
-	 * a page and is staging memory. */
+	/* A frame's planes for a reader: planes[] (n_planes) points at each, in place or in room, which has the bytes
+	 * of a page and is staging memory. */
 	int (*read)(struct device *device, const struct kvd_geometry *g, uint32_t frame, uint8_t *room,
 		    const uint8_t **planes);
 	/* The planes one after another, from staging memory, into a frame. */

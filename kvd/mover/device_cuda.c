@@ -1,7 +1,7 @@
 /* device_cuda.c - page bytes on a GPU, touched from the mover's own context.
  *
- * Owns the device's primary context in this process, a stream for each of the two threads, a window of device addresses with the extents mapped
- * into it, and pinned buffers for comparing.  A frame is n_planes blocks at a fixed distance, so each job is one
+ * Owns the device's primary context in this process, a stream for each of the two threads, a window of device
+ * addresses with the extents mapped into it, and pinned buffers for comparing.  A frame is n_planes blocks at a fixed distance, so each job is one
  * two-dimensional copy or fill.  Bytes go to the host and back through pinned memory by the copy engines: no kernel of
  * ours runs here, so decode keeps its multiprocessors and the mover needs no toolkit; pages are compared on the host,
  * chunk by chunk, the next chunk on its way while one is compared.
@@ -168,8 +168,8 @@ static int cuda_copy(struct device *device, const struct kvd_geometry *g, uint32
 }
 
 /* Planes [first, first + n) of a frame, columns [column, column + width), one after another to the host. */
-static int fetch(struct device_cuda *d, struct lane *l, const struct kvd_geometry *g, uint32_t frame, uint32_t first, uint32_t n,
-		 uint32_t column, uint32_t width, uint8_t *to)
+static int fetch(struct device_cuda *d, struct lane *l, const struct kvd_geometry *g, uint32_t frame, uint32_t first,
+		 uint32_t n, uint32_t column, uint32_t width, uint8_t *to)
 {
 	const struct driver_copy2d copy = {
 		.from_type = DRIVER_SIDE_DEVICE,
