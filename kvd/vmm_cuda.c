@@ -52,8 +52,8 @@ static int check_mode(const struct driver_facts *facts, int ordinal, char *why)
 	const char *pipes = getenv("CUDA_MPS_PIPE_DIRECTORY");
 
 	if (facts->compute_mode == MODE_PROHIBITED)
-		return complain(why, -EBUSY, "cuda:%d (%s) is in compute mode PROHIBITED; set `nvidia-smi -i %d -c DEFAULT`",
-				ordinal, facts->name, ordinal);
+		return complain(why, -EBUSY, "cuda:%d (%s) is in compute mode PROHIBITED; "
+				"set `nvidia-smi -i %d -c DEFAULT`", ordinal, facts->name, ordinal);
 	if (facts->compute_mode == MODE_EXCLUSIVE && access(pipes ? pipes : "/tmp/nvidia-mps", X_OK) < 0)
 		return complain(why, -EBUSY, "cuda:%d (%s) is in compute mode EXCLUSIVE_PROCESS and MPS does not run: "
 				"kvd-mover and engines could not share it; set `nvidia-smi -i %d -c DEFAULT`", ordinal,

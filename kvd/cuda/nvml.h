@@ -1,7 +1,7 @@
 /* nvml.h - libnvidia-ml.so.1, loaded at run time where it is: occupancy, utilisation, modes, processes.
  *
- * Everything here is for people and for asking whether a dead process is still on the device; nothing fails for its lack.
- * Devices are named by bus id, because NVML knows no CUDA_VISIBLE_DEVICES. */
+ * Everything here is for people and for asking whether a dead process is still on the device; nothing fails for its
+ * lack. Devices are named by bus id, because NVML knows no CUDA_VISIBLE_DEVICES. */
 #ifndef KVD_CUDA_NVML_H
 #define KVD_CUDA_NVML_H
 

@@ -1,8 +1,8 @@
 /* device.h - what the mover does to bytes, on the device that has them.
  *
- * device_host.c: this machine's memory, by load and store.  device_cuda.c: a GPU, in a context of the mover's own, by its
- * copy engines and a stream; a fault there ends the mover and nobody else.  Who calls has checked extents and frames
- * (move.c).  Two threads at most, on frames of their own.  Every call has ended when it returns. */
+ * device_host.c: this machine's memory, by load and store.  device_cuda.c: a GPU, in a context of the mover's own,
+ * by its copy engines and a stream; a fault there ends the mover and nobody else.  Who calls has checked extents and
+ * frames (move.c).  Two threads at most, on frames of their own.  Every call has ended when it returns. */
 #ifndef KVD_MOVER_DEVICE_H
 #define KVD_MOVER_DEVICE_H
 

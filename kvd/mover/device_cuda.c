@@ -1,10 +1,10 @@
 /* device_cuda.c - page bytes on a GPU, touched from the mover's own context.
  *
  * Owns the device's primary context in this process, a stream for each of the two threads, a window of device
- * addresses with the extents mapped into it, and pinned buffers for comparing.  A frame is n_planes blocks at a fixed distance, so each job is one
- * two-dimensional copy or fill.  Bytes go to the host and back through pinned memory by the copy engines: no kernel of
- * ours runs here, so decode keeps its multiprocessors and the mover needs no toolkit; pages are compared on the host,
- * chunk by chunk, the next chunk on its way while one is compared.
+ * addresses with the extents mapped into it, and pinned buffers for comparing.  A frame is n_planes blocks at a
+ * fixed distance, so each job is one two-dimensional copy or fill.  Bytes go to the host and back through pinned
+ * memory by the copy engines: no kernel of ours runs here, so decode keeps its multiprocessors and the mover needs
+ * no toolkit; pages are compared on the host, chunk by chunk, the next chunk on its way while one is compared.
  *
  * Result codes: what is sticky becomes DEVICE_LOST, and the mover ends.  Rolled back is everything that was done
  * before a step of map() failed. */

@@ -1,8 +1,8 @@
 /* device_host.c - page bytes in this machine's memory.
  *
  * Owns the window, reserved PROT_NONE; extents are mapped into it.  Memory is given by MADV_POPULATE_WRITE, which
- * reports what a plain store would turn into SIGBUS; and zeroed by memset of resident memory, never by punching holes, so that
- * a frame once populated stays so. */
+ * reports what a plain store would turn into SIGBUS; and zeroed by memset of resident memory, never by punching
+ * holes, so that a frame once populated stays so. */
 #include "kvd/mover/device.h"
 
 #include <errno.h>
