@@ -58,7 +58,8 @@ $(O)/tests/test_cuda_planted: $(call emulator_c,checked) $(call emulator_cu,chec
 		$(O)/emulator/checked/planted_table.o $(O)/emulator/checked/test_planted.o
 	$(emulator_test)
 $(KERNEL_TESTS): $(O)/tests/test_cuda_%: $(call emulator_c,checked) $(call emulator_cu,checked,$(KERNEL_SRC)) \
-		$(O)/emulator/checked/kernels.o $(O)/emulator/checked/cases.o $(O)/emulator/checked/test_%.o
+		$(O)/emulator/checked/kernels.o $(O)/emulator/checked/cases.o $(O)/emulator/checked/test_%.o \
+		$(call obj,engine/cuda/layout.c engine/cpu/formats.c)
 	$(emulator_test)
 -include $(wildcard $(O)/emulator/*.d $(O)/emulator/*/*.d $(O)/emulator/*/*/*/*.d $(O)/emulator/*/*/*.d)
 endif
