@@ -69,12 +69,12 @@ void handle_each(enum kind kind, void (*visit)(void *object, uint64_t handle, vo
 
 /* ---- slot.c: memory of a device, shared between processes ---- */
 struct slot {
-	int device, fd;                /* fd holds the lock that says "in use"; -1: none */
+	int device, fd, exported_fd;   /* each holds a lock that says "in use"; -1: none */
 	uint32_t index;
 	size_t bytes;
 };
 CUresult slot_open_devices(void);
-CUresult slot_take(int device, size_t bytes, struct slot *ret);
+CUresult slot_take(int device, size_t bytes, bool exportable, struct slot *ret);
 CUresult slot_from_fd(int fd, struct slot *ret);        /* INVALID_VALUE: not one of ours */
 void slot_give(struct slot *slot);
 void *slot_map(const struct slot *slot, void *at, int protection);

@@ -1,9 +1,11 @@
 /* slot.c - a device's memory: one sparse file FAKECUDA_DIR/deviceN.mem on a tmpfs, shared by all processes.
  *
- * A slot is one physical allocation, at (index + 1) * SPAN_BYTES.  It is in use as long as the byte
- * LOCK_BASE + index is locked by an open file description (F_OFD_SETLK): that lock goes with the last
- * descriptor or mapping of that description, in whatever process, so a SIGKILL frees memory as the kernel
- * does, and an exported descriptor keeps it.  The file offset of the description names the slot.
+ * A slot is one physical allocation, at (index + 1) * SPAN_BYTES.  It is in use as long as one of two bytes is
+ * locked by an open file description (F_OFD_SETLK), and such a lock goes with the last descriptor or mapping of
+ * that description, in whatever process: a SIGKILL frees memory as the kernel does.
+ *   LOCK_HELD + index      by each process that has a handle or a mapping, for reading: there may be many
+ *   LOCK_EXPORTED + index  by the description that is exported.  It is open for writing only, so that nobody
+ *                          can map or read what he was sent but through an import; its offset names the slot.
  * The table of slots lies in the file's first pages, guarded by another lock of the same file.
  * Fresh memory is filled with 0xA5, never with zeros. */
 #include "tests/fakecuda/fake.h"
@@ -22,6 +24,8 @@ enum { DEVICES_MAX = 4, SLOTS_MAX = 8000 };
 #define LOCK_BASE (1ll << 61)
 #define LOCK_TABLE (LOCK_BASE - 1)
 #define LOCK_CONTEXT (LOCK_BASE - 2)
+#define LOCK_HELD LOCK_BASE
+#define LOCK_EXPORTED (LOCK_BASE + (1ll << 39))
 #define LOCK_PROCESS (LOCK_BASE + (1ll << 40))  /* + pid: the process has a context */
 
 struct table {
@@ -135,6 +139,39 @@ static off_t offset_of(uint32_t index)
 	return (off_t)((index + 1) * SPAN_BYTES);
 }
 
+static bool is_in_use(int device, off_t index)
+{
+	return lock_byte(devices[device].fd, F_OFD_GETLK, F_WRLCK, LOCK_HELD + index) == 1 ||
+	       lock_byte(devices[device].fd, F_OFD_GETLK, F_WRLCK, LOCK_EXPORTED + index) == 1;
+}
+
+/* A description of this process's own, which its mappings keep. */
+static int open_held(int device, uint32_t index)
+{
+	char path[240];
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/device%d.mem", fake.dir, device);
+	fd = open_high(path, O_RDWR | O_CLOEXEC);
+	if (fd >= 0)
+		lock_byte(fd, F_OFD_SETLK, F_RDLCK, LOCK_HELD + index);
+	return fd;
+}
+
+static int open_exported(int device, uint32_t index)
+{
+	char path[240];
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/device%d.mem", fake.dir, device);
+	fd = open_high(path, O_WRONLY | O_CLOEXEC);
+	if (fd >= 0) {
+		lock_byte(fd, F_OFD_SETLK, F_WRLCK, LOCK_EXPORTED + index);
+		lseek(fd, index, SEEK_SET);
+	}
+	return fd;
+}
+
 /* With the table locked: give back what nobody holds any more; bytes in use. */
 static size_t sweep(int device)
 {
@@ -144,7 +181,7 @@ static size_t sweep(int device)
 	for (uint32_t i = 0; i < SLOTS_MAX; i++) {
 		if (!t->slots[i].used)
 			continue;
-		if (lock_byte(devices[device].fd, F_OFD_GETLK, F_WRLCK, LOCK_BASE + i) == 1)
+		if (is_in_use(device, i))
 			used += t->slots[i].bytes;
 		else
 			t->slots[i].used = 0;
@@ -188,16 +225,12 @@ static CUresult fill(int device, uint32_t index, size_t bytes)
 	return CUDA_SUCCESS;
 }
 
-CUresult slot_take(int device, size_t bytes, struct slot *ret)
+CUresult slot_take(int device, size_t bytes, bool exportable, struct slot *ret)
 {
 	struct table *t = devices[device].table;
-	char path[240];
 	CUresult r = CUDA_ERROR_OUT_OF_MEMORY;
 
-	snprintf(path, sizeof(path), "%s/device%d.mem", fake.dir, device);
-	*ret = (struct slot){ .device = device, .fd = open_high(path, O_RDWR | O_CLOEXEC), .bytes = bytes };
-	if (ret->fd < 0)
-		return CUDA_ERROR_OPERATING_SYSTEM;
+	*ret = (struct slot){ .device = device, .fd = -1, .exported_fd = -1, .bytes = bytes };
 	table_lock(device);
 	if (bytes <= SPAN_BYTES && sweep(device) + bytes <= t->capacity_bytes) {
 		ret->index = pick(device, bytes);
@@ -207,8 +240,11 @@ CUresult slot_take(int device, size_t bytes, struct slot *ret)
 	if (r == CUDA_SUCCESS) {
 		t->slots[ret->index].bytes = bytes;
 		t->slots[ret->index].populated = t->slots[ret->index].used = 1;
-		lock_byte(ret->fd, F_OFD_SETLK, F_WRLCK, LOCK_BASE + ret->index);
-		lseek(ret->fd, ret->index, SEEK_SET);
+		ret->fd = open_held(device, ret->index);
+		if (exportable)
+			ret->exported_fd = open_exported(device, ret->index);
+		if (ret->fd < 0 || (exportable && ret->exported_fd < 0))
+			r = CUDA_ERROR_OPERATING_SYSTEM;
 	}
 	table_unlock(device);
 	if (r)
@@ -227,11 +263,10 @@ CUresult slot_from_fd(int fd, struct slot *ret)
 		if (st.st_dev != devices[d].st.st_dev || st.st_ino != devices[d].st.st_ino)
 			continue;
 		index = lseek(fd, 0, SEEK_CUR);
-		if (index < 0 || index >= SLOTS_MAX || !devices[d].table->slots[index].used ||
-		    lock_byte(devices[d].fd, F_OFD_GETLK, F_WRLCK, LOCK_BASE + index) != 1)
+		if (index < 0 || index >= SLOTS_MAX || !devices[d].table->slots[index].used || !is_in_use(d, index))
 			return CUDA_ERROR_INVALID_VALUE;
-		*ret = (struct slot){ .device = d, .fd = fcntl(fd, F_DUPFD_CLOEXEC, 200), .index = (uint32_t)index,
-				      .bytes = devices[d].table->slots[index].bytes };
+		*ret = (struct slot){ .device = d, .fd = open_held(d, (uint32_t)index), .exported_fd = -1,
+				      .index = (uint32_t)index, .bytes = devices[d].table->slots[index].bytes };
 		return ret->fd < 0 ? CUDA_ERROR_OPERATING_SYSTEM : CUDA_SUCCESS;
 	}
 	return CUDA_ERROR_INVALID_VALUE;
@@ -241,7 +276,9 @@ void slot_give(struct slot *slot)
 {
 	if (slot->fd >= 0)
 		close(slot->fd);
-	slot->fd = -1;
+	if (slot->exported_fd >= 0)
+		close(slot->exported_fd);
+	slot->fd = slot->exported_fd = -1;
 }
 
 /* Through the slot's own description, so that the mapping keeps the lock. */

@@ -276,7 +276,7 @@ API cuMemCreate(CUmemGenericAllocationHandle *handle, size_t size, const CUmemAl
 				   "%#llx",
 				   size, fake.set.granularity, flags);
 	fake_lock();
-	r = slot_take(prop->location.id, size, &slot);
+	r = slot_take(prop->location.id, size, prop->requestedHandleTypes != 0, &slot);
 	if (r == CUDA_SUCCESS) {
 		r = memory_new(&slot, prop->requestedHandleTypes != 0, false,
 			       prop->allocFlags.gpuDirectRDMACapable != 0, handle);
@@ -316,7 +316,7 @@ static CUresult export_fd(void *shareable, uint64_t handle)
 		return fake_breach(CUDA_ERROR_INVALID_VALUE, "%s", memory->imported ? "an imported handle is exported" :
 				   "the handle was created without a handle type");
 	/* As the driver may: without CLOEXEC, for the caller to set. */
-	fd = dup(memory->slot.fd);
+	fd = dup(memory->slot.exported_fd);
 	if (fd < 0)
 		return CUDA_ERROR_OPERATING_SYSTEM;
 	*(int *)shareable = fd;
@@ -533,7 +533,7 @@ CUresult va_allocate(size_t bytes, uintptr_t *ret)
 
 	if (!m)
 		return CUDA_ERROR_OUT_OF_MEMORY;
-	r = slot_take(context->device, pages, &m->slot);
+	r = slot_take(context->device, pages, false, &m->slot);
 	p = r ? MAP_FAILED : mmap(NULL, pages + 8192, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	m->alias = p == MAP_FAILED ? MAP_FAILED : slot_map(&m->slot, NULL, PROT_READ | PROT_WRITE);
 	if (m->alias == MAP_FAILED || slot_map(&m->slot, p + 4096, PROT_NONE) == MAP_FAILED) {

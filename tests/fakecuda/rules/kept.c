@@ -7,6 +7,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -158,6 +159,25 @@ static int foreign_descriptors_are_refused(void)
 	       CUDA_ERROR_INVALID_VALUE);
 	EXPECT(cuMemImportFromShareableHandle(&h, (void *)(intptr_t)-1, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR) ==
 	       CUDA_ERROR_INVALID_VALUE);
+	end();
+	return 0;
+}
+
+/* What is exported is no file that host code could look into. */
+static int exported_descriptor_cannot_be_mapped(void)
+{
+	CUmemGenericAllocationHandle h;
+	char byte;
+	int fd;
+
+	begin();
+	h = create(GRANULARITY);
+	MUST(cuMemExportToShareableHandle(&fd, h, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0));
+	EXPECT(mmap(NULL, 4096, PROT_READ, MAP_SHARED, fd, 0) == MAP_FAILED);
+	EXPECT(mmap(NULL, 4096, PROT_WRITE, MAP_SHARED, fd, 0) == MAP_FAILED);
+	EXPECT(read(fd, &byte, 1) == -1);
+	close(fd);
+	MUST(cuMemRelease(h));
 	end();
 	return 0;
 }
@@ -381,6 +401,7 @@ const struct rule rules_plain[] = {
 	K(keeps_memory, NULL),
 	K(memory_outlives_its_maker, NULL),
 	K(foreign_descriptors_are_refused, NULL),
+	K(exported_descriptor_cannot_be_mapped, NULL),
 	K(memory_is_finite, NULL),
 	K(hint_is_only_a_hint, NULL),
 	K(hint_may_be_ignored, "FAKECUDA_IGNORE_HINT=1"),
