@@ -4,6 +4,7 @@
 
 #include <stdbool.h>
 #include "client/connection.h"
+#include "client/window.h"
 #include "kvd/engine.h"
 
 /* Streams that kvd has handed over and the engine has not yet collected.  A scheduler collects
@@ -36,7 +37,10 @@ struct kvd_engine {
 	int early_fd;              /* -1: none */
 
 	/* The window: pool_bytes of address space; extents appear in it. */
-	uint8_t *window;           /* NULL: not reserved */
+	uint8_t *window;           /* NULL: not reserved; on a GPU a device address */
+	const struct kvd_window_calls *window_calls;
+	struct kvd_window_device *window_device;
+	uint32_t device_kind;      /* KVD_DEVICE_*; of the first kvd, and then of every one */
 	uint32_t n_extents;
 	uint32_t *acks;            /* (acks_max) queue: extent << 1 | mapped, not yet on the ring */
 	uint32_t first_ack, n_acks, acks_max;

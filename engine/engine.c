@@ -95,6 +95,12 @@ static int attach(struct engine *e, const struct options *o, char *err, size_t e
 		snprintf(err, errlen, "%s", e->kvd ? kvd_engine_error(e->kvd) : "out of memory");
 		return r;
 	}
+	if ((kvd_engine_welcome(e->kvd)->device_kind == KVD_DEVICE_HOST) != (e->compute.ordinal < 0)) {
+		snprintf(err, errlen, "kvd's pages are on %s, and --device %s computes on another; give --device %s",
+			 e->compute.ordinal < 0 ? "a GPU" : "the host", o->device,
+			 e->compute.ordinal < 0 ? "cuda" : "host");
+		return KVD_S_REFUSED;
+	}
 	engine_take_geometry(e);
 	e->reattach.attached_usec = engine_now_usec();
 	e->reattach.kvd_pid = kvd_engine_welcome(e->kvd)->kvd_pid;

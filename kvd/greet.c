@@ -120,11 +120,13 @@ static void welcome(struct peer *peer, uint32_t request_seq, const char *decided
 		.gid = peer->gid,
 		.pid = peer->pid,
 		.kvd_version = KVD_VERSION,
+		.device_kind = daemon->device.ordinal < 0 ? KVD_DEVICE_HOST : KVD_DEVICE_CUDA,
 	};
 
 	strcpy(reply.tenant, peer->tenant_name);
 	strcpy(reply.domain, peer->domain);
 	strcpy(reply.decided_by, decided_by);
+	memcpy(reply.device_uuid, daemon->device.uuid, sizeof(reply.device_uuid));
 	peer_send(peer, &reply.m, NULL, 0, false);
 }
 

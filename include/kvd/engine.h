@@ -68,7 +68,9 @@ KVD_API int kvd_engine_reattach(struct kvd_engine *e);
  * where the process cannot be watched (another pid namespace).  Any moment. */
 KVD_API bool kvd_engine_kvd_ended(const struct kvd_engine *e);
 
-KVD_API uint8_t *kvd_engine_window(const struct kvd_engine *e);        /* address rule: geometry.h */
+/* Address rule: geometry.h.  kvd_engine_welcome()->device_kind says of what: on a GPU it is a device address, in the
+ * device's primary context of this process. */
+KVD_API uint8_t *kvd_engine_window(const struct kvd_engine *e);
 KVD_API const struct kvd_geometry *kvd_engine_geometry(const struct kvd_engine *e);
 KVD_API const struct kvd_msg_welcome *kvd_engine_welcome(const struct kvd_engine *e);
 KVD_API uint32_t kvd_engine_number(const struct kvd_engine *e);

@@ -40,6 +40,7 @@ enum kvd_status {
 #undef KVD_STATUS
 };
 
+enum kvd_device_kind { KVD_DEVICE_HOST = 0, KVD_DEVICE_CUDA = 1 };
 enum kvd_role { KVD_ROLE_CLIENT = 1, KVD_ROLE_ENGINE = 2 };
 
 /* ---- control socket ---- */
@@ -64,6 +65,9 @@ struct kvd_msg_welcome {
 	char domain[KVD_NAME_MAX];
 	char kvd_version[KVD_NAME_MAX];
 	char decided_by[KVD_NAME_MAX]; /* what made the peer that tenant: "uid 1000", "cgroup /a"; since 0.2 */
+	uint32_t device_kind;      /* KVD_DEVICE_*: what extents are memory of, and their descriptors are of */
+	uint32_t pad;
+	uint8_t device_uuid[16];   /* of a GPU; else zeroes */
 };
 struct kvd_msg_error {             /* reply instead of any other; m.status says which, text says what */
 	struct kvd_msg m;
