@@ -66,6 +66,7 @@ struct kept {
 	uint16_t streams_free;     /* free list: index + 1 */
 	struct kept_stream streams[LIMIT_STREAMS];
 	struct tenant_counters counters[LIMIT_TENANTS];
+	struct core_quota told[LIMIT_TENANTS]; /* what the configuration last said of each tenant; weight 0: nothing */
 	uint64_t extent_inodes[];  /* (n_extents) */
 };
 

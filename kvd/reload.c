@@ -17,17 +17,9 @@
 #include "kvd/greet.h"
 #include "kvd/tenant_use.h"
 
-uint32_t reload_tenant(struct daemon *daemon, const char *name)
+static struct core_quota quota_of(const struct config_tenant *limits)
 {
-	const struct config_domain *domain = config_domain_of(daemon->config, name);
-	const struct config_tenant *limits = config_limits_of(daemon->config, name);
-	struct core_event event = { .type = CORE_EV_TENANT, .engine = CORE_NONE };
-	uint32_t number;
-
-	strcpy(event.tenant.name, name);
-	strcpy(event.tenant.domain, domain ? domain->name : name);
-	event.tenant.sharing = domain ? domain->sharing : daemon->config->sharing;
-	event.tenant.quota = (struct core_quota){
+	return (struct core_quota){
 		.min_bytes = limits->min_bytes,
 		.low_bytes = config_low_bytes(limits),
 		.high_bytes = config_high_bytes(limits),
@@ -36,10 +28,59 @@ uint32_t reload_tenant(struct daemon *daemon, const char *name)
 		.weight = limits->weight,
 		.max_sequences = limits->sequences_max,
 	};
-	daemon_event(daemon, &event);
+}
+
+static bool quota_equal(const struct core_quota *a, const struct core_quota *b)
+{
+	return a->min_bytes == b->min_bytes && a->low_bytes == b->low_bytes && a->high_bytes == b->high_bytes &&
+	       a->max_bytes == b->max_bytes && a->insert_bytes_per_sec == b->insert_bytes_per_sec &&
+	       a->weight == b->weight && a->max_sequences == b->max_sequences;
+}
+
+/* A tenant of which the configuration says what it said before keeps the numbers it has, which are an
+ * administrator's (`kvctl quota`), or those of the file; true: nor has it another domain now. */
+static bool keep_quota(const struct daemon *daemon, struct core_event *event)
+{
+	uint32_t number = core_tenant_find(daemon->core, event->tenant.name), cursor = 0;
+	struct kvd_row_tenant row;
+
+	if (number == CORE_NONE || !quota_equal(&daemon->kept->told[number], &event->tenant.quota) ||
+	    !core_read_tenants(daemon->core, number, &cursor, &row, 1))
+		return false;
+	event->tenant.quota = (struct core_quota){
+		.min_bytes = row.min_bytes,
+		.low_bytes = row.low_bytes,
+		.high_bytes = row.high_bytes,
+		.max_bytes = row.max_bytes,
+		.insert_bytes_per_sec = row.insert_bytes_per_sec,
+		.weight = row.weight,
+		.max_sequences = row.max_sequences,
+	};
+	return row.sharing == (uint32_t)event->tenant.sharing && !strcmp(row.domain, event->tenant.domain);
+}
+
+uint32_t reload_tenant(struct daemon *daemon, const char *name)
+{
+	const struct config_domain *domain = config_domain_of(daemon->config, name);
+	const struct config_tenant *limits = config_limits_of(daemon->config, name);
+	struct core_event event = { .type = CORE_EV_TENANT, .engine = CORE_NONE };
+	struct core_quota told = quota_of(limits);
+	uint32_t number;
+
+	strcpy(event.tenant.name, name);
+	strcpy(event.tenant.domain, domain ? domain->name : name);
+	event.tenant.sharing = domain ? domain->sharing : daemon->config->sharing;
+	event.tenant.quota = told;
+	if (!keep_quota(daemon, &event))
+		daemon_event(daemon, &event);
 	number = core_tenant_find(daemon->core, name);
-	if (number != CORE_NONE)
-		tenant_use_configure(daemon, number, limits);
+	if (number == CORE_NONE)
+		return number;
+	if (!quota_equal(&daemon->kept->told[number], &told)) {
+		/* with the next event: until then it is told again */
+		KEPT_SET(daemon, daemon->kept->told[number], told);
+	}
+	tenant_use_configure(daemon, number, limits);
 	return number;
 }
 

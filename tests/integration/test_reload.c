@@ -32,10 +32,12 @@ static void write_file(const char *path, const char *text)
 	close(fd);
 }
 
-static void start(struct host *h, const char *config)
+static const char *const with_config[] = { "--config", config_path, NULL, NULL };
+static const char *const with_keeper[] = { "--config", config_path, "--keeper", NULL };
+
+static void start_with(struct host *h, const char *config, const char *const *more)
 {
 	char directory[] = "/tmp/kvd-reload-XXXXXX";
-	const char *const more[] = { "--config", config_path, NULL };
 
 	ck_assert_ptr_nonnull(mkdtemp(directory));
 	ck_assert_int_eq(chmod(directory, 0755), 0);
@@ -44,6 +46,11 @@ static void start(struct host *h, const char *config)
 	write_file(config_path, config);
 	host_start(h, "64M", more);
 	ck_assert_int_eq(chmod(h->dir, 0755), 0);
+}
+
+static void start(struct host *h, const char *config)
+{
+	start_with(h, config, with_config);
 }
 
 static void stop(struct host *h)
@@ -266,6 +273,58 @@ START_TEST(a_lowered_max)
 }
 END_TEST
 
+static void quota_by_hand(struct host *h, const char *arguments)
+{
+	char line[1024];
+
+	snprintf(line, sizeof(line), "%s/kvctl --socket %s quota %s >/dev/null", h->bin, h->socket, arguments);
+	ck_assert_msg(system(line) == 0, "kvctl quota %s", arguments);
+}
+
+static void expect_limits(struct host *h, const char *tenant, uint64_t max_mib, uint32_t weight)
+{
+	struct kvd_row_tenant row;
+
+	host_tenant(h, tenant, &row);
+	ck_assert_uint_eq(row.max_bytes, max_mib << 20);
+	ck_assert_uint_eq(row.weight, weight);
+}
+
+/* What `kvctl quota` has set outlives kvd and every reload, until the file says something else of that tenant. */
+START_TEST(a_quota_by_hand_stays)
+{
+	struct kvd_row_status status;
+	struct host h;
+
+	start_with(&h, "[tenant a]\nmax = 60M\n[tenant b]\nmax = 50M\n", with_keeper);
+	quota_by_hand(&h, "a max=20M weight=300");
+	quota_by_hand(&h, "b weight=200");
+	expect_limits(&h, "a", 20, 300);
+	expect_limits(&h, "b", 50, 200);
+	reload(&h, "[tenant a]\nmax = 60M\n[tenant b]\nmax = 40M\n", "reload.done");
+	expect_limits(&h, "a", 20, 300);
+	expect_limits(&h, "b", 40, 100);
+	for (int i = 0; i < 2; i++) {
+		host_kill(&h.kvd, SIGKILL);
+		host_kvd_start(&h, "64M", with_keeper);
+		host_status(&h, &status);
+		ck_assert(status.adopted);
+		expect_limits(&h, "a", 20, 300);
+		expect_limits(&h, "b", 40, 100);
+	}
+	/* Changed while no kvd lives: the next one sees it, too. */
+	host_kill(&h.kvd, SIGKILL);
+	write_file(config_path, "[tenant a]\nmax = 60M\n[tenant b]\nmax = 30M\n");
+	host_kvd_start(&h, "64M", with_keeper);
+	expect_limits(&h, "a", 20, 300);
+	expect_limits(&h, "b", 30, 100);
+	reload(&h, "[tenant a]\nmax = 59M\n", "reload.done");
+	expect_limits(&h, "a", 59, 100);
+	expect_limits(&h, "b", 0, 100);
+	stop(&h);
+}
+END_TEST
+
 /* ---- users ---- */
 
 /* What a stranger is told at HELLO for a tenant: 0 and its domain, or the status. */
@@ -377,7 +436,7 @@ int main(void)
 		SCENARIO(under_load),
 		SCENARIO(a_bad_file_changes_nothing),
 		SCENARIO(what_cannot_change_is_named),
-		SCENARIO(a_lowered_max),
+		SCENARIO(a_lowered_max), SCENARIO(a_quota_by_hand_stays),
 		SCENARIO(users_and_domains),
 		SCENARIO(a_control_group_is_a_tenant),
 	};
