@@ -26,6 +26,8 @@
  *  */
 #include "kvd/core/parts.h"
 
+enum { EXTENT_LOOKS = 64 };
+
 #define TO(state) (1u << KVD_FRAME_##state)
 static const uint16_t frame_moves[KVD_FRAME_STATES] = {
 	[KVD_FRAME_FREE] = TO(OPEN) | TO(FILLING),
@@ -80,17 +82,31 @@ void frame_move(const struct core *c, uint32_t f, enum kvd_frame_state to, uint3
 	extent_counts_changed(c, x, from, to);
 }
 
+/* The fullest extent of a group that a frame may be taken from.  An idle one comes to be in use by it: only where no
+ * reservation counts on it; what is cached in the busy ones goes first. */
+static uint32_t extent_for_frame(const struct core *c, uint32_t group)
+{
+	const struct group *g = &c->groups[group];
+	bool spare = extent_spare(c, group);
+	uint32_t looks = 0;
+	for (uint32_t b = 0; b < BUCKETS; b++)
+		for (uint32_t x = list_first(&g->partial[b]); x != CORE_NONE && looks < EXTENT_LOOKS;
+		     x = list_next(c, LIST_PARTIAL, x), looks++)
+			if (spare || extent_busy(c, x))
+				return x;
+	return CORE_NONE;
+}
+
 /* Take a free frame of a group: of the preferred extent, else of the fullest one. */
 uint32_t frame_take(const struct core *c, uint32_t group, uint32_t prefer, enum kvd_frame_state to,
 		    uint32_t owner)
 {
-	const struct group *g = &c->groups[group];
 	uint32_t x = CORE_NONE;
-	if (prefer != CORE_NONE && extent_at(c, prefer)->bucket &&
-	    extent_at(c, prefer)->group == group)
+	if (prefer != CORE_NONE && extent_at(c, prefer)->bucket && extent_at(c, prefer)->group == group &&
+	    (extent_busy(c, prefer) || extent_spare(c, group)))
 		x = prefer;
-	for (uint32_t b = 0; x == CORE_NONE && b < BUCKETS; b++)
-		x = list_first(&g->partial[b]);
+	if (x == CORE_NONE)
+		x = extent_for_frame(c, group);
 	if (x == CORE_NONE)
 		return CORE_NONE;
 	const struct extent *extent = extent_at(c, x);

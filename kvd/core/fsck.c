@@ -352,6 +352,7 @@ static void check_groups(struct check *k, const struct sums *sums)
 		fsck_walk_end(k, LIST_COOL, &g->cool, &w, "a list of cool pages is broken");
 	}
 	fsck_check(k, wanted == c->wanted, "the sum of wanted extents is wrong", wanted);
+	fsck_check(k, core_fits(c), "reservations count on more extents than are left", c->wanted);
 	fsck_check(k, cool == k->cool_listed, "cool pages are not all in a reclaim list", cool);
 	fsck_check(k, busy == c->busy_extents, "the number of busy extents is wrong", busy);
 }

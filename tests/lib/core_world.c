@@ -303,6 +303,8 @@ void world_run(struct world *w, const struct core_event *event)
 	const struct world_shell *shell = core_shell(w->core);
 	while (next) {
 		core_shell_set(w->core, &shell->events, &w->events, sizeof(w->events));
+		if (w->now > shell->now)
+			core_shell_set(w->core, &shell->now, &w->now, sizeof(w->now));
 		core_step(w->core, next, w->now);
 		while (core_next_action(w->core, &a))
 			world_perform(w, &a);
@@ -345,7 +347,6 @@ void world_step(struct world *w, const struct core_event *event)
 	}
 	w->ops++;
 	w->events++;
-	w->now_latest = w->now > w->now_latest ? w->now : w->now_latest;
 	if (w->step)
 		w->step(w, event);
 	else

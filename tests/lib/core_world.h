@@ -94,6 +94,7 @@ struct world_block { uint64_t generation, identity, tag; bool faulty; };
 /* What this shell keeps in the book (core_shell), committed with the events and actions it is about. */
 struct world_shell {
 	uint64_t events;               /* taken by core_step() */
+	uint64_t now;                  /* the latest that it was told; the clock may have been set back since */
 	uint32_t comp_tail[WORLD_ENGINES], msg_tail[WORLD_ENGINES]; /* published, sent */
 };
 
@@ -101,7 +102,6 @@ struct world {
 	struct core *core;
 	struct core_config config;
 	uint64_t now, seed, rng;
-	uint64_t now_latest;           /* that kvd has been told; the clock may have been set back since */
 	void (*watch)(void *arg, const struct world_record *record);
 	void *watch_arg;
 	uint16_t *viewers;             /* per frame: rows of unfinished steps that name it */

@@ -421,7 +421,8 @@ void world_settle(struct world *w, bool advance)
 			world_fail(w, "the world does not come to rest", round, 0);
 		bool moved = settle_round(w, advance);
 		uint64_t at = core_next_tick_usec(w->core);
-		idle = moved || at <= w->now_latest ? 0 : idle + 1;  /* due: it has more to do */
+		const struct world_shell *shell = core_shell(w->core);
+		idle = moved || at <= shell->now ? 0 : idle + 1;      /* due: it has more to do */
 		/* time passes only when nothing else is left to happen */
 		world_tick(w, advance && idle && at > w->now && at != UINT64_MAX ? at - w->now : 0);
 	}

@@ -192,6 +192,7 @@ START_TEST(extents_and_sums)
 	MUTATE(g->idle.count, g->idle.count + 1, "idle extents is broken");
 	MUTATE(e->bucket, e->bucket + 1, "wrong list of partly free");
 	MUTATE(c->wanted, c->wanted + 1, "sum of wanted");
+	MUTATE(c->wanted, (uint64_t)c->n_extents, "count on more extents than are left");
 	MUTATE(c->groups[0].wanted, c->groups[0].wanted + 1, "another number of extents than it reserves");
 	MUTATE(c->active_weight, c->active_weight + 1, "sum of active weights");
 	MUTATE(tenant_at(c, 0)->active_weight, 7777u, "no part in the shares");
