@@ -99,6 +99,7 @@ endif
 $(O)/obj/%.o: %.c
 	$(call say,CC,$<)mkdir -p $(@D) && $(CC) $(CFLAGS_ALL) $(ISA) -c -o $@ $<
 
+# PTX, cubins and what ptxas says stay in kept/, for tests/cuda_gates.py and the PTX interpreter.
 # No contraction of a multiply and an add, as on the CPU; a kernel that spills, or keeps anything in local memory,
 # is an error.
 NVCC_FLAGS := -std=c++17 -no-compress -O3 -fmad=false -I. -Xptxas -Werror,-warn-spills,-warn-lmem-usage \
@@ -106,7 +107,8 @@ NVCC_FLAGS := -std=c++17 -no-compress -O3 -fmad=false -I. -Xptxas -Werror,-warn-
 .PHONY: cuda
 cuda: $(PLUGIN) ## build the GPU's engine backend (needs nvcc, no device)
 $(O)/obj/%.fatbin: %.cu
-	$(call say,NVCC,$<)mkdir -p $(@D) && $(NVCC) $(NVCC_FLAGS) -MD -MP -MF $(@:.fatbin=.d) -fatbin -o $@ $<
+	$(call say,NVCC,$<)mkdir -p $(@D)/kept && $(NVCC) $(NVCC_FLAGS) -Xptxas -v --keep --keep-dir $(@D)/kept \
+		-MD -MP -MF $(@:.fatbin=.d) -fatbin -o $@ $< >$(@D)/kept/$(*F).log 2>&1 || { cat $(@D)/kept/$(*F).log; exit 1; }
 
 $(O)/obj/engine/cuda/images.o: engine/cuda/images.S $(FATBINS)
 	$(call say,AS,$<)$(CC) -Wa,-I$(@D) -c -o $@ $<
@@ -195,7 +197,7 @@ units: $(UNITS) $(EXAMPLES) ## build the unit tests
 tools: $(TOOLS)
 
 check: ## install what is missing, build, run all tests
-	@tests/setup.sh
+	@tests/setup.sh $(if $(NVCC),python3-numpy)
 	@tests/setup.sh spin || echo "tests/models will be skipped"
 	@tests/fetch_model.sh >/dev/null || echo "tests of the real model will be skipped"
 	@$(MAKE) --no-print-directory check-run

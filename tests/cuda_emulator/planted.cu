@@ -212,6 +212,11 @@ PORT_KERNEL void planted_matrix(struct planted_args a)
 	a.out[global_thread()] = port_f32_of_bits(r[0]) + port_f32_of_bits(r[3]);
 }
 
+PORT_INLINE uint32_t bf16_pair(float low, float high)
+{
+	return port_bits_of_f32(low) >> 16 | (port_bits_of_f32(high) & 0xffff0000u);
+}
+
 /* c = a b of bf16 from memory: rows of a are in[0..], b is in[128..]; for the swapped operands. */
 PORT_KERNEL void planted_mma(struct planted_args a)
 {
@@ -225,8 +230,9 @@ PORT_KERNEL void planted_mma(struct planted_args a)
 		const uint32_t i = g + r % 2u * 8u, k = 2u * t + r / 2u * 8u;
 		fragment[r] = port_bf16x2(a.in[(16u * i + k) % 128u + i / 8u % 2u], a.in[(16u * i + k + 1u) % 128u]);
 	}
-	const uint32_t b0 = port_bf16x2(b[16u * t + g], b[16u * t + 8u + g]);
-	const uint32_t b1 = port_bf16x2(b[16u * t + 64u + g], b[16u * t + 72u + g]);
+	/* numbers of b are exact in bf16: packed by hand, so that a wrong port_bf16x2() shows */
+	const uint32_t b0 = bf16_pair(b[16u * t + g], b[16u * t + 8u + g]);
+	const uint32_t b1 = bf16_pair(b[16u * t + 64u + g], b[16u * t + 72u + g]);
 	if (a.broken)
 		port_mma_bf16(c, fragment, b1, b0);
 	else

@@ -3,7 +3,9 @@
 #   build/tests/fakecuda/libkernels.so          every kernel of engine/cuda, fast, nothing checked
 #   build/tests/fakecuda/libkernels-checked.so  the same with every access watched
 #   build/tests/test_cuda_planted               planted faults, each of which must be found
-#   build/tests/test_cuda_kernels               the real kernels against plain C in double precision
+#   build/tests/test_cuda_kernels_*             the real kernels against plain C in double precision
+#   tests/cuda_emulator/test_ptx.py             the same launches through the PTX that nvcc made
+#   tests/cuda_gates.py                         what the compiler made of the kernels
 # Not under sanitizers: fibers and foreign __tsan_* functions do not mix with them.
 EMULATOR := tests/cuda_emulator
 EMULATOR_C := machine collective copies report
@@ -46,7 +48,9 @@ $(O)/emulator/checked/%.o: $(O)/emulator/%.cc
 emulator_so = $(call say,LD,$@)mkdir -p $(@D) && gcc -shared -Wl,--no-undefined -o $@ $(filter %.o,$^) -lm -lpthread -ldl
 ifneq ($(KERNEL_SRC),)
 KERNEL_TESTS := $(patsubst $(EMULATOR)/test_%.c,$(O)/tests/test_cuda_%,$(wildcard $(EMULATOR)/test_kernels_*.c))
-CUDA_CHECKS += $(KERNEL_TESTS)
+CUDA_CHECKS += $(KERNEL_TESTS) $(EMULATOR)/test_ptx.py tests/cuda_gates.py
+$(EMULATOR)/test_ptx.py: | $(KERNEL_TESTS) $(PLUGIN)
+tests/cuda_gates.py: | $(PLUGIN)
 $(O)/tests/fakecuda/libkernels.so: $(call emulator_c,fast) $(call emulator_cu,fast,$(KERNEL_SRC)) $(O)/emulator/fast/kernels.o
 	$(emulator_so)
 $(O)/tests/fakecuda/libkernels-checked.so: $(call emulator_c,checked) $(call emulator_cu,checked,$(KERNEL_SRC)) \
