@@ -56,15 +56,14 @@ static void cuda_release(struct kvd_engine *e)
 	struct kvd_window_device *d = e->window_device;
 	uint64_t extent_bytes = e->connection->welcome.extent_bytes, at = (uint64_t)(uintptr_t)e->window;
 
-	if (d->context) {
-		(void)d->driver.cuCtxSetCurrent(d->context);
-		if (e->window)
-			(void)d->driver.cuCtxSynchronize();
-	}
-	for (uint32_t i = 0; e->window && i < e->n_extents; i++)
+	bool idle = d->context && d->driver.cuCtxSetCurrent(d->context) == DRIVER_OK &&
+		    d->driver.cuCtxSynchronize() == DRIVER_OK;
+
+	/* Never under work that is queued: what a lost context holds, the process's end gives back. */
+	for (uint32_t i = 0; e->window && idle && i < e->n_extents; i++)
 		if (d->mapped[i])
-			(void)d->driver.cuMemUnmap(at + i * extent_bytes, extent_bytes);
-	if (e->window)
+			idle = d->driver.cuMemUnmap(at + i * extent_bytes, extent_bytes) == DRIVER_OK;
+	if (e->window && idle)
 		(void)d->driver.cuMemAddressFree(at, e->n_extents * extent_bytes);
 	if (d->context)
 		(void)d->driver.cuDevicePrimaryCtxRelease(d->facts.device);

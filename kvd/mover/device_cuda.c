@@ -89,9 +89,11 @@ static struct lane *lane(struct device_cuda *d)
 	return l;
 }
 
+/* Work that is queued and cannot be waited for may still write, when kvd has long given its target to somebody else:
+ * whatever the driver says here, only this process's end takes it back. */
 static int finish(struct device_cuda *d, struct lane *l)
 {
-	return said("cuStreamSynchronize", d->driver.cuStreamSynchronize(l->stream));
+	return said("cuStreamSynchronize", d->driver.cuStreamSynchronize(l->stream)) < 0 ? DEVICE_LOST : 0;
 }
 
 static int cuda_map(struct device *device, uint32_t extent, int fd)
@@ -106,7 +108,9 @@ static int cuda_map(struct device *device, uint32_t extent, int fd)
 	if (r < 0)
 		return r;
 	if (d->mapped[extent]) {
-		r = said("cuMemUnmap", d->driver.cuMemUnmap(at, bytes));
+		r = said("cuCtxSynchronize", d->driver.cuCtxSynchronize());
+		if (r == 0)
+			r = said("cuMemUnmap", d->driver.cuMemUnmap(at, bytes));
 		d->mapped[extent] = r < 0;
 	}
 	if (r == 0)
@@ -223,11 +227,13 @@ static int compare(struct device_cuda *d, const struct kvd_geometry *g, uint32_t
 	struct lane *l = lane(d);
 	struct chunk now = { 0 }, next;
 	unsigned turn = 0;
-	int r = l ? 0 : DEVICE_LOST;
+	int r = 0, finished;
 
-	if (r == 0 && !l->compare)
-		r = said("cuMemHostAlloc", d->driver.cuMemHostAlloc((void **)&l->compare, 4 * COMPARE_BYTES, 0));
 	*ret = true;
+	if (!l)
+		return DEVICE_LOST;
+	if (!l->compare)
+		r = said("cuMemHostAlloc", d->driver.cuMemHostAlloc((void **)&l->compare, 4 * COMPARE_BYTES, 0));
 	chunk_next(g, &now);
 	if (r == 0)
 		r = fetch_both(d, l, g, a, b, &now, turn);
@@ -244,7 +250,8 @@ static int compare(struct device_cuda *d, const struct kvd_geometry *g, uint32_t
 			*ret = false;
 	}
 	/* What was begun and is not needed any more still writes into the buffers. */
-	return r < 0 ? r : finish(d, l);
+	finished = finish(d, l);
+	return finished < 0 ? finished : r;
 }
 
 static int cuda_equal(struct device *device, const struct kvd_geometry *g, uint32_t a, uint32_t b, bool *ret)
@@ -334,10 +341,14 @@ static void cuda_close(struct device *device)
 {
 	struct device_cuda *d = of(device);
 
-	for (uint32_t i = 0; d->mapped && i < device->n_extents; i++)
+	bool idle = d->context && d->driver.cuCtxSetCurrent(d->context) == DRIVER_OK &&
+		    d->driver.cuCtxSynchronize() == DRIVER_OK;
+
+	/* Never under work that is queued: then the process's end unmaps. */
+	for (uint32_t i = 0; idle && i < device->n_extents; i++)
 		if (d->mapped[i])
-			(void)d->driver.cuMemUnmap(address(d, i), device->extent_bytes);
-	if (device->base)
+			idle = d->driver.cuMemUnmap(address(d, i), device->extent_bytes) == DRIVER_OK;
+	if (device->base && idle)
 		(void)d->driver.cuMemAddressFree((uint64_t)(uintptr_t)device->base, d->window_bytes);
 	for (uint32_t i = 0; i < 2; i++) {
 		if (d->lanes[i].compare)
