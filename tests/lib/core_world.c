@@ -178,13 +178,14 @@ static void perform_attached(struct world *w, const struct core_action *a)
 		return;
 	shell_set(w, &shell->comp_tail[a->engine], 0);
 	shell_set(w, &shell->msg_tail[a->engine], 0);
-	if (w->adopting && e->attached)
-		return;                      /* told already, by the kvd that died before its commit */
+	if (w->adopting && e->attached_event == shell->events)
+		return;                      /* told already, by a kvd that died before its commit */
 	if (e->alive)
 		world_fail(w, "the number of a process that may still run is given again", a->engine, 0);
 	/* MAP messages follow in the same event */
 	memset(e->slot, 0, sizeof(e->slot));
 	e->attached = e->alive = true;
+	e->attached_event = shell->events;
 	e->deaf = e->behind = false;
 	e->number = a->engine;
 	e->space_tag = w->attaching.space_tag;

@@ -45,6 +45,7 @@ struct world_slot {
 
 struct world_engine {
 	bool attached;                 /* from ATTACHED to HANGUP */
+	uint64_t attached_event;       /* the event that it was told so in (world_shell.events) */
 	bool deaf;                     /* its process is dead, and kvd has not noticed yet */
 	bool behind;                   /* it still reads the tables of a kvd that has died */
 	uint32_t behind_tail, behind_msgs; /* how far that kvd's completions and messages go */
