@@ -6,6 +6,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -93,6 +94,7 @@ static bool take_book(struct daemon *daemon, const struct core_config *expect, i
 {
 	size_t bytes = core_book_bytes(expect);
 	const char *problem;
+	uint64_t began_usec = clock_now_usec();
 
 	_Static_assert(ADOPT_WHY_MAX >= CORE_WHY_MAX, "one sentence");
 	if (!map_book(daemon, bytes, fd, why))
@@ -100,6 +102,8 @@ static bool take_book(struct daemon *daemon, const struct core_config *expect, i
 	daemon->core = core_adopt(daemon->book, bytes, expect, why);
 	if (!daemon->core)
 		return false;
+	log_info("adopt.checked book_bytes=%zu usec=%" PRIu64, bytes,
+		 clock_now_usec() - began_usec);
 	daemon->kept = core_shell(daemon->core);
 	if (!kept_valid(daemon->kept, &problem))
 		return doubt(why, "%s", problem);
