@@ -149,6 +149,12 @@ static inline const struct spill *spill_at(const struct core *c, uint32_t n)
 {
 	return BOOK_AT(c, at_spills, spill, n);
 }
+/* It is needed soon: all its cache lines. */
+static inline void fetch_record(const void *record, size_t size)
+{
+	for (size_t at = 0; at < size + 63; at += 64)
+		__builtin_prefetch((const char *)record + at);
+}
 static inline uint32_t extent_of(const struct core *c, uint32_t frame)
 {
 	return frame >> c->slot_bits;

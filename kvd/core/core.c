@@ -163,8 +163,7 @@ static void move_action(const struct core *c, uint32_t job, struct core_action *
 	ret->move.peer = j->peer;
 	ret->move.target = j->target;
 	ret->move.geometry = c->spaces[space].geometry;
-	if (j->spill)
-		ret->move.place = spill_place(c, j->spill);
+	ret->move.place = j->spill ? spill_place(c, j->spill) : (struct core_spill_place){ 0 };
 	SET(j->issued, 1);
 }
 
@@ -187,6 +186,7 @@ static bool row_action(const struct core *c, const struct item *i, struct core_a
 static void attached_action(const struct core *c, const struct item *i, struct core_action *ret)
 {
 	ret->type = CORE_ACT_ATTACHED;
+	memset(&ret->attached, 0, sizeof(ret->attached));
 	ret->attached.status = i->a;
 	ret->attached.need = i->b;
 	ret->attached.have = i->c;
@@ -212,8 +212,7 @@ bool core_next_action(struct core *core, struct core_action *ret)
 	}
 	const struct item *i = item_at(c, c->items_head);
 	bool last = true;
-	memset(ret, 0, sizeof(*ret));
-	ret->engine = i->engine;
+	ret->engine = i->engine;           /* each kind fills what is its own */
 	switch ((enum item_kind)i->kind) {
 	case ITEM_ACTION_COMPLETE:
 		ret->type = CORE_ACT_COMPLETE;

@@ -246,6 +246,15 @@ void hold_take(const struct core *c, uint32_t seq, uint32_t index, uint32_t page
 		hold_claim(c, seq, index, claim);
 }
 
+/* The slot is dropped some pages later. */
+void hold_fetch(const struct core *c, uint32_t seq, uint32_t index)
+{
+	const struct hold *h = hold_at(c, seq_at(c, seq)->row + index);
+	fetch_record(page_at(c, h->page), sizeof(struct page));
+	fetch_record(claim_at(c, h->claim), sizeof(struct claim));
+	fetch_record(&node_at(c, h->node)->refs, sizeof(uint64_t));
+}
+
 void hold_drop(const struct core *c, uint32_t seq, uint32_t index)
 {
 	uint32_t number = seq_at(c, seq)->row + index;

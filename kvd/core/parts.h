@@ -166,8 +166,18 @@ static inline const uint32_t *node_bucket(const struct core *c, uint32_t hash)
 	return (const uint32_t *)((const char *)c + c->layout.at_node_hash) + (hash & (c->layout.buckets_max - 1));
 }
 uint32_t node_find(const struct core *c, uint32_t space, uint32_t parent, const int32_t *tokens);
-uint32_t node_find_or_make(const struct core *c, uint32_t space, uint32_t parent,
-			   const int32_t *tokens);
+uint32_t node_find_or_make(const struct core *c, uint32_t space, uint32_t parent, const int32_t *tokens,
+			   uint64_t identity /* 0: not known yet */);
+/* The nodes of a prompt, one page after the other: what is needed next is on its way from memory meanwhile. */
+enum { WALK_AHEAD = 6 };
+struct node_walk {
+	uint32_t space, n_pages, n_hashed;
+	const int32_t *tokens;
+	uint64_t identity[2 * WALK_AHEAD];     /* of page i at i % (2 * WALK_AHEAD) */
+};
+uint32_t node_walk_next(const struct core *c, struct node_walk *walk, uint32_t page, uint32_t parent);
+void hold_fetch(const struct core *c, uint32_t seq, uint32_t index); /* it is looked at soon */
+
 bool node_is(const struct core *c, uint32_t node, uint32_t parent, const int32_t *tokens);
 uint32_t node_of_prefix(const struct core *c, uint64_t id);  /* 0: nobody has it now */
 void node_ref(const struct core *c, uint32_t node);

@@ -86,6 +86,7 @@ uint32_t reclaim_plan(const struct core *c, struct reclaim_scope scope, struct r
 		uint32_t claim = shelf_peek(c, best->cursor, &level);
 		const struct claim *k = claim_at(c, claim);
 		const struct node *node = node_at(c, k->node);
+		__builtin_prefetch(&claim_at(c, list_next(c, LIST_LRU, claim))->used_usec);
 		uint64_t bytes = page_bytes_of_space(c, node->space);
 		ret[n++] = (struct reclaim_candidate){
 			.claim = claim,

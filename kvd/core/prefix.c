@@ -63,10 +63,11 @@ uint32_t node_of_prefix(const struct core *c, uint64_t id)
 }
 
 /* 0: the pool of nodes is full. */
-uint32_t node_find_or_make(const struct core *c, uint32_t space, uint32_t parent,
-			   const int32_t *tokens)
+uint32_t node_find_or_make(const struct core *c, uint32_t space, uint32_t parent, const int32_t *tokens,
+			   uint64_t identity)
 {
-	uint64_t identity = node_identity(c, space, parent, tokens);
+	if (!identity)
+		identity = node_identity(c, space, parent, tokens);
 	uint32_t hash = (uint32_t)identity, number = node_find_hashed(c, space, parent, tokens, identity);
 	if (number)
 		return number;
@@ -86,6 +87,30 @@ uint32_t node_find_or_make(const struct core *c, uint32_t space, uint32_t parent
 	SET(*bucket, number);
 	if (parent)
 		list_push(c, LIST_CHILDREN, &node_at(c, parent)->children, number);
+	return number;
+}
+
+/* Identities need no node, only those before them: they are computed ahead.  The bucket is asked for two
+ * stretches before it is read, the node one; its first claim and copy when it is there. */
+uint32_t node_walk_next(const struct core *c, struct node_walk *w, uint32_t page, uint32_t parent)
+{
+	for (; w->n_hashed < w->n_pages && w->n_hashed < page + 2 * WALK_AHEAD; w->n_hashed++) {
+		uint32_t i = w->n_hashed, before = (i + 2 * WALK_AHEAD - 1) % (2 * WALK_AHEAD);
+		uint64_t words[2] = { i ? w->identity[before] : w->space,
+				      core_tokens_word(c, w->tokens + (size_t)i * KVD_PAGE_TOKENS) };
+		w->identity[i % (2 * WALK_AHEAD)] = siphash_words(c->config.hash_key, words, 2);
+		__builtin_prefetch(node_bucket(c, (uint32_t)w->identity[i % (2 * WALK_AHEAD)]));
+	}
+	if (page + WALK_AHEAD < w->n_hashed)
+		fetch_record(node_at(c, *node_bucket(c,
+			(uint32_t)w->identity[(page + WALK_AHEAD) % (2 * WALK_AHEAD)])), sizeof(struct node));
+	uint32_t number = node_find_or_make(c, w->space, parent, w->tokens + (size_t)page * KVD_PAGE_TOKENS,
+					    w->identity[page % (2 * WALK_AHEAD)]);
+	const struct node *n = node_at(c, number);
+	if (n->claims.head)
+		fetch_record(claim_at(c, list_first(&n->claims)), sizeof(struct claim));
+	if (n->copies.head)
+		fetch_record(page_at(c, list_first(&n->copies)), sizeof(struct page));
 	return number;
 }
 

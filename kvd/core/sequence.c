@@ -148,6 +148,8 @@ void seq_reserve(const struct core *c, uint32_t seq, int64_t pages)
 	tenant_reserve(c, s->tenant, pages * (int64_t)bytes);
 }
 
+enum { CUT_AHEAD = 8 };                        /* pages whose records are asked for ahead */
+
 /* Drop the table entries from n_pages on, last first: what is cached then ages leaf before parent.
  *  */
 void seq_cut(const struct core *c, uint32_t seq, uint32_t n_pages)
@@ -156,6 +158,14 @@ void seq_cut(const struct core *c, uint32_t seq, uint32_t n_pages)
 	uint32_t had = s->n_pages;
 	while (s->n_pages > n_pages) {
 		uint32_t index = s->n_pages - 1;
+		if (index >= n_pages + CUT_AHEAD)
+			hold_fetch(c, seq, index - CUT_AHEAD);
+		if (index >= n_pages + CUT_AHEAD / 2) {
+			const struct page *p = page_at(c, hold_at(c, s->row + index - CUT_AHEAD / 2)->page);
+			__builtin_prefetch(frame_at(c, p->frame));
+			if (p->node)
+				fetch_record(&node_at(c, p->node)->present, 96);
+		}
 		SET(s->n_pages, index);
 		if (s->n_sealed > index)
 			SET(s->n_sealed, index);

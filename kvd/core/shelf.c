@@ -96,12 +96,20 @@ void shelf_begin(const struct shelf *s, uint32_t cursor[SHELF_LEVELS])
 uint32_t shelf_peek(const struct core *c, const uint32_t cursor[SHELF_LEVELS], uint32_t *ret_level)
 {
 	uint32_t best = CORE_NONE;
-	for (uint32_t i = 0; i < SHELF_LEVELS; i++)
-		if (cursor[i] != CORE_NONE &&
-		    (best == CORE_NONE || claim_value(c, cursor[i]) < claim_value(c, best))) {
-			best = cursor[i];
-			*ret_level = i;
+	uint64_t least = 0;                          /* valued only where there is a choice */
+	for (uint32_t i = 0; i < SHELF_LEVELS; i++) {
+		if (cursor[i] == CORE_NONE)
+			continue;
+		if (best != CORE_NONE) {
+			uint64_t value = claim_value(c, cursor[i]);
+			least = least ? least : claim_value(c, best);
+			if (value >= least)
+				continue;
+			least = value;
 		}
+		best = cursor[i];
+		*ret_level = i;
+	}
 	return best;
 }
 

@@ -31,10 +31,11 @@ static void prompt_nodes(const struct core *c, uint32_t seq, const int32_t *toke
 			 uint32_t n_tokens)
 {
 	const struct seq *s = seq_at(c, seq);
-	uint32_t parent = 0, space = c->engines[s->engine].space;
-	for (uint32_t i = 0; i < n_tokens / KVD_PAGE_TOKENS; i++) {
-		uint32_t node =
-			node_find_or_make(c, space, parent, tokens + (size_t)i * KVD_PAGE_TOKENS);
+	struct node_walk walk = { .space = c->engines[s->engine].space, .tokens = tokens,
+				  .n_pages = n_tokens / KVD_PAGE_TOKENS };
+	uint32_t parent = 0;
+	for (uint32_t i = 0; i < walk.n_pages; i++) {
+		uint32_t node = node_walk_next(c, &walk, i, parent);
 		if (!node)
 			break;
 		node_ref(c, node);
@@ -285,7 +286,7 @@ static void seal_one(const struct core *c, uint32_t seq, uint32_t index, const i
 	if (index < s->n_nodes && node_is(c, h->node, parent, tokens)) /* as the prompt said */
 		node = h->node;
 	if (!node)
-		node = node_find_or_make(c, space, parent, tokens);
+		node = node_find_or_make(c, space, parent, tokens, 0);
 	if (!node)
 		return;
 	node_ref(c, node);

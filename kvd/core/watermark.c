@@ -29,6 +29,22 @@ uint64_t available_bytes(const struct core *c)
 	return bytes;
 }
 
+/* What letting go of a candidate looks at, as far as its node says: the plan has just read that. */
+static void candidate_fetch(const struct core *c, const struct reclaim_candidate *next)
+{
+	const struct node *n = node_at(c, next->node);
+	fetch_record(n, sizeof(*n));
+	fetch_record(claim_at(c, next->claim), sizeof(struct claim));
+	__builtin_prefetch(node_bucket(c, n->hash));
+	if (n->copies.head) {
+		const struct page *p = page_at(c, list_first(&n->copies));
+		fetch_record(p, sizeof(*p));
+		__builtin_prefetch(frame_at(c, p->frame));
+	}
+	if (n->parent)
+		fetch_record(node_at(c, n->parent), sizeof(*n));
+}
+
 void watermark_pump(const struct core *c)
 {
 	struct watermarks mark = watermarks(c);
@@ -46,6 +62,8 @@ void watermark_pump(const struct core *c)
 			break;
 		for (uint32_t i = 0; i < n && available < mark.high_bytes &&
 				     tenant_at(c, plan[i].tenant)->class == plan[i].class; i++) {
+			if (i + 2 < n)
+				candidate_fetch(c, &plan[i + 2]);
 			if (guard_spares(c, plan[i].claim)) /* or an earlier one took it along */
 				continue;
 			if (!reclaim_out(c, plan[i].claim, RECLAIM_PATIENT))

@@ -172,10 +172,11 @@ MUTATED(bool, page_serves, (const struct core *c, uint32_t page, uint32_t tenant
 }
 
 MUTATED(uint32_t, node_find_or_make,
-	(const struct core *c, uint32_t space, uint32_t parent, const int32_t *tokens))
+	(const struct core *c, uint32_t space, uint32_t parent, const int32_t *tokens, uint64_t identity))
 {
 	int32_t first[KVD_PAGE_TOKENS] = { tokens[0] & 7 };
-	return __real_node_find_or_make(c, space, parent, now(MUTANT_HASH_ONLY) ? first : tokens);
+	return now(MUTANT_HASH_ONLY) ? __real_node_find_or_make(c, space, parent, first, 0)
+				     : __real_node_find_or_make(c, space, parent, tokens, identity);
 }
 
 MUTATED(void, hold_drop, (const struct core *c, uint32_t seq, uint32_t index))
