@@ -18,6 +18,7 @@ struct backend_run;
 
 struct backend_options {
 	int ordinal;                   /* which device, -1: the host */
+	const uint8_t *device_uuid;    /* (16) the GPU that kvd's memory is of; NULL: any */
 	unsigned max_rows;             /* most rows of one step */
 	unsigned max_logits;           /* most rows of one step whose logits are wanted */
 	unsigned max_seqs;             /* most sequences of one step */

@@ -69,6 +69,24 @@ void engine_take_geometry(struct engine *e)
 	e->kv.geometry = *kvd_engine_geometry(e->kvd);
 }
 
+/* Are kvd's pages memory that our backend computes on? */
+static int check_device(struct engine *e, char *err, size_t errlen)
+{
+	const struct kvd_msg_welcome *w = kvd_engine_welcome(e->kvd);
+	bool on_gpu = w->device_kind == KVD_DEVICE_CUDA;
+
+	if (on_gpu == e->backend->on_host) {
+		snprintf(err, errlen,
+			 on_gpu ? "this kvd's pages are a GPU's memory; start kvengine with --device cuda, or "
+				  "another kvd with --device host"
+				: "this kvd's pages are this machine's memory; start kvd with --device cuda, "
+				  "too, or kvengine without it");
+		return -EXDEV;
+	}
+	e->compute.device_uuid = on_gpu ? w->device_uuid : NULL;
+	return 0;
+}
+
 static int attach(struct engine *e, const struct options *o, char *err, size_t errlen)
 {
 	const struct model_config *c = &e->model->config;
@@ -101,6 +119,9 @@ static int attach(struct engine *e, const struct options *o, char *err, size_t e
 			 e->compute.ordinal < 0 ? "cuda" : "host");
 		return KVD_S_REFUSED;
 	}
+	r = check_device(e, err, errlen);
+	if (r < 0)
+		return r;
 	engine_take_geometry(e);
 	e->reattach.attached_usec = engine_now_usec();
 	e->reattach.kvd_pid = kvd_engine_welcome(e->kvd)->kvd_pid;

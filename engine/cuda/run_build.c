@@ -292,6 +292,19 @@ static int check_shape(struct backend_run *run)
 	return -EOPNOTSUPP;
 }
 
+/* kvd's pages are memory of one GPU; no other can read them. */
+static int check_device(struct backend_run *run, const struct backend_options *o)
+{
+	const struct driver_facts *facts = &run->device.facts;
+
+	if (!o->device_uuid || memcmp(facts->uuid.bytes, o->device_uuid, sizeof(facts->uuid.bytes)) == 0)
+		return 0;
+	snprintf(run->device.error, sizeof(run->device.error),
+		 "cuda:%d (%s, %s) is not the GPU whose memory this kvd owns; give the engine kvd's --device",
+		 o->ordinal, facts->name, facts->bus);
+	return -EXDEV;
+}
+
 int run_build(struct backend_run *run, const struct model *m, const struct backend_options *o)
 {
 	int r;
@@ -301,6 +314,8 @@ int run_build(struct backend_run *run, const struct model *m, const struct backe
 	r = check_shape(run);
 	if (r == 0)
 		r = device_open(&run->device, o->ordinal);
+	if (r == 0)
+		r = check_device(run, o);
 	if (r == 0)
 		r = find_kernels(run);
 	if (r == 0)
