@@ -152,7 +152,7 @@ $(TOOLS): $(O)/tests/%: $(O)/obj/tests/tools/%.o $(ALL_LIBS); $(link)
 # The double of the CUDA driver, and what is tested on it: wants the toolkit's header, no device.
 CUDA_HOME ?= /usr/local/cuda
 CUDA_HEADER := $(wildcard $(CUDA_HOME)/include/cuda.h)
-FAKE_TESTS := $(patsubst tests/fakecuda/%.c,$(O)/tests/fakecuda/%,$(wildcard tests/fakecuda/test_*.c))
+FAKE_TESTS := $(patsubst tests/fakecuda/%.c,$(O)/tests/%,$(wildcard tests/fakecuda/test_*.c))
 FAKE_SRC := $(filter-out tests/fakecuda/test_%.c,$(wildcard tests/fakecuda/*.c))
 FAKECUDA := $(O)/tests/fakecuda/libcuda.so.1
 FAKENVML := $(O)/tests/fakecuda/libnvidia-ml.so.1
@@ -164,9 +164,10 @@ CUDA_CHECKS := $(if $(CUDA_HEADER),$(FAKE_TESTS),tests/fakecuda/skipped.sh)
 $(O)/obj/tests/fakecuda/%.o: ISA := -isystem $(CUDA_HOME)/include
 $(FAKECUDA): $(call obj,$(FAKE_SRC))
 	$(call say,LD,$@)mkdir -p $(@D) && $(CC) $(SANFLAGS) $(LDFLAGS) -shared -Wl,-soname,libcuda.so.1 -o $@ $^ -ldl -lpthread
-$(O)/tests/fakecuda/test_rules: $(call obj,$(wildcard tests/fakecuda/rules/*.c))
-$(FAKE_TESTS): EXTRA_LIBS = $(CHECK_LIBS) $(FAKECUDA) '-Wl,-rpath,$$ORIGIN'
-$(FAKE_TESTS): $(O)/tests/fakecuda/%: $(O)/obj/tests/fakecuda/%.o $(ALL_LIBS) | $(FAKECUDA) $(FAKENVML) $(FAKE_KERNELS); $(link)
+$(O)/tests/test_driver_rules: $(call obj,$(wildcard tests/fakecuda/rules/*.c))
+$(FAKE_TESTS): EXTRA_LIBS = $(CHECK_LIBS) $(FAKECUDA) '-Wl,-rpath,$$ORIGIN/fakecuda'
+$(FAKE_TESTS): $(O)/tests/%: $(O)/obj/tests/fakecuda/%.o $(ALL_LIBS) | $(FAKECUDA) $(FAKENVML) $(FAKE_KERNELS); $(link)
+$(O)/tests/test_nth_driver: | $(PLUGIN)
 $(O)/tests/test_cuda_forward: | $(if $(CUDA_HEADER),$(PLUGIN) $(FAKECUDA) $(FAKE_KERNELS))
 $(O)/tests/fakecuda/test_engine: | $(BINS) $(PLUGIN)
 include tests/cuda_emulator/rules.mk

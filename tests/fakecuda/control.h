@@ -13,6 +13,7 @@ struct fake_control {
 	uint32_t hold;                 /* != 0: no queued work begins */
 	uint32_t lost;                 /* != 0: the device is lost, every call returns this code */
 	uint32_t breaches;             /* of all processes */
+	uint32_t fired;                /* FAKECUDA_FAIL came to pass; it does so once until the test sets this to 0 */
 	uint64_t calls;
 };
 

@@ -52,11 +52,9 @@ _Noreturn void fake_undefined(const char *format, ...) __attribute__((format(pri
 CUresult fake_fault(CUresult code, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void fake_lock(void);
 void fake_unlock(void);
-static inline CUresult fake_unlocked(CUresult result)
-{
-	fake_unlock();
-	return result;
-}
+/* Lets go of the lock.  Where FAKECUDA_FAIL wants a destroying call to fail, it fails here, with its effect: the
+ * driver gives errors of earlier work from such calls, and nobody could give the thing back a second time. */
+CUresult fake_unlocked(CUresult result);
 #define LOCKED(expression) do { fake_lock(); return fake_unlocked(expression); } while (0)
 
 /* ---- handle.c: every handle has a kind and a generation, so that a stale one is known ---- */

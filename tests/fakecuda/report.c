@@ -21,6 +21,7 @@ struct fake fake = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
 static int log_fd = -1, trace_fd = -1;
 static __thread const char *calling = "?";
+static __thread CUresult fail_late;    /* of the call that this thread is in */
 static bool fail_here;                 /* FAKECUDA_FAIL_PROGRAM is this one, or unset */
 static uint64_t n_calls;
 
@@ -217,6 +218,13 @@ CUresult fake_fault(CUresult code, const char *format, ...)
 	return code;
 }
 
+/* Errors of the device stay; those of a call do not. */
+static bool stays(CUresult code)
+{
+	return code >= CUDA_ERROR_ILLEGAL_ADDRESS && code != CUDA_ERROR_NOT_SUPPORTED &&
+	       code != CUDA_ERROR_NOT_PERMITTED && code < CUDA_ERROR_MPS_CONNECTION_FAILED;
+}
+
 void fake_lock(void)
 {
 	pthread_mutex_lock(&fake.lock);
@@ -225,6 +233,27 @@ void fake_lock(void)
 void fake_unlock(void)
 {
 	pthread_mutex_unlock(&fake.lock);
+}
+
+CUresult fake_unlocked(CUresult result)
+{
+	CUresult late = fail_late;
+
+	fail_late = CUDA_SUCCESS;
+	if (late && stays(late))
+		fake.sticky = late;
+	fake_unlock();
+	return late ? late : result;
+}
+
+static bool destroys(const char *function)
+{
+	static const char *const words[] = { "Release", "Free", "Destroy", "Unmap", "Unload", "Unregister" };
+
+	for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++)
+		if (strstr(function, words[i]))
+			return true;
+	return false;
 }
 
 /* "cuMemAlloc_v2" is cuMemAlloc to those who ask. */
@@ -254,13 +283,18 @@ static CUresult fail_on_demand(const char *function)
 		if (__atomic_load_n(&f->number, __ATOMIC_RELAXED) == 0 ||
 		    __atomic_sub_fetch(&f->number, 1, __ATOMIC_RELAXED) != 0)
 			continue;
+		/* In one process of the program only: the one that takes its place finds the driver well. */
+		if (fake.control && __atomic_exchange_n(&fake.control->fired, 1, __ATOMIC_RELAXED))
+			continue;
 		char line[160];
 		int n = snprintf(line, sizeof(line), "fired %d %s %s %llu %d\n", (int)getpid(), fake.program, function,
 				 (unsigned long long)number, (int)f->code);
 		(void)!write(log_fd >= 0 ? log_fd : 2, line, (size_t)n);
-		/* Errors of the device stay; those of a call do not. */
-		if (f->code >= CUDA_ERROR_ILLEGAL_ADDRESS && f->code != CUDA_ERROR_NOT_SUPPORTED &&
-		    f->code != CUDA_ERROR_NOT_PERMITTED && f->code < CUDA_ERROR_MPS_CONNECTION_FAILED)
+		if (destroys(function)) {
+			fail_late = f->code;
+			return CUDA_SUCCESS;
+		}
+		if (stays(f->code))
 			fake.sticky = f->code;
 		return f->code;
 	}
@@ -272,6 +306,7 @@ CUresult fake_enter(const char *function, enum need need)
 	CUresult r;
 
 	calling = function;
+	fail_late = CUDA_SUCCESS;
 	if (fake.control)
 		__atomic_add_fetch(&fake.control->calls, 1, __ATOMIC_RELAXED);
 	if (queue_in_callback())

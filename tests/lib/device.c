@@ -75,10 +75,6 @@ static void point_to(const char *variable, const char *relative)
 
 	exe[n > 0 ? n : 0] = '\0';
 	*strrchr(exe, '/') = '\0';
-	/* this program lies in build/tests or in build/tests/fakecuda */
-	n = (ssize_t)strlen(exe);
-	if (n > 9 && !strcmp(exe + n - 9, "/fakecuda"))
-		exe[n - 9] = '\0';
 	snprintf(path, sizeof(path), "%s/fakecuda/%s", exe, relative);
 	if (access(path, R_OK) == 0)
 		setenv(variable, path, 1);
@@ -171,6 +167,23 @@ void device_hold(bool hold)
 
 	__atomic_store_n(&c->hold, hold, __ATOMIC_RELEASE);
 	munmap(c, 4096);
+}
+
+void device_rearm(void)
+{
+	struct fake_control *c = control();
+
+	__atomic_store_n(&c->fired, 0, __ATOMIC_RELEASE);
+	munmap(c, 4096);
+}
+
+bool device_has_fired(void)
+{
+	struct fake_control *c = control();
+	bool fired = __atomic_load_n(&c->fired, __ATOMIC_ACQUIRE) != 0;
+
+	munmap(c, 4096);
+	return fired;
 }
 
 void device_lose(unsigned code)

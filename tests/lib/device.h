@@ -24,6 +24,9 @@ char *device_log(void);
 unsigned device_log_count(const char *word);
 /* Hold all queued work, or lose the device (0: not): words of the double's control page. */
 void device_hold(bool hold);
+/* FAKECUDA_FAIL may come to pass once more; did it since? */
+void device_rearm(void);
+bool device_has_fired(void);
 void device_lose(unsigned code);
 
 #endif

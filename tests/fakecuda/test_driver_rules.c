@@ -1,4 +1,4 @@
-/* test_rules.c - every rule of the double is broken once, by a process of its own that did nothing else wrong.
+/* test_driver_rules.c - every rule of the double is broken once, by a process of its own that did nothing else wrong.
  *
  * The program runs itself again with the name of a rule; that process breaks it and exits with the code that
  * the call gave, or dies.  The parent wants that code, a line in the log with the rule's words, and no other
@@ -158,7 +158,7 @@ START_TEST(nth_call_fails_as_told)
 }
 END_TEST
 
-/* Compiled and emulated kernels, as the Makefile leaves them beside this program. */
+/* Compiled and emulated kernels, as the Makefile leaves them near this program. */
 static bool find_kernels(void)
 {
 	char self[400], path[500];
@@ -166,11 +166,11 @@ static bool find_kernels(void)
 
 	self[n > 0 ? n : 0] = '\0';
 	*strrchr(self, '/') = '\0';
-	snprintf(path, sizeof(path), "%s/../../obj/engine/cuda/rows.fatbin", self);
+	snprintf(path, sizeof(path), "%s/../obj/engine/cuda/rows.fatbin", self);
 	setenv("RULES_FATBIN", path, 1);
 	if (access(path, R_OK))
 		return false;
-	snprintf(path, sizeof(path), "%s/libkernels.so", self);
+	snprintf(path, sizeof(path), "%s/fakecuda/libkernels.so", self);
 	setenv("FAKECUDA_KERNELS", path, 1);
 	return access(path, R_OK) == 0;
 }
