@@ -59,6 +59,24 @@ void guard_release(const struct core *c, uint32_t claim)
 		guard_set(c, claim, false);
 }
 
+/* What was kept for a trial and let go again is no new memory, and nobody has to look at it again. */
+struct trial { uint32_t memory_changed, n_dirty; };
+
+static struct trial trial_begin(const struct core *c)
+{
+	return (struct trial){ c->memory_changed, c->dirty_tenants.count };
+}
+
+static void trial_undone(const struct core *c, struct trial before)
+{
+	SET(c->memory_changed, before.memory_changed);
+	while (c->dirty_tenants.count > before.n_dirty) {
+		uint32_t tenant = list_last(&c->dirty_tenants);
+		list_remove(c, LIST_DIRTY, &c->dirty_tenants, tenant);
+		SET(tenant_at(c, tenant)->dirty, 0);
+	}
+}
+
 /* Nobody of its domain holds the claim any more. */
 void guard_cold(const struct core *c, uint32_t claim)
 {
@@ -67,9 +85,12 @@ void guard_cold(const struct core *c, uint32_t claim)
 	bool fitted = core_fits(c);
 	if (!k->guarded_children && (!t->quota.min_bytes || kept_bytes(t) >= t->quota.min_bytes))
 		return;
+	struct trial before = trial_begin(c);
 	guard_set(c, claim, true);
-	if (fitted && !core_fits(c) && !k->guarded_children)
-		guard_set(c, claim, false);          /* another copy of it was promised to somebody */
+	if (!fitted || core_fits(c) || k->guarded_children)
+		return;
+	guard_set(c, claim, false);          /* another copy of it was promised to somebody */
+	trial_undone(c, before);
 }
 
 static uint32_t claim_above(const struct core *c, uint32_t claim)
@@ -95,12 +116,14 @@ static bool guard_chain(const struct core *c, uint32_t claim)
 	uint32_t end = from;
 	if (!core_fits(c))
 		return false;
+	struct trial before = trial_begin(c);
 	for (; loose(c, end); end = claim_above(c, end))
 		guard_set(c, end, true);
 	if (core_fits(c))
 		return end != from;
 	for (; from != end; from = claim_above(c, from))
 		guard_set(c, from, false);
+	trial_undone(c, before);
 	return false;
 }
 

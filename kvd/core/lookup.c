@@ -195,7 +195,7 @@ static bool take_one(const struct core *c, uint32_t seq, uint32_t index, uint32_
 		hold_drop(c, seq, index);
 		hold_take(c, seq, index, page, claim);
 	} else {
-		bool fitted = core_fits(c);
+		bool fitted = core_fits(c), kept = claim_at(c, claim)->guarded;
 		hold_take(c, seq, index, page, claim);
 		uint32_t reserved = s->reserved;
 		if (reserved)
@@ -204,6 +204,8 @@ static bool take_one(const struct core *c, uint32_t seq, uint32_t index, uint32_
 			hold_drop(c, seq, index);
 			if (reserved)
 				seq_reserve(c, seq, 1);
+			if (!kept && !core_fits(c))
+				guard_release(c, claim);     /* its floor cannot have what is reserved */
 			return false;
 		}
 		SET(s->n_pages, index + 1);
