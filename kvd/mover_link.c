@@ -477,6 +477,30 @@ static void ask_quiet(struct mover_link *link, uint64_t now_usec)
 	link->not_quiet = 0;
 }
 
+/* Give it what its queues have.  Compare jobs come last; where there are too few of them, covers stand in. */
+static void send_jobs(struct mover_link *link, uint64_t now_usec)
+{
+	while (link->small.n && link->n_small < LIMIT_MOVER_SMALL)
+		if (!send_first(link, &link->small, &link->n_small, now_usec))
+			break;
+	if (link->populate_at_usec <= now_usec)
+		link->populate_at_usec = 0;
+	while (link->disk.n && link->n_disk < LIMIT_MOVER_DISK)
+		if (!send_first(link, &link->disk, &link->n_disk, now_usec))
+			break;
+	while (link->big.n && link->n_big < LIMIT_MOVER_BIG && !link->populate_at_usec)
+		if (!send_first(link, &link->big, &link->n_big, now_usec))
+			break;
+	while (link->n_share < LIMIT_MOVER_SHARE && (link->share.n || mover_share_cover(link))) {
+		const struct mover_job job = queue_first(&link->share)->job;
+
+		if (!send_first(link, &link->share, &link->n_share, now_usec))
+			break;
+		if (job.kind == MOVER_COMPARE_COPY)
+			mover_share_sent(link, &job);
+	}
+}
+
 uint64_t mover_link_pump(struct mover_link *link, uint64_t now_usec)
 {
 	uint64_t silent_at_usec;
@@ -503,17 +527,8 @@ uint64_t mover_link_pump(struct mover_link *link, uint64_t now_usec)
 	if (!link->source.slot)
 		return link->restart_at_usec;
 	ask_quiet(link, now_usec);
-	while (link->small.n && link->n_small < LIMIT_MOVER_SMALL)
-		if (!send_first(link, &link->small, &link->n_small, now_usec))
-			break;
-	if (link->populate_at_usec <= now_usec)
-		link->populate_at_usec = 0;
-	while (link->disk.n && link->n_disk < LIMIT_MOVER_DISK)
-		if (!send_first(link, &link->disk, &link->n_disk, now_usec))
-			break;
-	while (link->big.n && link->n_big < LIMIT_MOVER_BIG && !link->populate_at_usec)
-		if (!send_first(link, &link->big, &link->n_big, now_usec))
-			break;
+	mover_share_due(link);
+	send_jobs(link, now_usec);
 	silent_at_usec = silence(link, now_usec);
 	if (silent_at_usec <= now_usec) {
 		log_error("mover.silent pid=%d jobs=%u", link->pid, link->n_small + link->n_big + link->n_share);
@@ -525,28 +540,6 @@ uint64_t mover_link_pump(struct mover_link *link, uint64_t now_usec)
 	if (link->not_quiet && link->quiet_at_usec < silent_at_usec)
 		silent_at_usec = link->quiet_at_usec;
 	return silent_at_usec;
-}
-
-static int mover_find(struct mover_link *link)
-{
-	const char *given = getenv("KVD_MOVER");
-	ssize_t n;
-	char *slash;
-
-	if (given && *given) {
-		if (snprintf(link->path, sizeof(link->path), "%s", given) >=
-		    (int)sizeof(link->path))
-			return -ENAMETOOLONG;
-	} else {
-		n = readlink("/proc/self/exe", link->path,
-			     sizeof(link->path) - sizeof("kvd-mover"));
-		if (n < 0)
-			return -errno;
-		link->path[n] = '\0';
-		slash = strrchr(link->path, '/');
-		strcpy(slash ? slash + 1 : link->path, "kvd-mover");
-	}
-	return access(link->path, X_OK) < 0 ? -errno : 0;
 }
 
 int mover_link_open(struct daemon *daemon, uint32_t n_extents)

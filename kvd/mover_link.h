@@ -52,6 +52,7 @@ struct mover_link {
 	struct mover_entry flight[MOVER_FLIGHT];
 	uint32_t n_small, n_big, n_disk, n_share; /* in flight */
 	struct mover_cover covers[CORE_SPACES_MAX];
+	uint32_t n_covers;         /* sum of their compares */
 	uint64_t started_usec, restart_at_usec, backoff_usec;
 	bool ending;               /* told to end, not yet reaped: its jobs are still its own */
 	uint64_t silent_at_usec;   /* jobs in flight and no reply until then: it is stuck */
@@ -88,7 +89,9 @@ void mover_share_sent(struct mover_link *link, const struct mover_job *job);
 /* A COVER was answered: its scrub follows. */
 void mover_share_covered(struct mover_link *link, const struct mover_job *job);
 
-/* mover_spawn.c: run the program with `fd` as MOVER_FD; its pid or -errno. */
+/* mover_spawn.c: find the program: its path into the link. */
+int mover_find(struct mover_link *link);
+/* Run the program with `fd` as MOVER_FD; its pid or -errno. */
 pid_t mover_spawn(const char *path, int fd);
 
 #endif

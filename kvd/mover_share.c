@@ -34,10 +34,16 @@ void mover_share_due(struct mover_link *link)
 	while (core_read_sealed(link->daemon->core, &cursor, &due, &geometry)) {
 		struct mover_cover *cover = &link->covers[cursor - 1];
 
-		if (due < cover->seen || memcmp(&cover->geometry, &geometry, sizeof(geometry)))
+		if (due < cover->seen || memcmp(&cover->geometry, &geometry, sizeof(geometry))) {
 			/* another space of that number, or another kvd's */
+			link->n_covers -= cover->compares;
 			*cover = (struct mover_cover){ .geometry = geometry, .seen = due };
+		}
+		if (due == cover->seen)
+			continue;
+		link->n_covers -= cover->compares;
 		cover->compares = add_bounded(cover->compares, due - cover->seen);
+		link->n_covers += cover->compares;
 		cover->scrubs = add_bounded(cover->scrubs, due - cover->seen);
 		cover->seen = due;
 	}
@@ -45,12 +51,13 @@ void mover_share_due(struct mover_link *link)
 
 bool mover_share_cover(struct mover_link *link)
 {
-	for (uint32_t i = 0; i < CORE_SPACES_MAX; i++) {
+	for (uint32_t i = 0; link->n_covers && i < CORE_SPACES_MAX; i++) {
 		struct mover_cover *cover = &link->covers[i];
 
 		if (!cover->compares)
 			continue;
 		cover->compares--;
+		link->n_covers--;
 		mover_link_push(link, MOVER_COVER, &cover->geometry);
 		return true;
 	}
@@ -72,6 +79,7 @@ void mover_share_sent(struct mover_link *link, const struct mover_job *job)
 
 	if (!cover)
 		return;
+	link->n_covers -= cover->compares > 0;
 	cover->compares -= cover->compares > 0;
 	cover->scrubs -= cover->scrubs < scrubs ? cover->scrubs : scrubs;
 }

@@ -1,9 +1,12 @@
-/* mover_spawn.c - start kvd-mover.  Between fork() and execv() only async-signal-safe calls. */
+/* mover_spawn.c - find and start kvd-mover.  Between fork() and execv() only async-signal-safe calls. */
 #include "kvd/mover_link.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/prctl.h>
 #include <unistd.h>
 
@@ -34,4 +37,26 @@ pid_t mover_spawn(const char *path, int fd)
 	(void)sigprocmask(SIG_SETMASK, &none, NULL);
 	execv(path, arguments);
 	_exit(127);
+}
+
+int mover_find(struct mover_link *link)
+{
+	const char *given = getenv("KVD_MOVER");
+	ssize_t n;
+	char *slash;
+
+	if (given && *given) {
+		if (snprintf(link->path, sizeof(link->path), "%s", given) >=
+		    (int)sizeof(link->path))
+			return -ENAMETOOLONG;
+	} else {
+		n = readlink("/proc/self/exe", link->path,
+			     sizeof(link->path) - sizeof("kvd-mover"));
+		if (n < 0)
+			return -errno;
+		link->path[n] = '\0';
+		slash = strrchr(link->path, '/');
+		strcpy(slash ? slash + 1 : link->path, "kvd-mover");
+	}
+	return access(link->path, X_OK) < 0 ? -errno : 0;
 }
