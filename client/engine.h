@@ -49,6 +49,7 @@ struct kvd_engine {
 	 * but progress. */
 	struct kvd_sub_header *sub;
 	const struct kvd_comp_header *comp;
+	uint32_t comp_mapping;     /* counts the mappings of comp */
 	size_t sub_bytes, comp_bytes;
 	struct kvd_sqe *sqes;      /* (sq_entries) */
 	const struct kvd_cqe *cqes;/* (cq_entries) */

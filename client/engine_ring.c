@@ -10,7 +10,10 @@
 #include "client/engine.h"
 
 #include <errno.h>
+#include <linux/futex.h>
 #include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 int kvd_engine_submit(struct kvd_engine *e, const struct kvd_sqe *sqe)
 {
@@ -28,10 +31,20 @@ int kvd_engine_submit(struct kvd_engine *e, const struct kvd_sqe *sqe)
 	return 0;
 }
 
-int kvd_engine_flush(struct kvd_engine *e)
+/* Wake kvd, which sleeps.  0, or why it could not be done. */
+static int engine_ring_bell(struct kvd_engine *e, uint32_t bell)
 {
 	static const uint8_t doorbell = 0;
 
+	if (bell == KVD_BELL_FUTEX && syscall(SYS_futex, &e->sub->sq_tail, FUTEX_WAKE, 1, NULL, NULL, 0) >= 0)
+		return 0;
+	int r = kvd_packet_send(e->connection->fd, &doorbell, sizeof(doorbell), NULL, 0);
+	/* A full socket wakes kvd as well as one packet more would. */
+	return r == -EAGAIN ? 0 : r;
+}
+
+int kvd_engine_flush(struct kvd_engine *e)
+{
 	if (!e->comp)
 		return kvd_fail(e->error, -ENOTCONN, "kvd at %s is gone", e->connection->path);
 	kvd_engine_window_acknowledge(e);
@@ -44,14 +57,12 @@ int kvd_engine_flush(struct kvd_engine *e)
 		return 0;
 	__atomic_store_n(&e->sub->sq_tail, e->sq_tail, __ATOMIC_RELEASE);
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
-	if (__atomic_load_n(&e->comp->kvd_sleeps, __ATOMIC_RELAXED) == 0)
+	uint32_t bell = __atomic_load_n(&e->comp->kvd_sleeps, __ATOMIC_RELAXED);
+	if (bell == KVD_BELL_NONE)
 		return 0;
 	if (e->connection->state == KVD_CONNECTION_DOWN)
 		return -ENOTCONN;
-	int r = kvd_packet_send(e->connection->fd, &doorbell, sizeof(doorbell), NULL, 0);
-	/* A full socket wakes kvd as well as one packet more would. */
-	if (r == -EAGAIN)
-		return 0;
+	int r = engine_ring_bell(e, bell);
 	return r == 0 ? 0 : kvd_fail(e->error, r, "kvd takes no doorbell: %s", strerror(-r));
 }
 
@@ -70,18 +81,34 @@ bool kvd_engine_completion(struct kvd_engine *e, struct kvd_cqe *ret)
 	return false;
 }
 
+/* Say how we are to be woken, then look once more: false, something has come. */
+static bool fall_asleep(struct kvd_engine *e, uint32_t bell)
+{
+	__atomic_store_n(&e->sub->engine_sleeps, bell, __ATOMIC_RELAXED);
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	if (__atomic_load_n(&e->comp->cq_tail, __ATOMIC_ACQUIRE) == e->cq_head)
+		return true;
+	__atomic_store_n(&e->sub->engine_sleeps, KVD_BELL_NONE, __ATOMIC_RELAXED);
+	return false;
+}
+
 bool kvd_engine_sleep(struct kvd_engine *e, bool sleeps)
 {
 	if (!e->sub)
 		return true;
-	__atomic_store_n(&e->sub->engine_sleeps, sleeps ? 1u : 0u, __ATOMIC_RELAXED);
-	if (!sleeps)
-		return true;
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
-	if (__atomic_load_n(&e->comp->cq_tail, __ATOMIC_ACQUIRE) == e->cq_head)
-		return true;
-	__atomic_store_n(&e->sub->engine_sleeps, 0u, __ATOMIC_RELAXED);
-	return false;
+	if (sleeps)
+		return fall_asleep(e, KVD_BELL_BYTE);
+	__atomic_store_n(&e->sub->engine_sleeps, KVD_BELL_NONE, __ATOMIC_RELAXED);
+	return true;
+}
+
+bool kvd_engine_sleep_on(struct kvd_engine *e, struct kvd_engine_word *ret)
+{
+	*ret = (struct kvd_engine_word){ 0 };
+	if (!e->sub || !e->comp)
+		return kvd_engine_sleep(e, true);
+	*ret = (struct kvd_engine_word){ &e->comp->cq_tail, e->cq_head, e->comp_mapping };
+	return fall_asleep(e, KVD_BELL_FUTEX);
 }
 
 void kvd_step_begin(struct kvd_engine *e)

@@ -77,6 +77,7 @@ int kvd_engine_segments_map(struct kvd_engine *e, const struct kvd_msg_attached 
 		return kvd_fail(e->error, -errno, "cannot map the completion segment: %s",
 				strerror(errno));
 	e->comp = comp;
+	e->comp_mapping++;
 	e->comp_bytes = a->comp_bytes;
 	/* Token rows are prompts. */
 	(void)madvise(sub, e->sub_bytes, MADV_DONTDUMP);
@@ -117,6 +118,7 @@ int kvd_engine_segments_switch(struct kvd_engine *e, const struct kvd_msg_adopte
 	(void)madvise(map, m->comp_bytes, MADV_DONTDUMP);
 	munmap((void *)e->comp, e->comp_bytes);
 	e->comp = comp;
+	e->comp_mapping++;
 	e->comp_bytes = m->comp_bytes;
 	e->cqes = (const struct kvd_cqe *)((const uint8_t *)map + m->cqe_offset);
 	e->tables = (const uint32_t *)((const uint8_t *)map + m->tables_offset);

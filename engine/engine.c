@@ -395,6 +395,7 @@ static int engine_sleep(struct engine *e, struct wait_event *events)
 {
 	uint64_t now_usec = engine_now_usec(), next_usec = serve_next_usec(&e->serve);
 	uint64_t kvd_usec = reattach_next_usec(e);
+	struct kvd_engine_word word = { 0 };
 	int n = 0;
 
 	if (kvd_usec < next_usec)
@@ -406,9 +407,11 @@ static int engine_sleep(struct engine *e, struct wait_event *events)
 	     memcmp(&e->serve.counters, &e->stats_sent, sizeof(e->stats_sent)) != 0) &&
 	    now_usec + STATS_USEC < next_usec)
 		next_usec = now_usec + STATS_USEC;
-	if (kvd_engine_sleep(e->kvd, true))
+	if (wait_has_words(e->wait) ? kvd_engine_sleep_on(e->kvd, &word) : kvd_engine_sleep(e->kvd, true)) {
+		wait_word(e->wait, word.word, word.value, word.mapping);
 		n = wait_for(e->wait, next_usec == UINT64_MAX ? UINT64_MAX : next_usec > now_usec ?
 			     next_usec - now_usec : 0, events, EVENTS_A_TURN);
+	}
 	kvd_engine_sleep(e->kvd, false);
 	return n;
 }

@@ -4,11 +4,14 @@
  * asked for (user_data = tag | WRITE_BIT).  A multishot poll that the kernel ends (no F_MORE) is
  * armed again at once.  Cancelled polls answer with user_data 0, which nobody owns; completions of
  * a tag that was removed find no watch and are dropped (tags are never used twice).
+ * The word: one FUTEX_WAIT at a time, user_data = WORD_BIT | its number.  What was armed with an older value stays
+ * armed: the kernel compares only when it begins, a wake ends it whatever the value is.
  * epoll: edge-triggered; POLLOUT is armed for one event by EPOLL_CTL_MOD. */
 #include "engine/wait.h"
 
 #include <errno.h>
 #include <liburing.h>
+#include <linux/futex.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,7 +19,10 @@
 #include <unistd.h>
 
 #define WRITE_BIT (UINT64_C(1) << 63)
+#define WORD_BIT (UINT64_C(1) << 62)
 #define RING_ENTRIES 256u
+#define OP_FUTEX_WAIT 51           /* IORING_OP_FUTEX_WAIT, Linux 6.7; younger than many a header */
+#define WORD_32 2                  /* FUTEX2_SIZE_U32; shared between processes */
 
 struct watch {
 	uint64_t tag;
@@ -25,12 +31,25 @@ struct watch {
 };
 
 struct wait {
-	bool uring;
+	bool uring, has_words;
+	const uint32_t *word;      /* that a FUTEX_WAIT is armed for; NULL: none */
+	uint64_t word_number;      /* of that wait */
+	uint32_t word_mapping;
 	struct io_uring ring;
 	int epoll_fd;
 	struct watch *watches;     /* (n_watches) io_uring: what to arm again */
 	uint32_t n_watches;
 };
+
+static bool kernel_waits_for_words(struct io_uring *ring)
+{
+	struct io_uring_probe *probe = getenv("KVD_NO_FUTEX") ? NULL : io_uring_get_probe_ring(ring);
+	bool yes = probe && io_uring_opcode_supported(probe, OP_FUTEX_WAIT);
+
+	if (probe)
+		io_uring_free_probe(probe);
+	return yes;
+}
 
 int wait_new(struct wait **ret)
 {
@@ -59,6 +78,7 @@ int wait_new(struct wait **ret)
 			return r;
 		}
 	}
+	w->has_words = w->uring && kernel_waits_for_words(&w->ring);
 	*ret = w;
 	return 0;
 }
@@ -73,6 +93,11 @@ void wait_free(struct wait *w)
 		close(w->epoll_fd);
 	free(w->watches);
 	free(w);
+}
+
+bool wait_has_words(const struct wait *w)
+{
+	return w->has_words;
 }
 
 bool wait_is_uring(const struct wait *w)
@@ -182,6 +207,30 @@ void wait_remove(struct wait *w, int fd, uint64_t tag)
 	io_uring_submit(&w->ring);
 }
 
+void wait_word(struct wait *w, const uint32_t *word, uint32_t value, uint32_t mapping)
+{
+	struct io_uring_sqe *sqe;
+
+	if (!w->has_words || (word == w->word && (!word || mapping == w->word_mapping)))
+		return;
+	if (w->word) {
+		sqe = get_sqe(w);
+		if (!sqe)
+			return;    /* a later call tries again */
+		io_uring_prep_cancel64(sqe, WORD_BIT | w->word_number, 0);
+		io_uring_sqe_set_data64(sqe, 0);
+		w->word = NULL;
+	}
+	sqe = word ? get_sqe(w) : NULL;
+	if (!sqe)
+		return;
+	io_uring_prep_rw(OP_FUTEX_WAIT, sqe, WORD_32, word, 0, value);
+	sqe->addr3 = FUTEX_BITSET_MATCH_ANY;
+	io_uring_sqe_set_data64(sqe, WORD_BIT | ++w->word_number);
+	w->word = word;
+	w->word_mapping = mapping;
+}
+
 static int wait_epoll(struct wait *w, uint64_t timeout_usec, struct wait_event *ret_events,
 		      uint32_t max)
 {
@@ -206,6 +255,15 @@ static int wait_epoll(struct wait *w, uint64_t timeout_usec, struct wait_event *
 /* Turn one completion into an event; false if it concerns nobody. */
 static bool take_cqe(struct wait *w, const struct io_uring_cqe *cqe, struct wait_event *ret)
 {
+	if (cqe->user_data & WORD_BIT) {
+		if (cqe->user_data != (WORD_BIT | w->word_number))
+			return false;
+		w->word = NULL;
+		/* The value was another already, or it was us who cancelled; everything else is a kernel that
+		 * does not wait for this word, and then the descriptor has to do. */
+		w->has_words = cqe->res >= 0 || cqe->res == -EAGAIN || cqe->res == -ECANCELED || cqe->res == -EINTR;
+		return false;
+	}
 	uint64_t tag = cqe->user_data & ~WRITE_BIT;
 	struct watch *watch = cqe->user_data ? find_watch(w, tag) : NULL;
 
@@ -226,15 +284,16 @@ int wait_for(struct wait *w, uint64_t timeout_usec, struct wait_event *ret_event
 
 	if (!w->uring)
 		return wait_epoll(w, timeout_usec, ret_events, max);
-	if (io_uring_sq_ready(&w->ring))
-		io_uring_submit(&w->ring);
-	if (io_uring_peek_cqe(&w->ring, &cqe) != 0 && timeout_usec) {
+	if (!timeout_usec || io_uring_peek_cqe(&w->ring, &cqe) == 0) {
+		if (io_uring_sq_ready(&w->ring))
+			io_uring_submit(&w->ring);
+	} else {
 		struct __kernel_timespec time = { .tv_sec = (long long)(timeout_usec / 1000000),
 						  .tv_nsec = (long long)(timeout_usec % 1000000) *
 							     1000 };
-		r = io_uring_wait_cqe_timeout(&w->ring, &cqe,
-					      timeout_usec == UINT64_MAX ? NULL : &time);
-		if (r < 0 && r != -ETIME && r != -EINTR)
+		r = io_uring_submit_and_wait_timeout(&w->ring, &cqe, 1, timeout_usec == UINT64_MAX ? NULL : &time,
+						     NULL);
+		if (r < 0 && r != -ETIME && r != -EINTR && r != -EAGAIN && r != -EBUSY)
 			return r;
 	}
 	while (n < max && io_uring_peek_cqe(&w->ring, &cqe) == 0) {

@@ -14,6 +14,7 @@
 
 #include "kvd/clock.h"
 #include "kvd/daemon.h"
+#include "kvd/doorbell.h"
 #include "kvd/event.h"
 #include "kvd/introduce.h"
 #include "kvd/mover_link.h"
@@ -349,6 +350,7 @@ void attach_hangup(struct attached *engine)
 		 engine->number, engine->name, engine->pid, engine->n_streams, engine->gone);
 	introduce_engine_lost(daemon, engine);
 	weights_share_forget(daemon, engine->fingerprint);
+	doorbell_forget(engine);
 	segment_close(&engine->segment);
 	daemon->engines_changed = true;
 	daemon_event(daemon, &event);
@@ -410,6 +412,7 @@ void attach_close_all(struct daemon *daemon)
 		loop_remove(daemon->loop, &engine->process);
 		close(engine->process.fd);
 		attach_forget(engine, true);
+		doorbell_forget(engine);
 		segment_close(&engine->segment);
 		engine->state = ATTACHED_FREE;
 	}

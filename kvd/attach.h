@@ -37,6 +37,7 @@ struct attached {
 	struct loop_source process;/* the pidfd: readable when the process has ended */
 	struct segment segment;
 	struct ring ring;
+	struct loop_source bell;   /* its sq_tail, where kvd waits for words (doorbell.c) */
 	bool rung;                 /* a doorbell has come */
 	bool gone;                 /* the process has ended, the flush is under way */
 	bool draining;

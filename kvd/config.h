@@ -75,6 +75,7 @@ struct config {
 	uint64_t extent_bytes;     /* 0: follows the pool */
 	uint64_t spill_bytes;      /* 0: four times the pool, or half of what is free there */
 	uint32_t page_tokens, page_bytes_min;
+	uint32_t spin_usec;        /* 0: kvd sleeps as soon as there is nothing to do */
 	enum core_sharing sharing; /* of tenants outside every domain */
 	enum log_level log_level;
 	bool keeper;

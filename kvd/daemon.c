@@ -5,7 +5,7 @@
  * event the core's actions are performed before anything else happens.
  *
  * Before it waits, the daemon says so in every ring (kvd_sleeps), then looks once more: an engine
- * that submits after that look sees the flag and rings. */
+ * that submits after that look sees the flag and rings (doorbell.c). */
 #include "kvd/daemon.h"
 
 #include <assert.h>
@@ -22,6 +22,7 @@
 #include "kvd/admin_query.h"
 #include "kvd/adopt.h"
 #include "kvd/clock.h"
+#include "kvd/doorbell.h"
 #include "kvd/reload.h"
 
 /* Step counters are polled only while frames wait for one: a decode step takes a few
@@ -90,7 +91,7 @@ static void look_at_steps(struct daemon *daemon, enum core_event_type type)
 	daemon_event(daemon, &event);
 }
 
-static void run_core(struct daemon *daemon)
+static void run_core(struct daemon *daemon, uint64_t now_usec)
 {
 	if (daemon->n_switching)
 		adopt_switches(daemon);
@@ -104,7 +105,7 @@ static void run_core(struct daemon *daemon)
 	}
 	if (core_waits_for_steps(daemon->core))
 		look_at_steps(daemon, CORE_EV_DONE);
-	if (core_next_tick_usec(daemon->core) <= clock_now_usec()) {
+	if (core_next_tick_usec(daemon->core) <= now_usec) {
 		struct core_event event = { .type = CORE_EV_TICK, .engine = CORE_NONE };
 
 		daemon_event(daemon, &event);
@@ -112,10 +113,9 @@ static void run_core(struct daemon *daemon)
 }
 
 /* Everything that depends on the clock; leaves the next deadline. */
-static void run_clock(struct daemon *daemon)
+static void run_clock(struct daemon *daemon, uint64_t now_usec)
 {
 	bool engines_changed = daemon->engines_changed;
-	uint64_t now_usec = clock_now_usec();
 
 	if (daemon->deadline_usec <= now_usec || engines_changed) {
 		daemon->engines_changed = false;
@@ -136,36 +136,6 @@ static void trim_journal(struct daemon *daemon)
 	size_t first = (offset + page - 1) / page * page, end = (offset + bytes) / page * page;
 	if (first < end && madvise((char *)daemon->book + first, end - first, MADV_REMOVE) < 0)
 		log_debug("journal.kept bytes=%zu error=\"%s\"", bytes, strerror(errno));
-}
-
-static void ring_doorbells(struct daemon *daemon)
-{
-	for (uint32_t i = 0; i < CORE_ENGINES_MAX; i++) {
-		struct attached *engine = &daemon->engines[i];
-
-		if (engine->state == ATTACHED_LIVE && ring_wants_doorbell(&engine->ring))
-			peer_doorbell(engine->peer);
-	}
-}
-
-/* True: nobody has submitted since we looked, the daemon may wait. */
-static bool fall_asleep(struct daemon *daemon)
-{
-	bool idle = true;
-
-	for (uint32_t i = 0; i < CORE_ENGINES_MAX; i++)
-		if (daemon->engines[i].state == ATTACHED_LIVE &&
-		    daemon->engines[i].peer->state == PEER_READY &&
-		    ring_sleep(&daemon->engines[i].ring))
-			idle = false;
-	return idle;
-}
-
-static void wake_up(struct daemon *daemon)
-{
-	for (uint32_t i = 0; i < CORE_ENGINES_MAX; i++)
-		if (daemon->engines[i].state == ATTACHED_LIVE)
-			ring_wake(&daemon->engines[i].ring);
 }
 
 static uint64_t next_deadline(struct daemon *daemon)
@@ -190,28 +160,35 @@ static uint64_t next_deadline(struct daemon *daemon)
 int daemon_run(struct daemon *daemon)
 {
 	while (!daemon->stop) {
+		/* One look at the clock does for a round; the core has its own for each event. */
+		uint64_t until_usec, now_usec = clock_now_usec();
 		bool busy;
 		int r;
 
-		run_core(daemon);
+		run_core(daemon, now_usec);
 		busy = admin_run(daemon);
 		peers_reap(daemon);
-		run_clock(daemon);
+		run_clock(daemon, now_usec);
 		trim_journal(daemon);
 		/* run_clock() may have doomed some; hanging up needs the core. */
 		peers_reap(daemon);
-		daemon_deadline(daemon, mover_link_pump(&daemon->mover, clock_now_usec()));
-		daemon_deadline(daemon, event_pump(daemon, clock_now_usec()));
-		daemon_deadline(daemon, record_pump(daemon, clock_now_usec()));
-		daemon_deadline(daemon, cost_pump(daemon, clock_now_usec()));
-		ring_doorbells(daemon);
-		daemon_deadline(daemon, watchdog_run(daemon, clock_now_usec()));
+		daemon_deadline(daemon, mover_link_pump(&daemon->mover, now_usec));
+		daemon_deadline(daemon, event_pump(daemon, now_usec));
+		daemon_deadline(daemon, record_pump(daemon, now_usec));
+		daemon_deadline(daemon, cost_pump(daemon, now_usec));
+		doorbell_ring(daemon);
+		daemon_deadline(daemon, watchdog_run(daemon, now_usec));
 		/* What the last steps have left over: another round at once. */
 		busy |= (daemon->stamp_wanted && !daemon->n_switching) || daemon->engines_changed;
 		busy |= daemon->peers.doomed != NULL;
-		busy |= !fall_asleep(daemon);
-		r = loop_wait(daemon->loop, busy ? 0 : next_deadline(daemon));
-		wake_up(daemon);
+		until_usec = busy ? 0 : next_deadline(daemon);
+		if (!busy && daemon->config->spin_usec)
+			busy = doorbell_spin(daemon, until_usec);
+		if (!busy && doorbell_sleep(daemon))
+			r = loop_wait(daemon->loop, until_usec);
+		else
+			r = loop_wait(daemon->loop, 0);
+		doorbell_wake(daemon);
 		if (r < 0) {
 			log_error("loop.failed error=\"%s\"", strerror(-r));
 			return r;
@@ -403,8 +380,8 @@ static int open_spill(struct daemon *daemon)
 
 static int daemon_init(struct daemon *daemon, const struct daemon_options *options)
 {
-	/* Sources: peers, engines' processes, listener, signals, mover. */
-	int r = loop_open(options->loop, LIMIT_PEERS + CORE_ENGINES_MAX + 8, &daemon->loop);
+	/* Sources: peers, engines' processes and words, listener, signals, mover. */
+	int r = loop_open(options->loop, LIMIT_PEERS + 2 * CORE_ENGINES_MAX + 8, &daemon->loop);
 
 	if (r < 0)
 		return failed(options->loop == LOOP_URING ? "io_uring" : "loop", r);
@@ -488,10 +465,11 @@ int daemon_open(const struct config *config, const struct daemon_options *option
 	log_info("device.found device=%s what=\"%s\" granularity_bytes=%" PRIu64 " total_bytes=%" PRIu64,
 		 config->device,
 		 daemon->device.text, daemon->device.granularity_bytes, daemon->device.total_bytes);
-	log_info("ready version=%s device=%s loop=%s pool_bytes=%" PRIu64 " extent_bytes=%" PRIu64
+	log_info("ready version=%s device=%s loop=%s doorbell=%s pool_bytes=%" PRIu64 " extent_bytes=%" PRIu64
 		 " extents=%u "
 		 "slot_bits=%u book_bytes=%zu",
-		 KVD_VERSION, config->device, loop_name(daemon->loop), daemon->pool_bytes,
+		 KVD_VERSION, config->device, loop_name(daemon->loop),
+		 loop_has_words(daemon->loop) ? "futex" : "socket", daemon->pool_bytes,
 		 daemon->extent_bytes, daemon->n_extents, daemon->slot_bits, daemon->book_bytes);
 	*ret = daemon;
 	return 0;

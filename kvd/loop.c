@@ -70,18 +70,29 @@ const char *loop_name(const struct loop *loop)
 	return loop->backend->name;
 }
 
+static struct loop_slot *loop_take_slot(struct loop *loop, struct loop_source *source)
+{
+	struct loop_slot *slot;
+
+	assert(source->slot == 0 && source->ready);
+	if (!loop->free_head)
+		return NULL;
+	source->slot = loop->free_head;
+	slot = &loop->slots[source->slot - 1];
+	loop->free_head = slot->free_next;
+	slot->source = source;
+	return slot;
+}
+
 int loop_add(struct loop *loop, struct loop_source *source, uint32_t events)
 {
 	struct loop_slot *slot;
 	int r;
 
-	assert(source->slot == 0 && source->ready && source->fd >= 0);
-	if (!loop->free_head)
+	assert(source->fd >= 0);
+	slot = loop_take_slot(loop, source);
+	if (!slot)
 		return -ENOSPC;
-	source->slot = loop->free_head;
-	slot = &loop->slots[source->slot - 1];
-	loop->free_head = slot->free_next;
-	slot->source = source;
 	source->events = events;
 	r = loop->backend->add(loop, source->fd, events, loop_cookie(loop, source));
 	if (r < 0) {
@@ -91,6 +102,37 @@ int loop_add(struct loop *loop, struct loop_source *source, uint32_t events)
 		source->slot = 0;
 	}
 	return r;
+}
+
+bool loop_has_words(const struct loop *loop)
+{
+	return loop->has_words;
+}
+
+int loop_add_word(struct loop *loop, struct loop_source *source)
+{
+	assert(loop->has_words);
+	if (!loop_take_slot(loop, source))
+		return -ENOSPC;
+	source->fd = -1;
+	source->word = true;
+	source->armed = false;
+	return 0;
+}
+
+void loop_wait_word(struct loop *loop, struct loop_source *source, const uint32_t *word, uint32_t value)
+{
+	assert(source->slot && source->word);
+	if (source->armed)
+		return;
+	source->armed = loop->backend->wait_word(loop, word, value, loop_cookie(loop, source)) == 0;
+	if (!source->armed)            /* the ring is full: look again at once */
+		loop_again(loop, source);
+}
+
+bool loop_pending(struct loop *loop)
+{
+	return loop->owed_head || loop->backend->pending(loop);
 }
 
 int loop_watch(struct loop *loop, struct loop_source *source, uint32_t events)
@@ -133,7 +175,10 @@ void loop_remove(struct loop *loop, struct loop_source *source)
 	if (!source->slot)
 		return;
 	(void)loop_settle(loop, source);
-	loop->backend->remove(loop, source->fd, loop_cookie(loop, source));
+	if (!source->word)
+		loop->backend->remove(loop, source->fd, loop_cookie(loop, source));
+	else if (source->armed)
+		loop->backend->remove_word(loop, loop_cookie(loop, source));
 	slot = &loop->slots[source->slot - 1];
 	slot->source = NULL;
 	slot->generation++;

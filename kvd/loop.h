@@ -28,6 +28,7 @@ struct loop_source {
 	int fd;                    /* not owned; loop_remove() before close() */
 	uint32_t slot;             /* place in the loop's table + 1; 0: not added */
 	uint32_t events;
+	bool word, armed;          /* added by loop_add_word(); a wait is under way */
 	bool owed;                 /* in the list of those that have a turn, with these events */
 	uint32_t owed_events;
 	struct loop_source *owed_next;
@@ -43,6 +44,17 @@ const char *loop_name(const struct loop *loop);
 int loop_add(struct loop *loop, struct loop_source *source, uint32_t events);
 /* Change what is watched; readiness that is there now is reported again. */
 int loop_watch(struct loop *loop, struct loop_source *source, uint32_t events);
+/* Words of shared memory that others change and then wake by FUTEX_WAKE: only on io_uring of Linux 6.7 and later,
+ * and not if KVD_NO_FUTEX is set.  Such a source has no fd and takes no loop_watch(). */
+bool loop_has_words(const struct loop *loop);
+int loop_add_word(struct loop *loop, struct loop_source *source);
+/* Call source->ready() when the word is woken, or at once if it is not `value`; one time.  What is under way
+ * stays: a wake ends it, whatever the value was when it began. */
+void loop_wait_word(struct loop *loop, struct loop_source *source, const uint32_t *word, uint32_t value);
+
+/* Would loop_wait() have something to report?  Cheap, for who looks again and again. */
+bool loop_pending(struct loop *loop);
+
 /* Forget a source; idempotent. */
 void loop_remove(struct loop *loop, struct loop_source *source);
 /* Call source->ready(POLLIN) in the next round, which then does not wait. */

@@ -98,6 +98,14 @@ static int epoll_backend_wait(struct loop *loop, int64_t timeout_usec)
 	return 0;
 }
 
+static bool epoll_backend_pending(struct loop *loop)
+{
+	struct loop_epoll *state = loop->state;
+	struct pollfd ready = { .fd = state->fd, .events = POLLIN };
+
+	return poll(&ready, 1, 0) != 0;
+}
+
 const struct loop_backend loop_backend_epoll = {
 	.name = "epoll",
 	.open = epoll_backend_open,
@@ -105,4 +113,5 @@ const struct loop_backend loop_backend_epoll = {
 	.add = epoll_backend_add,
 	.remove = epoll_backend_remove,
 	.wait = epoll_backend_wait,
+	.pending = epoll_backend_pending,
 };

@@ -13,6 +13,7 @@ struct loop_slot {
 struct loop {
 	const struct loop_backend *backend;
 	void *state;               /* of the backend */
+	bool has_words;
 	struct loop_source *owed_head, *owed_tail;
 	uint32_t n_slots, free_head;
 	struct loop_slot slots[];
@@ -26,6 +27,10 @@ struct loop_backend {
 	int (*add)(struct loop *loop, int fd, uint32_t events, uint64_t cookie);
 	void (*remove)(struct loop *loop, int fd, uint64_t cookie);
 	int (*wait)(struct loop *loop, int64_t timeout_usec);  /* < 0: no timeout */
+	bool (*pending)(struct loop *loop);
+	/* NULL: it cannot; likewise where has_words is false */
+	int (*wait_word)(struct loop *loop, const uint32_t *word, uint32_t value, uint64_t cookie);
+	void (*remove_word)(struct loop *loop, uint64_t cookie);
 };
 
 extern const struct loop_backend loop_backend_uring, loop_backend_epoll;

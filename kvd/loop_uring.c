@@ -10,11 +10,14 @@
 #include <assert.h>
 #include <errno.h>
 #include <liburing.h>
+#include <linux/futex.h>
 #include <stdlib.h>
 
 #define URING_ENTRIES 256     /* submissions between two enters: adds and removes of one round */
 #define URING_CQ_ENTRIES 8192 /* one readiness for each of LIMIT_PEERS sockets, twice */
 #define URING_BATCH 128
+#define OP_FUTEX_WAIT 51      /* IORING_OP_FUTEX_WAIT, Linux 6.7; younger than many a header */
+#define WORD_32 2             /* FUTEX2_SIZE_U32; shared between processes */
 
 struct loop_uring {
 	struct io_uring ring;
@@ -24,6 +27,16 @@ struct loop_uring {
 		uint32_t flags;
 	} batch[URING_BATCH];
 };
+
+static bool uring_has_words(struct io_uring *ring)
+{
+	struct io_uring_probe *probe = getenv("KVD_NO_FUTEX") ? NULL : io_uring_get_probe_ring(ring);
+	bool yes = probe && io_uring_opcode_supported(probe, OP_FUTEX_WAIT);
+
+	if (probe)
+		io_uring_free_probe(probe);
+	return yes;
+}
 
 static int uring_open(struct loop *loop)
 {
@@ -50,6 +63,7 @@ static int uring_open(struct loop *loop)
 	}
 	(void)io_uring_ring_dontfork(&state->ring);
 	loop->state = state;
+	loop->has_words = uring_has_words(&state->ring);
 	return 0;
 }
 
@@ -95,12 +109,52 @@ static void uring_remove(struct loop *loop, int fd, uint64_t cookie)
 	(void)io_uring_submit(&state->ring);
 }
 
+static int uring_wait_word(struct loop *loop, const uint32_t *word, uint32_t value, uint64_t cookie)
+{
+	struct io_uring_sqe *sqe = uring_sqe(loop->state);
+
+	if (!sqe)
+		return -EBUSY;
+	io_uring_prep_rw(OP_FUTEX_WAIT, sqe, WORD_32, word, 0, value);
+	sqe->addr3 = FUTEX_BITSET_MATCH_ANY;
+	io_uring_sqe_set_data64(sqe, cookie);
+	return 0;
+}
+
+static void uring_remove_word(struct loop *loop, uint64_t cookie)
+{
+	struct loop_uring *state = loop->state;
+	struct io_uring_sqe *sqe = uring_sqe(state);
+
+	if (!sqe)
+		return;
+	io_uring_prep_cancel64(sqe, cookie, 0);
+	io_uring_sqe_set_data64(sqe, 0);
+	(void)io_uring_submit(&state->ring);
+}
+
+/* The kernel puts completions into the queue by itself, also while this thread computes: no call is needed. */
+static bool uring_pending(struct loop *loop)
+{
+	struct loop_uring *state = loop->state;
+
+	return io_uring_cq_ready(&state->ring) != 0 || io_uring_cq_has_overflow(&state->ring);
+}
+
 static void uring_deliver(struct loop *loop, uint64_t cookie, int32_t result, uint32_t flags)
 {
 	struct loop_source *source = loop_resolve(loop, cookie);
 
 	if (!source)
 		return;
+	if (source->word) {
+		source->armed = false;
+		/* Not that the value was another already, but a kernel that does not wait for this word. */
+		if (result < 0 && result != -EAGAIN && result != -ECANCELED && result != -EINTR)
+			loop->has_words = false;
+		loop_owe(loop, source, POLLIN);
+		return;
+	}
 	if (!(flags & IORING_CQE_F_MORE)) {
 		/* The poll has ended: arm it before ready(), which may remove the source. */
 		if (result >= 0 || result == -ECANCELED)
@@ -141,8 +195,11 @@ static int uring_wait(struct loop *loop, int64_t timeout_usec)
 	struct io_uring_cqe *cqe;
 	int r;
 
-	r = io_uring_submit_and_wait_timeout(&state->ring, &cqe, 1,
-					     timeout_usec < 0 ? NULL : &timeout, NULL);
+	/* Who spins comes here all the time: nothing to submit, no call. */
+	r = !timeout_usec && !io_uring_sq_ready(&state->ring) && !io_uring_cq_has_overflow(&state->ring)
+		    ? 0
+		    : io_uring_submit_and_wait_timeout(&state->ring, &cqe, 1, timeout_usec < 0 ? NULL : &timeout,
+						       NULL);
 	if (r < 0 && r != -ETIME && r != -EINTR && r != -EAGAIN && r != -EBUSY)
 		return r;
 	/* All that is there: who was woken once must not wait behind a hundred wake-ups of another.  Bounded,
@@ -159,4 +216,7 @@ const struct loop_backend loop_backend_uring = {
 	.add = uring_add,
 	.remove = uring_remove,
 	.wait = uring_wait,
+	.pending = uring_pending,
+	.wait_word = uring_wait_word,
+	.remove_word = uring_remove_word,
 };

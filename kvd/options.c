@@ -101,6 +101,22 @@ static int apply_path(const char *name, const char *given, char ret[CONFIG_PATH_
 	return 0;
 }
 
+/* A whole number of at most `most`. */
+static bool number_parse(const char *text, uint32_t most, uint32_t *ret)
+{
+	uint64_t number = 0;
+
+	if (!*text || strlen(text) > 9)
+		return false;
+	for (; *text; text++) {
+		if (*text < '0' || *text > '9')
+			return false;
+		number = number * 10 + (uint64_t)(*text - '0');
+	}
+	*ret = (uint32_t)number;
+	return number <= most;
+}
+
 /* The command line wins over the files.  0 or the exit code. */
 static int apply(const struct options *options, struct config *config, char *error)
 {
@@ -121,6 +137,9 @@ static int apply(const struct options *options, struct config *config, char *err
 					options->page_bytes_min);
 		config->page_bytes_min = (uint32_t)bytes;
 	}
+	if (options->spin_usec && !number_parse(options->spin_usec, 1000000, &config->spin_usec))
+		return complain(error, 2, "--spin-usec %s; write a number of microseconds from 0 to 1000000",
+				options->spin_usec);
 	if (options->log_level && log_level_parse(options->log_level, &config->log_level) < 0)
 		return complain(error, 2, "--log-level %s; write error, warn, info or debug", options->log_level);
 	if (options->keeper)

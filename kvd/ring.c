@@ -6,7 +6,10 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <linux/futex.h>
 #include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "kvd/geometry.h"
 
@@ -132,23 +135,38 @@ uint64_t ring_step_done(const struct ring *ring)
 	return __atomic_load_n(&ring->sub->step_done, __ATOMIC_ACQUIRE);
 }
 
-bool ring_sleep(struct ring *ring)
+bool ring_sleep(struct ring *ring, uint32_t bell)
 {
-	__atomic_store_n(&ring->comp->kvd_sleeps, 1, __ATOMIC_RELAXED);
+	__atomic_store_n(&ring->comp->kvd_sleeps, bell, __ATOMIC_RELAXED);
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	return ring_waiting(ring) != 0;
 }
 
 void ring_wake(struct ring *ring)
 {
-	__atomic_store_n(&ring->comp->kvd_sleeps, 0, __ATOMIC_RELAXED);
+	__atomic_store_n(&ring->comp->kvd_sleeps, KVD_BELL_NONE, __ATOMIC_RELAXED);
 }
 
-bool ring_wants_doorbell(struct ring *ring)
+const uint32_t *ring_bell_word(const struct ring *ring, uint32_t *ret_value)
 {
+	*ret_value = ring->sq_head;
+	return &ring->sub->sq_tail;
+}
+
+uint32_t ring_wants_doorbell(struct ring *ring)
+{
+	uint32_t bell;
+
 	if (!ring->published)
-		return false;
+		return KVD_BELL_NONE;
 	ring->published = false;
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
-	return __atomic_load_n(&ring->sub->engine_sleeps, __ATOMIC_RELAXED) != 0;
+	bell = __atomic_load_n(&ring->sub->engine_sleeps, __ATOMIC_RELAXED);
+	return bell == KVD_BELL_NONE || bell == KVD_BELL_FUTEX ? bell : KVD_BELL_BYTE;
+}
+
+bool ring_wake_engine(const struct ring *ring)
+{
+	/* One: the engine's own waiter; whom else it lets wait there is its loss. */
+	return syscall(SYS_futex, &ring->comp->cq_tail, FUTEX_WAKE, 1, NULL, NULL, 0) >= 0;
 }

@@ -52,10 +52,14 @@ uint32_t ring_generation(const struct ring *ring);
 uint64_t ring_step_begun(const struct ring *ring);
 uint64_t ring_step_done(const struct ring *ring);
 
-/* Before the loop sleeps: ask for a doorbell; returns true if submissions came meanwhile. */
-bool ring_sleep(struct ring *ring);
+/* Before the loop sleeps: ask for a doorbell (KVD_BELL_*); returns true if submissions came meanwhile. */
+bool ring_sleep(struct ring *ring, uint32_t bell);
 void ring_wake(struct ring *ring);
-/* After publishing: does the engine want a doorbell?  Fences. */
-bool ring_wants_doorbell(struct ring *ring);
+/* The word that the engine wakes for KVD_BELL_FUTEX, and its value as long as nothing has come. */
+const uint32_t *ring_bell_word(const struct ring *ring, uint32_t *ret_value);
+/* After publishing: which doorbell does the engine want?  Fences.  KVD_BELL_*; what it says otherwise is a byte. */
+uint32_t ring_wants_doorbell(struct ring *ring);
+/* KVD_BELL_FUTEX: false: that does not work here, send the byte. */
+bool ring_wake_engine(const struct ring *ring);
 
 #endif

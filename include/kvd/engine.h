@@ -116,6 +116,16 @@ KVD_API int kvd_engine_stats(struct kvd_engine *e, const struct kvd_msg_engine_s
  * after waking call kvd_engine_sleep(e, false). */
 KVD_API int kvd_engine_fd(const struct kvd_engine *e);
 KVD_API bool kvd_engine_sleep(struct kvd_engine *e, bool sleeps);
+/* As kvd_engine_sleep(e, true), for who can wait for a word of shared memory beside the descriptor: sleep as long as
+ * *word is `value` (FUTEX_WAIT, not private).  The word is mapped read-only and may go in any later call of
+ * kvd_engine_poll(), kvd_engine_reattach() and kvd_engine_close(): a wait for a word of another mapping than the
+ * last one is for nothing, also where the address is the same. */
+struct kvd_engine_word {
+	const uint32_t *word;      /* NULL: there is none, wait for the descriptor alone */
+	uint32_t value;
+	uint32_t mapping;          /* counts the segments that the word was in */
+};
+KVD_API bool kvd_engine_sleep_on(struct kvd_engine *e, struct kvd_engine_word *ret);
 
 /* Step counters, with the fences shm.h asks for. */
 KVD_API void kvd_step_begin(struct kvd_engine *e);

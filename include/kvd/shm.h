@@ -28,10 +28,16 @@
 
 #define KVD_SHM_VERSION 1u
 
+/* A sleeper's flag: how the other side is to wake it after storing an index.  Whoever does not know a value sends
+ * the byte, which always does. */
+#define KVD_BELL_NONE 0u           /* it is awake, and looks before it sleeps */
+#define KVD_BELL_BYTE 1u           /* a doorbell byte on the control socket */
+#define KVD_BELL_FUTEX 2u          /* FUTEX_WAKE of one waiter on the index: sq_tail, cq_tail */
+
 struct kvd_sub_header {
 	uint32_t sq_tail;          /* engine: submissions published; store-release */
 	uint32_t cq_head;          /* engine: completions consumed; store-release */
-	uint32_t engine_sleeps;    /* engine: 1 while it wants a doorbell byte for new completions */
+	uint32_t engine_sleeps;    /* engine: KVD_BELL_*, how it wants to be woken for new completions */
 	uint32_t comp_generation;  /* engine: completion segment it uses; 0, then as ADOPTED said; store-release */
 	uint64_t step_begun;       /* engine: number of the step last begun, counts from 1 */
 	uint64_t step_done;        /* engine: number of the step last completed; == begun means idle */
@@ -41,7 +47,7 @@ struct kvd_sub_header {
 struct kvd_comp_header {
 	uint32_t sq_head;          /* kvd: submissions consumed; store-release */
 	uint32_t cq_tail;          /* kvd: completions published; store-release */
-	uint32_t kvd_sleeps;       /* kvd: 1 while it wants a doorbell byte for new submissions */
+	uint32_t kvd_sleeps;       /* kvd: KVD_BELL_*, how it wants to be woken for new submissions */
 	uint32_t pad0;
 	uint64_t pad[6];
 };

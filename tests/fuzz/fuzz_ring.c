@@ -110,7 +110,7 @@ static void run(struct ring *ring, struct segment *segment, const uint8_t *data,
 		case 7:
 			r = ring_waiting(ring);
 			assert(r == -EPROTO || (r >= 0 && (uint32_t)r <= ring->sq_entries));
-			(void)ring_sleep(ring);
+			(void)ring_sleep(ring, KVD_BELL_BYTE);
 			(void)ring_wants_doorbell(ring);
 			ring_entry(ring, word % SLOTS, word / SLOTS % PAGES, word);
 			break;

@@ -5,6 +5,11 @@
  * out; a fence waits until the buffer is empty.  No word has two writers, so nobody reads his own
  * buffered stores.  A killed process's buffer still drains; its socket closes after that.
  *
+ * Who sleeps is woken in one of two ways: by a byte, which lies in the socket until it is read, or by a word
+ * (futex): the kernel begins to wait only if the word is still the value that was seen, a wake takes the
+ * waiter off its list or is lost, and a wait that is under way stays when something else wakes the sleeper.  kvd
+ * may also look again and again (spin-usec) before it asks to be woken.
+ *
  * Proven for every interleaving, with either process killed between any two of its stores and
  * loads: what is submitted arrives once and in order, so does what is completed, and nobody sleeps
  * (an invalid end state) while there is something for him or while the other is gone.
@@ -17,7 +22,12 @@
  *   BROKEN_INDEX_FIRST     engine: the index is stored before the entry
  *   BROKEN_HEAD_FIRST      kvd: the entry is given back before it is copied
  *   BROKEN_DRAIN_LATE      kvd: the doorbell is taken off the socket just before the wait, unread
- *                          words and all, instead of before the look at the ring */
+ *                          words and all, instead of before the look at the ring
+ *   BROKEN_KVD_WORD_FRESH  kvd waits for the word to be another than it is now, not than it has seen
+ *   BROKEN_ENGINE_WORD_FRESH   likewise the engine
+ *   BROKEN_WORD_ONCE       kvd takes a wait that has ended for one under way
+ *   BROKEN_WORD_AS_BYTE    engine: wakes the word although kvd waits for a byte
+ *   BROKEN_SPIN_NO_FLAG    kvd sleeps after it has spun and has not asked to be woken */
 #define SQ_SIZE 2
 #define SQ_MOD 4           /* indexes run freely; here they wrap within the run */
 #define CQ_SIZE 4
@@ -37,6 +47,12 @@ byte memory[12];
 chan engine_stores = [4] of { byte, byte };
 chan kvd_stores = [4] of { byte, byte };
 bool bell_for_kvd, bell_for_engine;        /* a byte lies in the socket */
+bool kvd_waits, engine_waits;              /* on the kernel's list of the word */
+bool kvd_woken, engine_woken;              /* the wait has ended, it has not looked yet */
+#define BYTE 1
+#define WORD 2
+byte how;                                  /* both sleep in one of these ways */
+#define CHOOSE atomic { if :: how == 0 -> if :: how = BYTE :: how = WORD fi :: else fi }
 bool engine_killed, kvd_killed, engine_gone, kvd_gone;
 
 active proctype drain_engine()
@@ -65,10 +81,15 @@ active proctype killer()
 	fi
 }
 
+#define WAKE(waits, woken) atomic { if :: waits -> waits = false; woken = true :: else fi }
+/* The kernel compares and queues under one lock. */
+#define WAIT(waits, woken, word, value) atomic { if :: word == value -> waits = true :: else -> woken = true fi }
+
 active proctype engine()
 {
 	byte tail, published, head, submitted, received;
 
+	CHOOSE;
 	{
 	do
 	:: received == TOTAL || kvd_gone -> break
@@ -91,7 +112,12 @@ active proctype engine()
 			empty(engine_stores);
 #endif
 			if
-			:: memory[KVD_SLEEPS] -> bell_for_kvd = true
+#ifdef BROKEN_WORD_AS_BYTE
+			:: memory[KVD_SLEEPS] != 0 -> WAKE(kvd_waits, kvd_woken)
+#else
+			:: memory[KVD_SLEEPS] == BYTE -> bell_for_kvd = true
+			:: memory[KVD_SLEEPS] == WORD -> WAKE(kvd_waits, kvd_woken)
+#endif
 			:: else
 			fi
 		:: else
@@ -106,14 +132,23 @@ active proctype engine()
 		od;
 		if
 		:: submitted > received ->
-			engine_stores!ENGINE_SLEEPS,1;
+			engine_stores!ENGINE_SLEEPS,how;
 #ifndef BROKEN_ENGINE_SLEEP_FENCE
 			empty(engine_stores);
 #endif
 			if
 			:: memory[CQ_TAIL] == head ->
-				bell_for_engine || kvd_gone;
-				bell_for_engine = false
+				if
+				:: how == WORD && !engine_waits ->
+#ifdef BROKEN_ENGINE_WORD_FRESH
+					WAIT(engine_waits, engine_woken, memory[CQ_TAIL], memory[CQ_TAIL])
+#else
+					WAIT(engine_waits, engine_woken, memory[CQ_TAIL], head)
+#endif
+				:: else
+				fi;
+				bell_for_engine || engine_woken || kvd_gone;
+				atomic { bell_for_engine = false; engine_woken = false }
 			:: else
 			fi;
 			engine_stores!ENGINE_SLEEPS,0
@@ -129,7 +164,11 @@ active proctype kvd()
 {
 	byte head, tail, taken, answered, entry;
 	bool rings;
+#ifdef BROKEN_WORD_ONCE
+	bool believes;
+#endif
 
+	CHOOSE;
 	{
 	do
 	:: answered == TOTAL || (engine_gone && memory[SQ_TAIL] == head) -> break
@@ -165,14 +204,26 @@ active proctype kvd()
 			empty(kvd_stores);
 #endif
 			if
-			:: memory[ENGINE_SLEEPS] -> bell_for_engine = true
+			:: memory[ENGINE_SLEEPS] == BYTE -> bell_for_engine = true
+			:: memory[ENGINE_SLEEPS] == WORD -> WAKE(engine_waits, engine_woken)
 			:: else
 			fi
 		:: else
 		fi;
 		if
 		:: answered == taken && answered < TOTAL ->
-			kvd_stores!KVD_SLEEPS,1;
+			do             /* as long as it likes: nobody is asked to wake it meanwhile */
+			:: memory[SQ_TAIL] == head
+			:: break
+			od;
+#ifdef BROKEN_SPIN_NO_FLAG
+			if
+			:: true
+			:: kvd_stores!KVD_SLEEPS,how
+			fi;
+#else
+			kvd_stores!KVD_SLEEPS,how;
+#endif
 #ifndef BROKEN_KVD_SLEEP_FENCE
 			empty(kvd_stores);
 #endif
@@ -186,8 +237,23 @@ active proctype kvd()
 #ifdef BROKEN_DRAIN_LATE
 				bell_for_kvd = false;
 #endif
-				bell_for_kvd || engine_gone;
-				bell_for_kvd = false
+				if
+#ifdef BROKEN_WORD_ONCE
+				:: how == WORD && !believes ->
+					believes = true;
+					WAIT(kvd_waits, kvd_woken, memory[SQ_TAIL], head)
+#else
+				:: how == WORD && !kvd_waits ->
+#ifdef BROKEN_KVD_WORD_FRESH
+					WAIT(kvd_waits, kvd_woken, memory[SQ_TAIL], memory[SQ_TAIL])
+#else
+					WAIT(kvd_waits, kvd_woken, memory[SQ_TAIL], head)
+#endif
+#endif
+				:: else
+				fi;
+				bell_for_kvd || kvd_woken || engine_gone;
+				atomic { bell_for_kvd = false; kvd_woken = false }
 			fi;
 			kvd_stores!KVD_SLEEPS,0
 		:: else

@@ -7,8 +7,9 @@
  *                             flood-min: the quiet one has a `min` of 1 MiB.
  *   bench_tenants probe [N]   tenant B asks, alternating, prompts that tenant A has just asked and prompts
  *                             that nobody has, on one engine in an unpressured pool; default sharing
- *                             (`merge`).  Prints "auc upper95 upper99 hits" of B's times to first token: 0.5 is
- *                             no information.
+ *                             (`merge`).  Prints "auc lower99 upper99 hits p50_known p50_unknown" of B's times to
+ *                             first token: the area under the curve and its one-sided 99 % bounds on both
+ *                             sides (0.5 is no information; below, known prompts were slower), medians in ms.
  *   bench_tenants probe-reuse [N]   the same for two tenants of one `reuse` domain: the hit is there. */
 #include <math.h>
 #include <pthread.h>
@@ -167,9 +168,12 @@ static void probe(unsigned n, bool reuse)
 		free(fresh);
 	}
 	double auc = auc_of(known, unknown, n);
+	qsort(known, n, sizeof(*known), by_value);
+	qsort(unknown, n, sizeof(*unknown), by_value);
 	/* Hanley and McNeil's standard error of an area, at 0.5: sqrt((2n+1) / (12 n^2)) */
 	double error = sqrt((2.0 * n + 1) / (12.0 * n * n));
-	printf("%.4f %.4f %.4f %u\n", auc, auc + 1.645 * error, auc + 2.326 * error, hits);
+	printf("%.4f %.4f %.4f %u %.2f %.2f\n", auc, auc - 2.326 * error, auc + 2.326 * error, hits, known[n / 2],
+	       unknown[n / 2]);
 	host_stop(&h);
 	free(known);
 	free(unknown);

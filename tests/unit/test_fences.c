@@ -302,7 +302,7 @@ START_TEST(no_submission_waits_for_a_sleeping_kvd)
 			ring_consumed(&ring);
 			continue;
 		}
-		if (!ring_sleep(&ring)) {
+		if (!ring_sleep(&ring, KVD_BELL_BYTE)) {
 			slept++;
 			lost += !sleep_until_bell(taken + 1);
 		}

@@ -5,9 +5,12 @@
 #include <check.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/futex.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "kvd/clock.h"
@@ -265,6 +268,87 @@ START_TEST(close_means_close)
 }
 END_TEST
 
+static void wake(uint32_t *word)
+{
+	ck_assert_int_ge(syscall(SYS_futex, word, FUTEX_WAKE, 1, NULL, NULL, 0), 0);
+}
+
+START_TEST(words_wake)
+{
+	uint32_t *word = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	struct probe probe = { .source = { .ready = probe_ready } };
+
+	ck_assert_ptr_ne(word, MAP_FAILED);
+	if (!open_kind(_i))
+		return;
+	if (!loop_has_words(loop)) {
+		if (kinds[_i] == LOOP_URING)
+			printf("skipped: this kernel's io_uring waits for no word\n");
+		loop_close(loop);
+		return;
+	}
+	ck_assert_int_eq(kinds[_i], LOOP_URING);
+	ck_assert_int_eq(loop_add_word(loop, &probe.source), 0);
+	loop_wait_word(loop, &probe.source, word, 0);
+	rounds(2);
+	ck_assert_uint_eq(probe.calls, 0);
+	wake(word);
+	rounds(1);
+	ck_assert_uint_eq(probe.calls, 1);
+	rounds(1);                         /* one time */
+	wake(word);
+	rounds(1);
+	ck_assert_uint_eq(probe.calls, 1);
+	/* Another value already: at once. */
+	*word = 5;
+	loop_wait_word(loop, &probe.source, word, 4);
+	rounds(1);
+	ck_assert_uint_eq(probe.calls, 2);
+	/* Under way, changed in silence, asked for again with the new value, then woken. */
+	loop_wait_word(loop, &probe.source, word, 5);
+	rounds(1);
+	*word = 6;
+	loop_wait_word(loop, &probe.source, word, 6);
+	rounds(1);
+	ck_assert_uint_eq(probe.calls, 2);
+	wake(word);
+	rounds(1);
+	ck_assert_uint_eq(probe.calls, 3);
+	/* Removed, its memory gone: silent. */
+	loop_wait_word(loop, &probe.source, word, 6);
+	rounds(1);
+	loop_remove(loop, &probe.source);
+	wake(word);
+	ck_assert_int_eq(munmap(word, 4096), 0);
+	rounds(2);
+	ck_assert_uint_eq(probe.calls, 3);
+	loop_close(loop);
+}
+END_TEST
+
+START_TEST(pending_says_what_wait_would)
+{
+	struct probe probe;
+
+	if (!open_kind(_i))
+		return;
+	probe_open(&probe, 1);
+	rounds(2);
+	ck_assert(!loop_pending(loop));
+	ck_assert_int_eq(send(probe.other, "x", 1, 0), 1);
+	for (unsigned i = 0; !loop_pending(loop); i++)
+		ck_assert_uint_lt(i, 1000000000);
+	probe.calls = 0;
+	ck_assert_int_eq(loop_wait(loop, 0), 0);
+	ck_assert_uint_eq(probe.calls, 1);
+	ck_assert(loop_pending(loop));     /* its budget was used up: it asked for another turn */
+	ck_assert_int_eq(loop_wait(loop, 0), 0);
+	ck_assert(!loop_pending(loop));
+	probe_close(&probe);
+	loop_close(loop);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite = suite_create("loop");
@@ -280,6 +364,8 @@ int main(void)
 	tcase_add_loop_test(tcase, removed_sources_are_not_called, 0, 2);
 	tcase_add_loop_test(tcase, table_is_bounded, 0, 2);
 	tcase_add_loop_test(tcase, close_means_close, 0, 2);
+	tcase_add_loop_test(tcase, words_wake, 0, 2);
+	tcase_add_loop_test(tcase, pending_says_what_wait_would, 0, 2);
 	suite_add_tcase(suite, tcase);
 	runner = srunner_create(suite);
 	srunner_run_all(runner, CK_NORMAL);

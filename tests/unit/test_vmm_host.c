@@ -233,10 +233,10 @@ START_TEST(ring_doorbells)
 	sub->engine_sleeps = 0;
 	ck_assert_int_eq(ring_publish(&ring, &cqe), 0);
 	ck_assert(!ring_wants_doorbell(&ring));
-	ck_assert(!ring_sleep(&ring));
-	ck_assert_uint_eq(ring.comp->kvd_sleeps, 1);
+	ck_assert(!ring_sleep(&ring, KVD_BELL_FUTEX));
+	ck_assert_uint_eq(ring.comp->kvd_sleeps, KVD_BELL_FUTEX);
 	sub->sq_tail = 1;
-	ck_assert(ring_sleep(&ring));
+	ck_assert(ring_sleep(&ring, KVD_BELL_BYTE));
 	ring_wake(&ring);
 	ck_assert_uint_eq(ring.comp->kvd_sleeps, 0);
 	segment_close(&segment);

@@ -1,9 +1,13 @@
 /* test_wait.c - readiness, on io_uring and on epoll alike. */
 #include <check.h>
 #include <fcntl.h>
+#include <linux/futex.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 #include "engine/wait.h"
@@ -124,6 +128,64 @@ START_TEST(the_time_over_is_no_event)
 }
 END_TEST
 
+/* Does wait_for() return before half a second is over? */
+static bool woken(void)
+{
+	struct timespec before, after;
+	struct wait_event event;
+
+	clock_gettime(CLOCK_MONOTONIC, &before);
+	ck_assert_int_eq(wait_for(w, 500000, &event, 1), 0);
+	clock_gettime(CLOCK_MONOTONIC, &after);
+	return (after.tv_sec - before.tv_sec) * 1000 + (after.tv_nsec - before.tv_nsec) / 1000000 < 450;
+}
+
+static void *shared_page(void *at)
+{
+	void *page = mmap(at, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | (at ? MAP_FIXED : 0), -1, 0);
+
+	ck_assert_ptr_ne(page, MAP_FAILED);
+	return page;
+}
+
+static void wake(uint32_t *word)
+{
+	ck_assert_int_ge(syscall(SYS_futex, word, FUTEX_WAKE, 1, NULL, NULL, 0), 0);
+}
+
+START_TEST(a_word_wakes)
+{
+	uint32_t *word = shared_page(NULL);
+
+	if (!wait_has_words(w)) {
+		if (wait_is_uring(w))
+			printf("skipped: this kernel's io_uring waits for no word\n");
+		wait_word(w, word, 0, 1);  /* does nothing */
+		ck_assert(!woken());
+		return;
+	}
+	wait_word(w, word, 0, 1);
+	ck_assert(!woken());
+	wake(word);
+	ck_assert(woken());
+	wait_word(w, word, 1, 1);          /* not the value: at once */
+	ck_assert(woken());
+	wait_word(w, word, 0, 1);
+	ck_assert(!woken());
+	/* Other memory at the same address: what was under way is for nothing. */
+	ck_assert_ptr_eq(shared_page(word), word);
+	wait_word(w, word, 0, 2);
+	ck_assert(!woken() || !woken());   /* the old one's end is one completion */
+	wake(word);
+	ck_assert(woken());
+	wait_word(w, word, 0, 2);
+	wait_word(w, NULL, 0, 0);
+	(void)woken();
+	wake(word);
+	ck_assert(!woken());
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite = suite_create("wait");
@@ -138,6 +200,7 @@ int main(void)
 		tcase_add_test(c, writable_comes_when_asked_for_and_there_is_room);
 		tcase_add_test(c, a_removed_tag_is_silent);
 		tcase_add_test(c, the_time_over_is_no_event);
+		tcase_add_test(c, a_word_wakes);
 		tcase_set_timeout(c, 20);
 		suite_add_tcase(suite, c);
 	}
