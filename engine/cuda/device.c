@@ -186,6 +186,37 @@ int device_launch(struct device *d, struct driver_function *f, struct device_sha
 	return fail(d, "launching a kernel", d->driver.cuLaunchKernelEx(&launch, f, parameters, NULL));
 }
 
+int device_graph_begin(struct device *d)
+{
+	return fail(d, "recording a graph",
+		    d->driver.cuStreamBeginCapture(d->stream, DRIVER_CAPTURE_THREAD));
+}
+
+int device_graph_end(struct device *d, struct driver_graph_exec **ret)
+{
+	struct driver_graph *graph = NULL;
+	int r = fail(d, "recording a graph", d->driver.cuStreamEndCapture(d->stream, &graph));
+
+	*ret = NULL;
+	if (r < 0)
+		return r;
+	r = fail(d, "making a graph", d->driver.cuGraphInstantiateWithFlags(ret, graph, 0));
+	(void)d->driver.cuGraphDestroy(graph);
+	if (r < 0)
+		*ret = NULL;
+	return r;
+}
+
+int device_graph_launch(struct device *d, struct driver_graph_exec *graph)
+{
+	return fail(d, "launching a graph", d->driver.cuGraphLaunch(graph, d->stream));
+}
+
+void device_graph_drop(struct device *d, struct driver_graph_exec *graph)
+{
+	(void)d->driver.cuGraphExecDestroy(graph);
+}
+
 int device_send(struct device *d, void *to, const void *from_pinned, uint64_t bytes)
 {
 	return fail(d, "copying to the device",

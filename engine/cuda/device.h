@@ -51,6 +51,12 @@ struct device_shape {
 /* args: the kernel's only argument. */
 int device_launch(struct device *d, struct driver_function *f, struct device_shape shape,
 		  const void *args);
+/* What is launched from here to the end is not done, but becomes a graph: the same launches, given to the
+ * stream by one call.  The device owns it.  A failed end leaves the stream as it was. */
+int device_graph_begin(struct device *d);
+int device_graph_end(struct device *d, struct driver_graph_exec **ret);
+int device_graph_launch(struct device *d, struct driver_graph_exec *graph);
+void device_graph_drop(struct device *d, struct driver_graph_exec *graph);
 /* On the stream, in order with the kernels. */
 int device_send(struct device *d, void *to, const void *from_pinned, uint64_t bytes);
 int device_fetch(struct device *d, void *to_pinned, const void *from, uint64_t bytes);

@@ -10,6 +10,7 @@
 #include "engine/cuda/plan.h"
 
 #define RUN_WIDTHS 3               /* kernels of a product: 1, 4 or 8 tiles of 8 rows in a pass */
+#define RUN_GRAPHS 7               /* steps of up to 1, 2, 4 .. 64 rows */
 #define RUN_TOGETHER 3             /* matrices that read the same activations: q, k, v */
 
 /* Forms of activations that a product reads. */
@@ -53,6 +54,11 @@ struct backend_run {
 	const float *angles;               /* (n_positions, rope_dims / 2, 2) */
 	uint32_t n_positions;
 
+	/* One graph a bucket of rows, made when it is first wanted; good for these pages. */
+	struct driver_graph_exec *graphs[RUN_GRAPHS];
+	struct kvd_pages graph_pages;
+	bool no_graphs;                    /* one could not be made: launch by launch from then on */
+
 	struct plan plan;
 	uint8_t *image;                    /* the plan's, on the device */
 	unsigned max_logits;
@@ -75,6 +81,8 @@ int run_build(struct backend_run *run, const struct model *m, const struct backe
 void run_free(struct backend_run *run);
 
 /* ---- run_step.c ---- */
+/* Nothing may be under way. */
+void run_drop_graphs(struct backend_run *run);
 int run_step(struct backend_run *run, const struct kv_window *kv, const struct step_seq *seqs,
 	     unsigned n_seqs, const struct step_row *rows, unsigned n_rows, float *logits);
 

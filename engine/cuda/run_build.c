@@ -326,6 +326,7 @@ int run_build(struct backend_run *run, const struct model *m, const struct backe
 void run_free(struct backend_run *run)
 {
 	plan_deinit(&run->plan);
+	run_drop_graphs(run);
 	free(run->layers);
 	device_close(&run->device);
 	free(run);

@@ -1,8 +1,9 @@
 /* run_step.c - one step on the GPU, the layer loop read from top to bottom; see run.h.
  *
- * The plan goes to the device in one copy, kernels follow on one stream, the wanted logits come back in
- * one copy.  step() returns after the event behind all of that: K and V are written then, and the
- * caller may say that the step is done. */
+ * The plan goes to the device in one copy, kernels follow on one stream (as one graph where all rows go
+ * in units: decode), the wanted logits come back in one copy.  step() returns after the event behind all
+ * of that: K and V are written then, and the caller may say that the step is done.
+ */
 #include "engine/cuda/run.h"
 
 #include <errno.h>
@@ -11,6 +12,7 @@
 #include <string.h>
 
 #define ROW_THREADS 256u
+#define UNIT_BLOCKS 4u             /* blocks of kvd_attend_unit a multiprocessor, in graphs: two or three fit */
 
 static const uint32_t widths[RUN_WIDTHS] = { 1, 4, 8 };
 
@@ -25,6 +27,7 @@ struct stepping {
 	const struct kvd_step *step;           /* on the device */
 	const struct kvd_step_row *rows;
 	struct kvd_pages pages;
+	/* sizes of grids: what the step has, or the most that its graph can take */
 	uint32_t n_rows, n_wanted, n_units, n_streams;
 	int failed;                            /* first -errno; nothing is launched after it */
 };
@@ -198,6 +201,53 @@ static struct kvd_pages pages_of(const struct backend_run *run, const struct kv_
 		.page_shift = (uint32_t)__builtin_ctz(KVD_PAGE_TOKENS) };
 }
 
+void run_drop_graphs(struct backend_run *run)
+{
+	for (int i = 0; i < RUN_GRAPHS; i++)
+		if (run->graphs[i])
+			device_graph_drop(&run->device, run->graphs[i]);
+	memset(run->graphs, 0, sizeof(run->graphs));
+}
+
+/* The graph of up to 2^bucket rows that all go in units.  Its kernels read from the step how many there
+ * are; blocks without work end at once. */
+static int make_graph(struct backend_run *run, struct stepping s, int bucket)
+{
+	struct device *d = &run->device;
+	const uint32_t heads = run->config.n_kv_heads;
+	int r = device_graph_begin(d), ended;
+
+	if (r < 0)
+		return r;
+	s.n_rows = s.n_wanted = 1u << bucket;
+	/* enough blocks to fill the device; they take the units in turns */
+	s.n_units = (UNIT_BLOCKS * (uint32_t)d->facts.multiprocessors + heads - 1u) / heads;
+	launch_step(&s);
+	ended = device_graph_end(d, &run->graphs[bucket]);
+	return s.failed < 0 ? s.failed : ended;
+}
+
+/* Launch a step: by its bucket's graph where nobody streams, else kernel by kernel. */
+static int start_step(struct backend_run *run, struct stepping *s)
+{
+	int bucket = 0;
+
+	while (bucket < RUN_GRAPHS && 1u << bucket < s->n_rows)
+		bucket++;
+	if (!s->n_streams && s->n_wanted && bucket < RUN_GRAPHS && !run->no_graphs) {
+		if (memcmp(&run->graph_pages, &s->pages, sizeof(s->pages)) != 0) {
+			run_drop_graphs(run);
+			run->graph_pages = s->pages;
+		}
+		if (!run->graphs[bucket])
+			run->no_graphs = make_graph(run, *s, bucket) < 0;
+		if (run->graphs[bucket])
+			return device_graph_launch(&run->device, run->graphs[bucket]);
+	}
+	launch_step(s);
+	return s->failed;
+}
+
 int run_step(struct backend_run *run, const struct kv_window *kv, const struct step_seq *seqs,
 	     unsigned n_seqs, const struct step_row *rows, unsigned n_rows, float *logits)
 {
@@ -222,7 +272,8 @@ int run_step(struct backend_run *run, const struct kv_window *kv, const struct s
 
 	const uint64_t logits_bytes = (uint64_t)s.n_wanted * run->config.n_vocab * sizeof(float);
 	s.failed = device_send(d, run->image, run->plan.image, run->plan.used_bytes);
-	launch_step(&s);
+	if (s.failed == 0)
+		s.failed = start_step(run, &s);
 	if (s.failed == 0 && s.n_wanted)
 		s.failed = device_fetch(d, run->host_logits, run->logits, logits_bytes);
 	/* whatever was launched before a failure still runs: nobody may reuse its pages before it ends */

@@ -86,7 +86,7 @@ START_TEST(a_killed_engine_changes_no_byte)
 	ck_assert_uint_eq(job.n_ids, alone.n_ids);
 	ck_assert_mem_eq(job.ids, alone.ids, alone.n_ids * sizeof(int32_t));
 	ck_assert_str_eq(job.answer, alone.answer);
-	host_settle(&h);
+	host_fsck(&h);
 	host_stop(&h);
 	host_jobs_free(&alone, 1);
 	host_jobs_free(&job, 1);
