@@ -75,9 +75,10 @@ class Load:
             self.close(request, PAGES)
             self.next += 1
 
-    def round(self, kept):
+    def round(self):
         new = [self.request(self.next + i) for i in range(OPEN)]
-        old = [self.request(self.next - 1 - random.randrange(kept)) for _ in range(OPEN)]
+        known = [random.randrange(len(self.known)) for _ in range(OPEN)]
+        old = [self.request(self.known[k]) for k in known]
         start = time.thread_time()
         for i in range(OPEN):
             self.open_new(new[i])
@@ -86,6 +87,9 @@ class Load:
             self.close(new[i], PAGES)
             self.close(old[i], old[i].pages)
         self.seconds += time.thread_time() - start
+        for i in range(OPEN):  # what is no longer there comes again no more: the latest one does instead
+            if old[i].pages < PAGES:
+                self.known[known[i]] = self.next + i
         self.next += OPEN
 
 
@@ -95,12 +99,14 @@ def main():
     random.seed(1)
     load = Load(blocks)
     load.fill(blocks // PAGES)
-    kept = max(blocks // PAGES * 3 // 4 - OPEN, 1)
-    load.round(kept)
+    sequences = blocks // PAGES
+    load.known = [sequences - 1 - i for i in range(sequences * 3 // 4)]
+    for _ in range(min(4 * sequences // OPEN, 2048)):
+        load.round()
     load.ops = load.hits = load.lookups = 0
     load.seconds = 0.0
     while load.seconds < limit:
-        load.round(kept)
+        load.round()
     print(json.dumps({"peer": f"vllm {vllm.__version__}", "frames": blocks, "ops": load.ops, "seconds": load.seconds,
                       "ops_per_second": load.ops / load.seconds,
                       "hit_percent": 100 * load.hits / load.lookups}))
