@@ -167,7 +167,7 @@ $(FAKECUDA): $(call obj,$(FAKE_SRC))
 $(O)/tests/test_driver_rules: $(call obj,$(wildcard tests/fakecuda/rules/*.c))
 $(FAKE_TESTS): EXTRA_LIBS = $(CHECK_LIBS) $(FAKECUDA) '-Wl,-rpath,$$ORIGIN/fakecuda'
 $(FAKE_TESTS): $(O)/tests/%: $(O)/obj/tests/fakecuda/%.o $(ALL_LIBS) | $(FAKECUDA) $(FAKENVML) $(FAKE_KERNELS); $(link)
-$(O)/tests/test_nth_driver: | $(PLUGIN)
+$(O)/tests/test_nth_driver $(O)/tests/test_cuda_host: | $(PLUGIN)
 $(O)/tests/test_cuda_forward: | $(if $(CUDA_HEADER),$(PLUGIN) $(FAKECUDA) $(FAKE_KERNELS))
 $(O)/tests/fakecuda/test_engine: | $(BINS) $(PLUGIN)
 include tests/cuda_emulator/rules.mk
@@ -211,6 +211,13 @@ ALONE := $(filter %/test_fences %/test_invariance %/test_wait,$(UNITS))
 check-run: $(BINS) $(SHARED) $(EXAMPLES) $(TOOLS) $(UNITS) $(INTEGS) $(REPLAYS) $(SIMS) $(CUDA_CHECKS)
 	@tests/run $(O) --together tests/tidy.sh $(if $(SAN),,tests/models/test_models) $(filter-out $(ALONE),$(UNITS)) \
 		$(SIMS) $(REPLAYS) $(CUDA_CHECKS) --alone $(ALONE) $(INTEGS) --no-uring $(INTEGS)
+
+# Emulated kernels are slow: hours, on a machine that has nothing else to do.
+.PHONY: check-cuda
+check-cuda: ## all integration tests with --device cuda on the double of the driver, and every driver call failing
+	@tests/setup.sh
+	@$(MAKE) --no-print-directory all $(CUDA_CHECKS) $(INTEGS) $(TOOLS) $(EXAMPLES)
+	@KVD_NTH_ALL=1 TEST_TIMEOUT=20000 tests/run $(O) $(CUDA_CHECKS) --cuda $(INTEGS)
 
 check-san: ## the tests under ASan and UBSan
 	@tests/setup.sh
