@@ -80,6 +80,8 @@ enum world_record_kind {
 	SEEN_TIME,                     /* a: microseconds that passed */
 	SEEN_ADOPTED,                  /* another kvd goes on with the book: its tables are new ones */
 	SEEN_SWITCHED,                 /* the engine reads these now */
+	SEEN_PUBLISHED,                /* from here on some prefix may be */
+	SEEN_DISK_GONE,                /* another, empty spill file */
 };
 struct world_record {
 	enum world_record_kind kind;
@@ -128,7 +130,7 @@ struct world {
 	uint64_t ops, finished, preempted, alarms, mover_fails, entries;
 	uint32_t fail_percent;         /* of mover jobs */
 	struct world_block *disk;      /* the spill file, NULL: none; see core_world_disk.c */
-	uint32_t n_blocks, disk_write_error_percent, disk_read_error_percent, disk_torn_percent;
+	uint32_t n_blocks, disk_short_percent, disk_write_error_percent, disk_read_error_percent, disk_torn_percent;
 	uint64_t *generations;         /* the tag that was written under each, 0: none */
 	uint64_t generations_max, disk_writes, disk_reads, disk_faults;
 	uint32_t last_job;             /* the one answered last */

@@ -43,6 +43,16 @@ static uint32_t blocks_of(const struct core_action *a)
 	return (uint32_t)((bytes + CORE_SPILL_ALIGN - 1) / CORE_SPILL_ALIGN);
 }
 
+/* An access ends with fewer bytes than were asked for, and the mover gives up, on the file or itself. */
+static bool short_access(struct world *w, struct core_event *ret)
+{
+	if (!w->disk_short_percent || world_random(w, 100) >= w->disk_short_percent)
+		return false;
+	ret->moved.ok = false;
+	ret->moved.differs = world_random(w, 2);
+	return true;
+}
+
 static void spill(struct world *w, const struct core_action *a, bool ok, struct core_event *ret)
 {
 	uint32_t first = (uint32_t)(a->move.place.offset / CORE_SPILL_ALIGN), n = blocks_of(a), written = n;
@@ -51,6 +61,8 @@ static void spill(struct world *w, const struct core_action *a, bool ok, struct 
 	w->disk_writes++;
 	ret->moved.ok = ok && world_random(w, 100) >= w->disk_write_error_percent;
 	ret->moved.differs = ok && !ret->moved.ok;
+	bool brief = short_access(w, ret);
+	w->disk_faults += brief;
 	if (torn || !ret->moved.ok)
 		written = world_random(w, n);
 	w->disk_faults += torn;
@@ -81,6 +93,7 @@ static void fetch(struct world *w, const struct core_action *a, bool ok, struct 
 			   a->move.place.generation);
 	ret->moved.ok = ok && same && !error;
 	ret->moved.differs = ok && !ret->moved.ok;
+	w->disk_faults += short_access(w, ret);
 	w->tags[a->move.target] = ret->moved.ok ? w->disk[first].tag : 0xbad0bad0ull;
 }
 

@@ -279,6 +279,8 @@ bool world_complete_one(struct world *w, uint32_t engine)
 		if (s->state == SLOT_WAITING && c.verb == KVD_SEQ_FORK)
 			slot_preempted(w, s);
 		/* else the event says it */
+	} else if (c.verb == KVD_SEQ_RESUME && c.status == KVD_S_TENANT_MAX) {
+		s->state = SLOT_PREEMPTED;   /* its tenant's max has been lowered; it asks again */
 	} else if (c.verb == KVD_SEQ_FORK) {
 		s->state = SLOT_IDLE;
 	} else if (c.status != KVD_S_CANCELLED && s->state == SLOT_WAITING) {

@@ -16,6 +16,8 @@
  *   or the asking tenant's bytes; an extent is zeroed only when no engine maps it
  *   refusals carry true numbers; the oldest running sequence is preempted only when it is alone, or for a
  *   tenant that asks for no more than its min
+ *   a tenant's pages come no faster than its insert rate, its sequences are no more than it may have
+ *   nobody reads what was in a spill file that is lost
  *   calm runs: nothing is computed that the domain has or another sequence of it computes now */
 #include "tests/sim/checker.h"
 
@@ -27,7 +29,7 @@ void checker_fail(struct checker *k, const char *what, uint64_t a, uint64_t b)
 {
 	static const char *const names[] = { "?", "tenant", "attach", "hangup", "quiet", "submit", "complete",
 		"entry", "mapped", "step", "write", "moved", "time", "adopted",
-		"switched" };
+		"switched", "publish", "gone" };
 	for (uint64_t i = k->records > HISTORY ? k->records - HISTORY : 0; i < k->records; i++) {
 		const struct world_record *r = &k->history[i % HISTORY];
 		fprintf(stderr, "%8llu %-8s engine %u slot %u: %u %u %u\n", (unsigned long long)i,
@@ -184,7 +186,8 @@ static void check_cached(struct checker *k, struct view_slot *s, uint32_t from, 
 		checker_fail(k, "more is cached than may be", to, s->n_prompt);
 	for (uint32_t i = from; i < to; i++) {
 		s->chain[i] = s->prompt[i];
-		if (!fact_of(k, domain_of(k, s->tenant), s->chain[i])->computed)
+		bool known = fact_of(k, domain_of(k, s->tenant), s->chain[i])->computed;
+		if (!known && !(k->published && fact_of(k, DOMAIN_ANY, s->chain[i])->computed))
 			checker_fail(k, "a page is cached that the tenant's domain never computed", s->tenant, i);
 	}
 }
@@ -205,6 +208,8 @@ static void completed_open(struct checker *k, uint32_t engine, struct view_slot 
 	s->n_sealed = c->cached;
 	s->n_pages = c->pages;
 	check_computed_once(k, engine, s, p);
+	if (p->sqe.verb == KVD_SEQ_OPEN)
+		check_sequences(k, s);
 }
 
 static void completed_grow(struct checker *k, uint32_t engine, struct view_slot *s, const struct pending *p,
@@ -220,6 +225,8 @@ static void completed_grow(struct checker *k, uint32_t engine, struct view_slot 
 	check_cached(k, s, s->n_sealed, c->cached);
 	check_sealed(k, s, s->n_sealed, c->cached);
 	check_fresh(k, engine, s, had > c->cached ? had : c->cached, c->pages);
+	if (c->pages > had && c->pages > c->cached)
+		check_rate(k, &k->engine[engine], s->tenant, p, c->pages - (had > c->cached ? had : c->cached));
 	bool looked = (p->sqe.flags & KVD_GROW_LOOKUP) && p->sqe.page == s->n_sealed;
 	s->n_sealed = c->cached;
 	s->n_pages = c->pages;
@@ -251,6 +258,8 @@ static void completed_seal(struct checker *k, uint32_t engine, struct view_slot 
 			fact->when = k->records;
 		}
 		fact->computed = 1;
+		if (k->swarm.publish && k->tenant[s->tenant].sharing != CORE_PRIVATE)
+			fact_of(k, DOMAIN_ANY, content)->computed = 1;
 	}
 	s->n_sealed = c->cached;
 	check_sealed(k, s, p->sqe.page, p->sqe.page + p->sqe.count);
@@ -276,6 +285,7 @@ static void completed_fork(struct checker *k, uint32_t engine, struct view_slot 
 	t->state = VIEW_RUNNING;
 	check_sealed(k, t, 0, whole);
 	check_fresh(k, engine, t, whole, c->pages);
+	check_sequences(k, t);
 }
 
 static void check_refusal(struct checker *k, uint32_t engine, const struct pending *p, const struct kvd_cqe *c)
@@ -296,8 +306,8 @@ static void check_refusal(struct checker *k, uint32_t engine, const struct pendi
 			checker_fail(k, "CONTEXT with untrue numbers", c->need_pages, c->have_pages);
 		break;
 	case KVD_S_TENANT_MAX:
-		if (c->need_pages > need || c->need_pages <= c->have_pages || !k->tenant[p->tenant].max_bytes ||
-		    c->have_pages > k->tenant[p->tenant].max_bytes / e->page_bytes)
+		if (c->need_pages > need || c->need_pages <= c->have_pages || !k->tenant[p->tenant].max_top ||
+		    c->have_pages > k->tenant[p->tenant].max_top / e->page_bytes)
 			checker_fail(k, "TENANT_MAX with untrue numbers", c->need_pages, c->have_pages);
 		break;
 	}
@@ -354,6 +364,8 @@ static void see_answer(struct checker *k, uint32_t engine, struct pending *p, co
 		return;
 	struct view_slot *s = &e->slot[slot];
 	check_refusal(k, engine, p, c);
+	if (c->status == KVD_S_LIMIT && p->tenant < SIM_TENANTS)
+		check_limit(k, s, p->tenant, c);
 	if (p->sqe.verb == KVD_SEQ_FORK) {
 		completed_fork(k, engine, s, p, c);
 		return;
@@ -380,6 +392,7 @@ static void see_answer(struct checker *k, uint32_t engine, struct pending *p, co
 	case KVD_SEQ_CLOSE:
 		row_must_be_empty(k, s, "a closed sequence has a table");
 		slot_empty(k, s, VIEW_EMPTY);
+		sequences_fewer(k, s->tenant);
 		break;
 	case KVD_SEQ_PARK:
 		row_must_be_empty(k, s, "a parked sequence has a table");
@@ -470,7 +483,10 @@ static void see_tenant(struct checker *k, const struct world_record *r)
 		checker_fail(k, "a tenant was not made", r->a, 0);
 	memcpy(k->tenant[r->a].domain, r->tenant->tenant.domain, KVD_NAME_MAX);
 	k->tenant[r->a].sharing = r->tenant->tenant.sharing;
-	k->tenant[r->a].max_bytes = r->tenant->tenant.quota.max_bytes;
+	uint64_t max_bytes = r->tenant->tenant.quota.max_bytes, max_before = k->tenant[r->a].max_bytes;
+	k->tenant[r->a].max_top = max_bytes > max_before ? max_bytes : max_before;
+	k->tenant[r->a].max_bytes = max_bytes;
+	limits_changed(k, r->a, &r->tenant->tenant.quota);
 	k->tenant[r->a].min_before = k->tenant[r->a].min_bytes;   /* if kvd dies, the change is made later */
 	k->tenant[r->a].min_bytes = r->tenant->tenant.quota.min_bytes;
 	k->tenant[r->a].number = r->a;
@@ -502,6 +518,8 @@ static void seal_unanswered(struct checker *k, struct view_engine *e, const stru
 			k->frame[KVD_ENTRY_FRAME(entry)].content = content;
 		if (content && !s->no_index)
 			fact_of(k, domain_of(k, s->tenant), content)->computed = 1;
+		if (content && !s->no_index && k->swarm.publish && k->tenant[s->tenant].sharing != CORE_PRIVATE)
+			fact_of(k, DOMAIN_ANY, content)->computed = 1;
 	}
 }
 
@@ -556,7 +574,9 @@ void checker_see(void *checker, const struct world_record *r)
 		see_adopted(k);
 		break;
 	case SEEN_SWITCHED: see_switched(k, e); break;
-	case SEEN_TIME: break;
+	case SEEN_TIME: k->now_usec += r->a; break;
+	case SEEN_PUBLISHED: k->published = true; break;
+	case SEEN_DISK_GONE: memset(k->disk, 0, k->n_blocks * sizeof(*k->disk)); break;
 	}
 }
 

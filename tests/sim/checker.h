@@ -49,6 +49,13 @@ struct view_engine {
 	uint32_t pending_high;
 };
 
+/* checker_limits.c */
+struct view_limits {
+	uint64_t rate, rate_since_usec, rate_since, rate_bytes; /* order of the change; granted since */
+	uint32_t rate_grants, seqs, seqs_before;
+	uint32_t seqs_allowed;         /* so many were there when the number was lowered */
+};
+
 struct fact { uint64_t key, when, promised; uint32_t computed, promiser, engine, forced; };
 
 struct checker {
@@ -59,8 +66,11 @@ struct checker {
 	struct { uint64_t content; uint8_t writer; } *disk; /* by block */
 	uint32_t n_blocks;
 	struct view_engine engine[WORLD_ENGINES];
-	struct { char domain[KVD_NAME_MAX]; uint32_t number, sharing; uint64_t max_bytes, min_bytes, min_before; }
-		tenant[SIM_TENANTS];
+	struct { char domain[KVD_NAME_MAX]; uint32_t number, sharing; uint64_t max_bytes, min_bytes, min_before;
+		uint64_t max_top;      /* the larger of its max and the one before */
+		struct view_limits limits; } tenant[SIM_TENANTS];
+	uint64_t now_usec;             /* the sum of what passed */
+	bool published;                /* at least one prefix, once */
 	struct fact *facts;            /* open addressing; (domain, content) */
 	uint32_t n_facts, facts_max;
 	uint64_t next_age, computed, records;
@@ -82,6 +92,15 @@ static inline uint32_t domain_of(const struct checker *k, uint32_t tenant)
 {
 	return k->tenant[tenant].number;
 }
+
+void limits_changed(struct checker *k, uint32_t tenant, const struct core_quota *quota);
+void check_rate(struct checker *k, const struct view_engine *e, uint32_t tenant, const struct pending *p,
+		uint32_t pages);
+void check_sequences(struct checker *k, const struct view_slot *s);
+void check_limit(struct checker *k, const struct view_slot *s, uint32_t tenant, const struct kvd_cqe *c);
+void sequences_fewer(struct checker *k, uint32_t tenant);
+/* What anybody has computed who is not private: may be taken by all once it is published. */
+enum { DOMAIN_ANY = SIM_TENANTS };
 
 uint64_t page_digest(const int32_t *tokens);
 uint64_t content_next(uint64_t before, uint64_t digest);

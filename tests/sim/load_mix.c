@@ -63,6 +63,7 @@ static bool pick_fault(struct sim *sim, struct sim_op *op)
 		{ s->kill, OP_KILL }, { s->crash, OP_CRASH }, { s->mover_dies, OP_MOVER_DIES },
 		{ s->doubled, OP_DOUBLE }, { s->clock, OP_CLOCK }, { s->hostile, OP_HOSTILE },
 		{ s->special, OP_FORK }, { s->churn / 4, OP_DRAIN }, { s->requota, OP_QUOTA }, { s->steer, OP_STEER },
+		{ s->publish, OP_PUBLISH }, { s->gone, OP_GONE },
 	};
 	for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
 		if (dice >= all[i].rate) {

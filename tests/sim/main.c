@@ -89,7 +89,7 @@ static void shrink_to(struct run *run, const char *path)
 
 static void report_failure(struct run *run, const struct options *o)
 {
-	char path[256], text[320];
+	char path[256], text[480];
 	swarm_describe(&run->swarm, text, sizeof(text));
 	printf("seed %llu fails at commit %s (%s)\n%s\n", (unsigned long long)run->swarm.seed, o->commit, text,
 	       run->said);
@@ -140,7 +140,7 @@ static void job_ended(struct job *job, int status, struct totals *t, const struc
 	totals_add(t, &job->run);
 	job->pid = 0;
 	if (o->verbose) {
-		char text[320];
+		char text[480];
 		swarm_describe(&job->run.swarm, text, sizeof(text));
 		printf("seed %llu: %llu operations, %llu finished, %llu preempted, %llu adoptions: %s\n",
 		       (unsigned long long)job->run.swarm.seed, (unsigned long long)job->run.room->ops,
@@ -193,14 +193,12 @@ static void run_seeds(const struct options *o, struct totals *t)
 static int run_trace(const char *path, const char *shrunk)
 {
 	struct run run = { .room = run_room_new() };
-	uint64_t seed = 0;
-	if (!trace_read(path, &seed, run.room->log, &run.room->n_log, SIM_OPS_LOG)) {
-		fprintf(stderr, "sim: %s is no trace; the first line must be 'kvd-sim-trace 1 seed N'\n", path);
+	if (!trace_read(path, &run.swarm, run.room->log, &run.room->n_log, SIM_OPS_LOG)) {
+		fprintf(stderr, "sim: %s is no trace; the first line must be 'kvd-sim-trace VERSION seed N'\n", path);
 		return 2;
 	}
-	run.swarm = swarm_of(seed);
 	bool well = run_whole(&run);
-	printf("%s: %u operations, seed %llu: %s\n%s", path, run.room->n_log, (unsigned long long)seed,
+	printf("%s: %u operations, seed %llu: %s\n%s", path, run.room->n_log, (unsigned long long)run.swarm.seed,
 	       well ? "well" : "fails", run.said);
 	if (!well && shrunk)
 		shrink_to(&run, shrunk);

@@ -40,6 +40,17 @@ static void floors_draw(const struct swarm *s, uint64_t random, struct core_quot
 		ret->weight = (uint32_t)(1 + sim_random64(&random) % 1000);
 }
 
+/* An insert rate, a number of sequences, a max below the usual one. */
+static void limits_draw(const struct swarm *s, uint64_t random, struct core_quota *ret)
+{
+	if (s->rates && (random & 1))
+		ret->insert_bytes_per_sec = 262144ull << sim_random64(&random) % 6;
+	if (s->counts && (random & 2))
+		ret->max_sequences = (uint32_t)(1 + sim_random64(&random) % 8);
+	if (s->maxes && ret->max_bytes && (random & 4))
+		ret->max_bytes = (10 + sim_random64(&random) % 31) * 24576;
+}
+
 static void tenant_make(struct sim *sim, uint32_t i, uint64_t random)
 {
 	static const struct { const char *name, *domain; enum core_sharing sharing; } all[SIM_TENANTS] = {
@@ -49,6 +60,8 @@ static void tenant_make(struct sim *sim, uint32_t i, uint64_t random)
 		{ "private-b", "", CORE_PRIVATE }, { "reuse-c", "team", CORE_REUSE },
 	};
 	struct core_quota quota = { .max_bytes = sim->swarm.quotas && i >= 5 ? 40 * 24576 : 0 };
+	if (random)
+		limits_draw(&sim->swarm, random >> 20, &quota);
 	if (sim->swarm.floors && random)     /* 0: none */
 		floors_draw(&sim->swarm, random, &quota);
 	world_quota(sim->world, all[i].name, all[i].domain, all[i].sharing, &quota);
@@ -72,6 +85,7 @@ struct sim *sim_new(const struct swarm *swarm)
 	};
 	struct world *w = sim->world = world_make(&config, swarm->seed);
 	w->fsck_every = 0;
+	w->disk_short_percent = swarm->disk_short;
 	w->disk_write_error_percent = w->disk_read_error_percent = w->disk_torn_percent = swarm->disk_errors;
 	sim->checker = checker_new(swarm, w->slot_bits, w->n_extents);
 	w->watch = checker_see;
@@ -188,18 +202,21 @@ static void perform_clock(struct sim *sim, uint64_t random)
 	}
 }
 
-/* Pin one of the first prefixes, or let all of them go. */
-static void steer_pins(struct sim *sim, bool pin, uint64_t random)
+/* Pin or publish one of the first prefixes, or let all of them go. */
+static void steer_rows(struct sim *sim, enum core_event_type type, uint64_t random)
 {
+	bool one = type == CORE_EV_PIN || type == CORE_EV_PUBLISH;
 	static struct kvd_row_prefix rows[64];
 	struct world *w = sim->world;
 	uint32_t cursor = 0, n;
 	while ((n = core_read_prefixes(w->core, w->now, &cursor, rows, 64)) && !w->down) {
-		for (uint32_t i = 0; i < n && !w->down; i++)
-			if (pin ? i == random % n : rows[i].pinned == 1)
-				world_step(w, &(struct core_event){ .type = pin ? CORE_EV_PIN : CORE_EV_UNPIN,
-					.engine = CORE_NONE, .steer = { .prefix = rows[i].id, .tenant = CORE_NONE } });
-		if (pin)
+		for (uint32_t i = 0; i < n && !w->down; i++) {
+			bool is = type == CORE_EV_UNPIN ? rows[i].pinned == 1 : rows[i].published == 1;
+			if (one ? i == random % n : is)
+				world_step(w, &(struct core_event){ .type = type, .engine = CORE_NONE,
+					.steer = { .prefix = rows[i].id, .tenant = CORE_NONE } });
+		}
+		if (one)
 			return;
 	}
 }
@@ -216,9 +233,28 @@ static void perform_steer(struct sim *sim, uint64_t random)
 		evict.steer.bytes = (random >> 16) % (SIM_EXTENT_BYTES * 2);
 		world_step(sim->world, &evict);
 		break;
-	case 2: steer_pins(sim, true, random >> 8); break;
-	default: steer_pins(sim, false, 0); break;
+	case 2: steer_rows(sim, CORE_EV_PIN, random >> 8); break;
+	default: steer_rows(sim, CORE_EV_UNPIN, 0); break;
 	}
+}
+
+static void perform_publish(struct sim *sim, uint64_t random)
+{
+	if (sim->world->down)
+		return;
+	if (random & 3)                      /* before: if kvd dies of it, it is done later */
+		world_seen(sim->world, &(struct world_record){ .kind = SEEN_PUBLISHED });
+	steer_rows(sim, random & 3 ? CORE_EV_PUBLISH : CORE_EV_UNPUBLISH, random >> 8);
+}
+
+/* The spill file is lost, and kvd has made another one. */
+static void perform_gone(struct sim *sim)
+{
+	struct world *w = sim->world;
+	for (uint32_t i = 0; i < w->n_blocks; i++)
+		world_disk_corrupt(w, i);
+	world_seen(w, &(struct world_record){ .kind = SEEN_DISK_GONE });
+	world_step(w, &(struct core_event){ .type = CORE_EV_SPILL_GONE, .engine = CORE_NONE });
 }
 
 static void perform_engine_op(struct sim *sim, const struct sim_op *op)
@@ -275,6 +311,11 @@ static void perform_daemon_op(struct sim *sim, const struct sim_op *op)
 		break;
 	case OP_ADOPT: crash_adopt(sim); break;
 	case OP_STEER: perform_steer(sim, op->random); break;
+	case OP_PUBLISH: perform_publish(sim, op->random); break;
+	case OP_GONE:
+		if (!w->down && w->n_blocks)
+			perform_gone(sim);
+		break;
 	case OP_QUOTA:
 		if (!w->down)                /* the checker knows of one change that may not be made yet */
 			tenant_make(sim, (uint32_t)(op->random % sim->swarm.n_tenants), op->random >> 8);
@@ -338,10 +379,12 @@ void sim_end(struct sim *sim)
 		if (w->engine[e].alive && !w->engine[e].attached)
 			world_quiet(w, e);
 	}
+	for (uint32_t i = 0; sim->swarm.version > 1 && i < sim->swarm.n_tenants; i++)
+		tenant_make(sim, i, 0);              /* what is too much for a lowered max could not go on */
 	hostile_close(sim);
 	world_settle(w, true);
 	if (sim->swarm.steer)
-		steer_pins(sim, false, 0);
+		steer_rows(sim, CORE_EV_UNPIN, 0);
 	for (uint32_t i = 0; sim->swarm.floors && i < sim->swarm.n_tenants; i++)
 		tenant_make(sim, i, 0);              /* what a floor kept is SEALED; without it, COOL */
 	world_settle(w, true);

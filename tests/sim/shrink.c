@@ -14,7 +14,7 @@
 static const char *const op_names[OP_KINDS] = {
 	"none", "open", "advance", "complete", "begin", "end", "poll", "mover", "populate", "done", "tick", "hostile",
 	"park", "close", "truncate", "fork", "attach", "kill", "hangup", "quiet", "drain", "double", "mover-dies",
-	"clock", "settle", "crash", "adopt", "switch", "quota", "steer"
+	"clock", "settle", "crash", "adopt", "switch", "quota", "steer", "publish", "gone"
 };
 
 bool trace_write(const char *path, const struct swarm *swarm, const struct sim_op *ops, uint32_t n)
@@ -22,7 +22,7 @@ bool trace_write(const char *path, const struct swarm *swarm, const struct sim_o
 	FILE *f = fopen(path, "w");
 	if (!f)
 		return false;
-	fprintf(f, "kvd-sim-trace 1 seed %" PRIu64 "\n", swarm->seed);
+	fprintf(f, "kvd-sim-trace %u seed %" PRIu64 "\n", swarm->version, swarm->seed);
 	for (uint32_t i = 0; i < n; i++) {
 		const struct sim_op *o = &ops[i];
 		fprintf(f, "%s %u %u %u %016" PRIx64, op_names[o->kind], o->engine, o->slot, o->tenant, o->random);
@@ -57,11 +57,16 @@ static bool op_read(const char *line, struct sim_op *ret)
 	return ret->kind < OP_KINDS && ret->v[5] <= WORLD_TOKENS && ret->v[6] <= WORLD_TOKENS;
 }
 
-bool trace_read(const char *path, uint64_t *ret_seed, struct sim_op *ops, uint32_t *ret_n, uint32_t max)
+bool trace_read(const char *path, struct swarm *ret_swarm, struct sim_op *ops, uint32_t *ret_n, uint32_t max)
 {
 	char line[256];
+	uint64_t seed = 0;
+	unsigned version = 0;
 	FILE *f = fopen(path, "r");
-	bool ok = f && fgets(line, sizeof(line), f) && sscanf(line, "kvd-sim-trace 1 seed %" SCNu64, ret_seed) == 1;
+	bool ok = f && fgets(line, sizeof(line), f) &&
+		  sscanf(line, "kvd-sim-trace %u seed %" SCNu64, &version, &seed) == 2 && version &&
+		  version <= SWARM_VERSION;
+	*ret_swarm = swarm_of_version(seed, version);
 	for (*ret_n = 0; ok && *ret_n < max && fgets(line, sizeof(line), f);)
 		ok = line[0] == '\n' || line[0] == '#' || op_read(line, &ops[(*ret_n)++]);
 	if (f)

@@ -12,13 +12,14 @@
 
 #include "tests/lib/core_world.h"
 
-enum { SIM_TENANTS = 8, SIM_EXTENT_BYTES = 256 << 10, SIM_OPS_LOG = 1 << 20 };
+enum { SIM_TENANTS = 8, SIM_EXTENT_BYTES = 256 << 10, SIM_OPS_LOG = 1 << 20,
+	SWARM_VERSION = 2 };
 
 enum sim_op_kind {
 	OP_NONE = 0, OP_OPEN, OP_ADVANCE, OP_COMPLETE, OP_STEP_BEGIN, OP_STEP_END, OP_POLL, OP_MOVER,
 	OP_POPULATE, OP_DONE, OP_TICK, OP_HOSTILE, OP_PARK, OP_CLOSE, OP_TRUNCATE, OP_FORK, OP_ATTACH,
 	OP_KILL, OP_HANGUP, OP_QUIET, OP_DRAIN, OP_DOUBLE, OP_MOVER_DIES, OP_CLOCK, OP_SETTLE,
-	OP_CRASH, OP_ADOPT, OP_SWITCH, OP_QUOTA, OP_STEER, OP_KINDS
+	OP_CRASH, OP_ADOPT, OP_SWITCH, OP_QUOTA, OP_STEER, OP_PUBLISH, OP_GONE, OP_KINDS
 };
 
 /* OPEN: tenant; v = three salts and where the first two end (tokens), prompt, target, flags. */
@@ -35,6 +36,10 @@ struct swarm {
 	bool two_spaces, calm;         /* calm: no fault, no pressure: computed once is checked */
 	bool quotas, floors;           /* some tenants have a max; a min, low, high or weight */
 	uint32_t n_planted;            /* alone_mutants.c: which bug the core has; 0: none */
+	uint32_t version;              /* SWARM_VERSION; 1: a trace of before there was what follows */
+	bool rates, counts, maxes;     /* some tenants have an insert rate; a number of sequences; a max that changes */
+	uint32_t disk_short;           /* percent of the spill file's accesses that end with fewer bytes */
+	uint32_t publish, gone;        /* as the faults below: a prefix is (un)published; the spill file is lost */
 	uint32_t disk_extents, disk_errors; /* size of the spill file; percent of its accesses that go wrong */
 	/* faults: of 10,000 choices; 0: off in this seed */
 	uint32_t kill, crash, mover_fails, mover_dies, doubled, clock, hostile, special, churn, requota, steer;
@@ -58,6 +63,7 @@ uint64_t sim_random64(uint64_t *state);
 uint32_t sim_below(struct sim *sim, uint32_t below);
 
 struct swarm swarm_of(uint64_t seed);
+struct swarm swarm_of_version(uint64_t seed, uint32_t version);
 struct swarm swarm_small(struct swarm s);
 void swarm_describe(const struct swarm *s, char *ret, size_t size);
 
@@ -95,7 +101,7 @@ extern uint64_t crash_adoptions, crash_stores_tried;
 /* shrink.c */
 struct sim_result { int status; uint64_t ops; uint32_t n_log; char said[512]; };
 bool trace_write(const char *path, const struct swarm *swarm, const struct sim_op *ops, uint32_t n);
-bool trace_read(const char *path, uint64_t *ret_seed, struct sim_op *ops, uint32_t *ret_n, uint32_t max);
+bool trace_read(const char *path, struct swarm *ret_swarm, struct sim_op *ops, uint32_t *ret_n, uint32_t max);
 uint32_t shrink(const struct swarm *swarm, struct sim_op *ops, uint32_t n, double seconds,
 		bool (*fails)(const struct swarm *swarm, const struct sim_op *ops, uint32_t n));
 

@@ -57,7 +57,28 @@ static void swarm_floors(struct swarm *s)
 		s->steer = fault(&state, 60);
 }
 
+/* The same again: from a state of its own. */
+static void swarm_wide(struct swarm *s)
+{
+	uint64_t state = s->seed * 0x9fb21c651e98df25ull + 11;
+	if (s->calm)
+		return;
+	s->rates = draw(&state, 0, 1);
+	s->counts = draw(&state, 0, 1);
+	s->maxes = draw(&state, 0, 1) && s->quotas;
+	s->publish = fault(&state, 60);
+	s->gone = s->disk_extents ? fault(&state, 20) : 0;
+	s->disk_short = s->disk_extents && draw(&state, 0, 1) ? draw(&state, 1, 20) : 0;
+	if ((s->rates || s->counts || s->maxes) && !s->requota)
+		s->requota = fault(&state, 100);
+}
+
 struct swarm swarm_of(uint64_t seed)
+{
+	return swarm_of_version(seed, SWARM_VERSION);
+}
+
+struct swarm swarm_of_version(uint64_t seed, uint32_t version)
 {
 	static const struct { uint8_t kind, least, most; } parts[] = {
 		{ OP_OPEN, 2, 12 }, { OP_ADVANCE, 20, 40 }, { OP_COMPLETE, 10, 25 }, { OP_STEP_BEGIN, 3, 10 },
@@ -65,7 +86,7 @@ struct swarm swarm_of(uint64_t seed)
 		{ OP_DONE, 1, 5 }, { OP_TICK, 1, 4 },
 	};
 	uint64_t state = seed * 0x2545f4914f6cdd1dull + 1;
-	struct swarm s = { .seed = seed };
+	struct swarm s = { .seed = seed, .version = version };
 	s.generator = draw(&state, 0, 1);
 	s.calm = !draw(&state, 0, 4);
 	s.n_engines = draw(&state, 1, 4);
@@ -89,6 +110,8 @@ struct swarm swarm_of(uint64_t seed)
 		swarm_faults(&s, &state);
 	}
 	swarm_floors(&s);
+	if (version > 1)
+		swarm_wide(&s);
 	for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++)
 		s.weight[parts[i].kind] = draw(&state, parts[i].least, parts[i].most);
 	return s;
@@ -112,11 +135,13 @@ void swarm_describe(const struct swarm *s, char *ret, size_t size)
 	snprintf(ret, size,
 		 "%s%s, %u extents, %u engines%s, %u tenants%s%s, %u slots of %u pages; of 10,000: "
 		 "kill %u, crash %u, mover fails %u, mover dies %u, doubled %u, clock %u, hostile %u, "
-		 "special %u, churn %u, requota %u, steer %u; disk of %u extents, %u%% errors",
+		 "special %u, churn %u, requota %u, steer %u; disk of %u extents, %u%% errors, "
+		 "%u%% short, gone %u; publish %u%s%s%s",
 		 s->generator ? "scenes" : "mix", s->calm ? ", calm" : "", s->n_extents, s->n_engines,
 		 s->two_spaces ? " of two spaces" : "", s->n_tenants,
 		 s->quotas ? " with quotas" : "", s->floors ? " with floors" : "",
 		 s->n_slots, s->max_pages, s->kill, s->crash, s->mover_fails, s->mover_dies, s->doubled,
 		 s->clock, s->hostile, s->special, s->churn, s->requota, s->steer,
-		 s->disk_extents, s->disk_errors);
+		 s->disk_extents, s->disk_errors, s->disk_short, s->gone, s->publish, s->rates ? ", rates" : "",
+		 s->counts ? ", numbers of sequences" : "", s->maxes ? ", maxes that change" : "");
 }
