@@ -5,6 +5,7 @@
 #   build/tests/test_cuda_planted               planted faults, each of which must be found
 #   build/tests/test_cuda_kernels_*             the real kernels against plain C in double precision
 #   tests/cuda_emulator/test_ptx.py             the same launches through the PTX that nvcc made
+#   tests/cuda_emulator/test_mutants.py         faults planted into copies of the real kernels
 #   tests/cuda_gates.py                         what the compiler made of the kernels
 # Not under sanitizers: fibers and foreign __tsan_* functions do not mix with them.
 EMULATOR := tests/cuda_emulator
@@ -48,7 +49,8 @@ $(O)/emulator/checked/%.o: $(O)/emulator/%.cc
 emulator_so = $(call say,LD,$@)mkdir -p $(@D) && gcc -shared -Wl,--no-undefined -o $@ $(filter %.o,$^) -lm -lpthread -ldl
 ifneq ($(KERNEL_SRC),)
 KERNEL_TESTS := $(patsubst $(EMULATOR)/test_%.c,$(O)/tests/test_cuda_%,$(wildcard $(EMULATOR)/test_kernels_*.c))
-CUDA_CHECKS += $(KERNEL_TESTS) $(EMULATOR)/test_ptx.py tests/cuda_gates.py
+CUDA_CHECKS += $(KERNEL_TESTS) $(EMULATOR)/test_mutants.py $(EMULATOR)/test_ptx.py tests/cuda_gates.py
+$(EMULATOR)/test_mutants.py: | $(KERNEL_TESTS)
 $(EMULATOR)/test_ptx.py: | $(KERNEL_TESTS) $(PLUGIN)
 tests/cuda_gates.py: | $(PLUGIN)
 $(O)/tests/fakecuda/libkernels.so: $(call emulator_c,fast) $(call emulator_cu,fast,$(KERNEL_SRC)) $(O)/emulator/fast/kernels.o
@@ -67,3 +69,7 @@ $(KERNEL_TESTS): $(O)/tests/test_cuda_%: $(call emulator_c,checked) $(call emula
 	$(emulator_test)
 -include $(wildcard $(O)/emulator/*.d $(O)/emulator/*/*.d $(O)/emulator/*/*/*/*.d $(O)/emulator/*/*/*.d)
 endif
+
+.PHONY: emulator-flags
+emulator-flags:
+	@echo $(filter-out -MMD -MP -Werror,$(EMULATOR_CXXFLAGS)) $(EMULATOR_checked)
