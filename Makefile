@@ -169,7 +169,7 @@ $(FAKE_TESTS): EXTRA_LIBS = $(CHECK_LIBS) $(FAKECUDA) '-Wl,-rpath,$$ORIGIN/fakec
 $(FAKE_TESTS): $(O)/tests/%: $(O)/obj/tests/fakecuda/%.o $(ALL_LIBS) | $(FAKECUDA) $(FAKENVML) $(FAKE_KERNELS); $(link)
 $(O)/tests/test_nth_driver $(O)/tests/test_cuda_host: | $(PLUGIN)
 $(O)/tests/test_cuda_forward: | $(if $(CUDA_HEADER),$(PLUGIN) $(FAKECUDA) $(FAKE_KERNELS))
-$(O)/tests/fakecuda/test_engine: | $(BINS) $(PLUGIN)
+$(O)/tests/test_cuda_engine: | $(BINS) $(PLUGIN)
 include tests/cuda_emulator/rules.mk
 # The simulator's core calls core_book_hook() before every store to the book.
 SIM_CORE := $(patsubst %.c,$(O)/obj/sim/%.o,$(CORE_SRC))

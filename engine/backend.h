@@ -46,7 +46,8 @@ struct backend {
 	void (*close)(struct backend_run *run);
 	/* One step, as forward_step() describes it.  When it returns, K and V are written and nothing of
 	 * the step is under way on the device, also when it fails.
-	 * Returns 0; -EINVAL for rows that cannot be; -EIO: the device failed, error() says how */
+	 * Returns 0; -EINVAL for rows that cannot be; -EIO: the device failed, -ENODEV: it is
+	 *          lost to this process; error() says how */
 	int (*step)(struct backend_run *run, const struct kv_window *kv,
 		    const struct step_seq *seqs, unsigned n_seqs, const struct step_row *rows,
 		    unsigned n_rows, float *logits);

@@ -445,6 +445,9 @@ static int engine_loop(struct engine *e)
 			return 0;
 		if (r == 0 && !e->reattach.lost)
 			r = step_run(e, &ran);
+		/* our streams are closed without END: libkvd takes them to another engine */
+		if (e->device_lost)
+			return -ENODEV;
 		n = ran || more || r < 0 ? wait_for(e->wait, 0, events, EVENTS_A_TURN)
 					 : engine_sleep(e, events);
 		if (n < 0)
@@ -493,7 +496,8 @@ int engine_run(const struct options *o)
 		r = engine_loop(&e);
 		if (r != 0) {
 			code = 1;
-			log_error("cannot go on: the event loop failed: %s", strerror(-r));
+			log_error("cannot go on: %s failed: %s",
+				  e.device_lost ? "the device" : "the event loop", strerror(-r));
 		} else {
 			log_info("ended tokens=%llu",
 				 (unsigned long long)e.serve.counters.completion_tokens);

@@ -64,6 +64,7 @@ struct engine {
 	int kvd_fd;                    /* our copy of the control socket, watched; -1: none */
 	uint64_t kvd_tag;              /* its tag, another one for each attachment */
 	struct reattach reattach;
+	bool device_lost;              /* this process can compute no more; another engine can */
 	bool draining;                 /* SIGTERM came, or kvd wants no new sequence */
 	uint64_t drain_usec;           /* then running answers go to other engines; 0: never */
 	/* statistics */

@@ -221,6 +221,11 @@ int step_run(struct engine *e, bool *ret_ran)
 				      room->logits)
 		   : 0;
 	kvd_step_end(e->kvd);
+	if (r == -ENODEV) {
+		log_error("the device is lost: %s", e->backend->error(e->run));
+		e->device_lost = true;
+		return 0;
+	}
 	if (r < 0) {
 		fail_runs(e, n_runs, r);
 		return kvlink_pump(&e->link);

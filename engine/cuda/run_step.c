@@ -258,7 +258,7 @@ int run_step(struct backend_run *run, const struct kv_window *kv, const struct s
 	if (n_rows == 0)
 		return 0;
 	if (kv->geometry.block_bytes != forward_block_bytes(&run->config) || d->lost)
-		return d->lost ? -EIO : -EINVAL;
+		return d->lost ? -ENODEV : -EINVAL;
 	d->error[0] = 0;
 	if (plan_step(&run->plan, run->config.n_vocab, run->n_positions, seqs, n_seqs, rows, n_rows) < 0 ||
 	    run->plan.step.n_wanted > run->max_logits)
@@ -279,7 +279,7 @@ int run_step(struct backend_run *run, const struct kv_window *kv, const struct s
 	/* whatever was launched before a failure still runs: nobody may reuse its pages before it ends */
 	waited = device_wait(d);
 	if (s.failed < 0 || waited < 0)
-		return -EIO;
+		return d->lost ? -ENODEV : -EIO;
 	memcpy(logits, run->host_logits, logits_bytes);
 	return 0;
 }

@@ -1,6 +1,6 @@
-/* test_engine.c - kvengine --device cuda with a kvd of the same device, on the double, kernels emulated: the bundled
- * model's tokens are the CPU backend's, an engine's death changes nothing, and each driver call of the engine fails
- * once: a sentence, exit 1, nothing left behind, no breach of the driver's contract. */
+/* test_cuda_engine.c - kvengine --device cuda with a kvd of the same device, on the double, kernels emulated: the
+ * bundled model's tokens are the CPU backend's, an engine's death changes nothing, and each driver call of the
+ * engine fails once: a sentence, exit 1, nothing left behind, no breach of the driver's contract. */
 #include "tests/lib/scenario.h"
 
 #include <stdio.h>
@@ -93,6 +93,52 @@ START_TEST(a_killed_engine_changes_no_byte)
 }
 END_TEST
 
+static void start_second(void *arg, struct host_job *job)
+{
+	bool *done = arg;
+
+	if (*done)
+		return;
+	*done = true;
+	unsetenv("FAKECUDA_FAIL");
+	host_engine(host_of_kill, "b", host_model_bundled(), small);
+}
+
+/* An engine whose context is lost ends, with a sentence; its stream goes on where there is one that works. */
+START_TEST(a_lost_device_ends_the_engine_alone)
+{
+	struct host_job alone, job;
+	bool started = false;
+	struct host h;
+	char *log;
+	int status = 0;
+
+	use_device("cuda");
+	setenv("FAKECUDA_FAIL_PROGRAM", "kvengine", 1);
+	host_start(&h, "64M", NULL);
+	host_of_kill = &h;
+	setenv("FAKECUDA_FAIL", "cuEventSynchronize:9:700", 1);
+	struct host_child *a = host_engine(&h, "a", host_model_bundled(), small);
+	scenario_job(&job, "other", NULL, PROMPT, N_TOKENS);
+	ck_assert_msg(host_run(&h, &job, 1, start_second, &started) == 0, "%s", job.error);
+	ck_assert(started);
+	ck_assert_int_eq(waitpid(a->pid, &status, 0), a->pid);
+	ck_assert_msg(WIFEXITED(status) && WEXITSTATUS(status) == 1, "wait status %#x", status);
+	a->pid = 0;
+	log = host_read_file(a->log, NULL);
+	ck_assert_msg(strstr(log, "the device is lost: "), "%s", log);
+	free(log);
+	alone = one(&h, "b");
+	ck_assert_uint_eq(job.n_ids, alone.n_ids);
+	ck_assert_mem_eq(job.ids, alone.ids, alone.n_ids * sizeof(int32_t));
+	host_fsck(&h);
+	unsetenv("FAKECUDA_FAIL_PROGRAM");
+	host_stop(&h);
+	host_jobs_free(&alone, 1);
+	host_jobs_free(&job, 1);
+}
+END_TEST
+
 /* kvengine --eval; returns its exit status. */
 static int eval(const char *text, const char *out)
 {
@@ -154,11 +200,12 @@ int main(void)
 {
 	const struct scenario_test tests[] = { SCENARIO(tokens_are_the_cpus),
 					       SCENARIO(a_killed_engine_changes_no_byte),
+					       SCENARIO(a_lost_device_ends_the_engine_alone),
 					       SCENARIO(each_call_fails_once) };
 
 	if (access(host_path("build/lib/libkvd-cuda.so"), R_OK) != 0) {
 		printf("skipped: no CUDA device: the GPU's backend is not built (no nvcc)\n");
 		return 0;
 	}
-	return scenario_run("fakecuda_engine", tests, 3, 240);
+	return scenario_run("fakecuda_engine", tests, 4, 240);
 }
