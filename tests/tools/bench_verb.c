@@ -235,6 +235,7 @@ static bool wanted(int kind, const char *name)
 int main(int argc, char **argv)
 {
 	unsigned rounds = argc > 1 ? (unsigned)atoi(argv[1]) : 8000, block = rounds / BLOCKS;
+	const char *only = argc > 2 ? argv[2] : NULL;
 	double *times[KINDS];
 
 	if (block < 10 || argc > 3) {
@@ -252,12 +253,12 @@ int main(int argc, char **argv)
 		times[k] = calloc(rounds, sizeof(double));
 	for (unsigned b = 0; b < BLOCKS; b++)
 		for (int k = 0; k < KINDS; k++)
-			if (wanted(k, argv[2]))
+			if (wanted(k, only))
 				measure((enum kind)k, times[k] + b * block, block);
 	for (int k = 0; k < KINDS; k++) {
 		unsigned n = block * BLOCKS;
 
-		if (!wanted(k, argv[2]))
+		if (!wanted(k, only))
 			continue;
 		qsort(times[k], n, sizeof(double), compare);
 		printf("{\"name\": \"%s\", \"rounds\": %u, \"p50_usec\": %.2f, \"p99_usec\": %.2f}\n", names[k], n,
