@@ -39,12 +39,13 @@ static bool end_mover(struct daemon *daemon, char why[ADOPT_WHY_MAX])
 {
 	uint32_t expected = daemon->kept->mover_pid;
 	bool found = !expected;
+	uint64_t timeout_usec = LIMIT_OLD_MOVER_USEC + (daemon->pool_bytes >> 30) * LIMIT_OLD_MOVER_GIB_USEC;
 	int pidfd, number, r;
 
 	while ((pidfd = bundle_take(daemon->bundle, "mover")) >= 0) {
 		number = process_number(pidfd);
 		found |= number == 0 || (number > 0 && (uint32_t)number == expected);
-		r = process_kill(pidfd, LIMIT_OLD_MOVER_USEC);
+		r = process_kill(pidfd, timeout_usec);
 		close(pidfd);
 		if (r < 0)
 			return doubt(why, "its mover, process %d, does not end: %s", number, strerror(-r));

@@ -44,7 +44,8 @@
 
 #define LIMIT_SWITCH_USEC (10000000u * LIMIT_SLOW) /* an engine taken over uses the new tables by then: a step
 					  * of the largest prefill takes a second or two */
-#define LIMIT_OLD_MOVER_USEC 5000000u    /* a killed mover is gone by then: at most 1 GiB of its job */
+#define LIMIT_OLD_MOVER_USEC 5000000u    /* a killed mover is gone by then: at most 1 GiB of its job, and ... */
+#define LIMIT_OLD_MOVER_GIB_USEC 500000u /* ... for each GiB of the pool: it had that mapped */
 
 /* Extents when --extent is not given: about 64 of them, so that a small pool does not starve on
  * colours; 1 MiB at least, 64 MiB at most (mapping cost, design.md section 4); but fewer than
