@@ -49,12 +49,14 @@ static uint32_t fill_status(struct daemon *daemon, const struct peer *peer,
 	if (peer->admin) {
 		core_read_status(daemon->core, clock_now_usec(), row);
 		row->peers_closed = daemon->peers.n_closed;
+		strcpy(row->device_bus, daemon->device.bus);
+		strcpy(row->device_text, daemon->device.text);
 	}
 	row->uptime_usec = clock_now_usec() - daemon->ready_usec;
 	row->kvd_pid = daemon->pid;
 	row->adopted = daemon->adopted;
 	/* Without the mover nothing comes free. */
-	row->healthy = daemon->mover.source.slot != 0 && !daemon->watchdog.broken;
+	row->healthy = daemon->mover.source.slot != 0 && !daemon->watchdog.broken && !daemon->device_lost;
 	strcpy(row->device, daemon->config->device);
 	strcpy(row->version, KVD_VERSION);
 	return 1;

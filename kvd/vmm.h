@@ -20,6 +20,7 @@ struct vmm_facts {
 	uint64_t granularity_bytes;/* extents are multiples of it */
 	uint64_t total_bytes;      /* of the device; 0: ask /proc/meminfo */
 	uint32_t fds_per_extent;   /* that vmm holds */
+	char bus[32];              /* of a GPU */
 	char text[128];            /* what was found, for people: "cuda:0 NVIDIA H200 0000:3b:00.0 driver 13.0" */
 };
 

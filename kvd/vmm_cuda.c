@@ -97,6 +97,7 @@ int vmm_cuda_find(int ordinal, struct vmm_facts *ret, char *ret_error)
 	if (r < 0)
 		return r;
 	ret->total_bytes = facts.total_bytes;
+	snprintf(ret->bus, sizeof(ret->bus), "%.31s", facts.bus);
 	memcpy(ret->uuid, facts.uuid.bytes, sizeof(ret->uuid));
 	snprintf(ret->text, sizeof(ret->text), "cuda:%d %.60s %.20s driver %d.%d", ordinal, facts.name, facts.bus,
 		 driver.version / 1000, driver.version % 1000 / 10);

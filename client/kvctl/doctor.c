@@ -2,7 +2,7 @@
  *
  * Each check is one line: ok, WARN or FAIL, what was found, and behind an arrow what to do about it.  Reads /proc,
  * /sys and the socket; asks kvd where it answers; changes nothing.  Exit 1 if a line says FAIL. */
-#include "client/kvctl/kvctl.h"
+#include "client/kvctl/doctor.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -25,20 +25,7 @@
 #define SO_PEERPIDFD 77 /* Linux 6.5 */
 #endif
 
-enum level { OK, WARN, FAIL };
-
-struct doctor {
-	const struct kvctl_view *v;
-	struct kvd_connection *c;  /* NULL: kvd does not answer */
-	const char *root;          /* "" but in tests */
-	json_t *all;
-	unsigned failed;
-	uint32_t pid;              /* kvd's, 0: not known */
-	uint64_t pool_bytes;
-};
-
-__attribute__((format(printf, 4, 6)))
-static void say(struct doctor *d, const char *check, enum level level, const char *format, const char *remedy, ...)
+void doctor_say(struct doctor *d, const char *check, enum level level, const char *format, const char *remedy, ...)
 {
 	static const char *const words[] = { "ok", "WARN", "FAIL" }, *const colours[] = { "32", "33", "31" };
 	char text[256];
@@ -103,13 +90,13 @@ static void check_kernel(struct doctor *d)
 	int ends[2], fd = -1;
 	socklen_t size = sizeof(fd);
 	if (uname(&host) < 0 || socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0) {
-		say(d, "kernel", WARN, "cannot be asked: %s", "", strerror(errno));
+		doctor_say(d, "kernel", WARN, "cannot be asked: %s", "", strerror(errno));
 		return;
 	}
 	if (getsockopt(ends[0], SOL_SOCKET, SO_PEERPIDFD, &fd, &size) == 0)
-		say(d, "kernel", OK, "%s has SO_PEERPIDFD: a control group is an identity", "", host.release);
+		doctor_say(d, "kernel", OK, "%s has SO_PEERPIDFD: a control group is an identity", "", host.release);
 	else
-		say(d, "kernel", WARN, "%s has no SO_PEERPIDFD: a control group is no identity here",
+		doctor_say(d, "kernel", WARN, "%s has no SO_PEERPIDFD: a control group is no identity here",
 		    "use [tenant] uid or gid, or a kernel from 6.5 on", host.release);
 	if (fd >= 0)
 		close(fd);
@@ -125,9 +112,9 @@ static void check_uring(struct doctor *d)
 	bool known = read_line(d, text, sizeof(text), "/proc/sys/kernel/io_uring_disabled");
 	if (fd >= 0) {
 		close(fd);
-		say(d, "io_uring", OK, "allowed for this user", "");
+		doctor_say(d, "io_uring", OK, "allowed for this user", "");
 	} else {
-		say(d, "io_uring", WARN,
+		doctor_say(d, "io_uring", WARN,
 		    "refused (%s; io_uring_disabled=%s): kvd waits by epoll and spills by preadv",
 		    "sysctl kernel.io_uring_disabled=0, or allow it in the container's profile",
 		    strerror(errno), known ? text : "?");
@@ -138,12 +125,12 @@ static void check_shmem(struct doctor *d)
 {
 	char text[128];
 	if (!read_line(d, text, sizeof(text), "/sys/kernel/mm/transparent_hugepage/shmem_enabled"))
-		say(d, "shmem_enabled", WARN, "not known: %s", "", strerror(errno));
+		doctor_say(d, "shmem_enabled", WARN, "not known: %s", "", strerror(errno));
 	else if (strstr(text, "[never]") || strstr(text, "[deny]"))
-		say(d, "shmem_enabled", WARN, "%s: extents are in small pages, mapping one costs more",
+		doctor_say(d, "shmem_enabled", WARN, "%s: extents are in small pages, mapping one costs more",
 		    "echo advise >/sys/kernel/mm/transparent_hugepage/shmem_enabled", text);
 	else
-		say(d, "shmem_enabled", OK, "%s", "", text);
+		doctor_say(d, "shmem_enabled", OK, "%s", "", text);
 }
 
 static void check_swap(struct doctor *d)
@@ -160,14 +147,14 @@ static void check_swap(struct doctor *d)
 	if (f)
 		fclose(f);
 	if (!n)
-		say(d, "swap", WARN, "not known: %s", "", strerror(errno));
+		doctor_say(d, "swap", WARN, "not known: %s", "", strerror(errno));
 	else if (plain)
-		say(d, "swap", WARN,
+		doctor_say(d, "swap", WARN,
 		    "%u swap areas are not encrypted: KV, which can be inverted to text, may reach "
 		    "a disk",
 		    "encrypt swap, or MemorySwapMax=0 for kvd.service", plain);
 	else
-		say(d, "swap", OK, n > 1 ? "in memory or encrypted" : "none", "");
+		doctor_say(d, "swap", OK, n > 1 ? "in memory or encrypted" : "none", "");
 }
 
 /* ---- kvd's process ---- */
@@ -180,12 +167,12 @@ static void check_limits(struct doctor *d)
 		return;
 	snprintf(name, sizeof(name), "/proc/%u/limits", d->pid);
 	if (!read_key(d, name, "Max locked memory", text, sizeof(text)))
-		say(d, "mlock", WARN, "kvd's limits cannot be read: %s", "run as root or as the user of kvd",
+		doctor_say(d, "mlock", WARN, "kvd's limits cannot be read: %s", "run as root or as the user of kvd",
 		    strerror(errno));
 	else if (!strncmp(text, "unlimited", 9) || (sscanf(text, "%llu", &soft) == 1 && soft >= d->pool_bytes))
-		say(d, "mlock", OK, "kvd may lock %s", "", kvctl_size(soft ? soft : d->pool_bytes).s);
+		doctor_say(d, "mlock", OK, "kvd may lock %s", "", kvctl_size(soft ? soft : d->pool_bytes).s);
 	else
-		say(d, "mlock", WARN, "kvd may lock %s of memory: the pool of %s may be swapped",
+		doctor_say(d, "mlock", WARN, "kvd may lock %s of memory: the pool of %s may be swapped",
 		    "LimitMEMLOCK=infinity for kvd.service", kvctl_size(soft).s, kvctl_size(d->pool_bytes).s);
 }
 
@@ -199,7 +186,7 @@ static void check_memfds(struct doctor *d)
 	snprintf(path, sizeof(path), "%s/proc/%u/fd", d->root, d->pid);
 	DIR *directory = opendir(path);
 	if (!directory) {
-		say(d, "memfd modes", WARN, "cannot be read: %s",
+		doctor_say(d, "memfd modes", WARN, "cannot be read: %s",
 		    "run as root or as the user of kvd", strerror(errno));
 		return;
 	}
@@ -217,10 +204,10 @@ static void check_memfds(struct doctor *d)
 	}
 	closedir(directory);
 	if (wide)
-		say(d, "memfd modes", FAIL, "%u of %u are open to others than kvd's user",
+		doctor_say(d, "memfd modes", FAIL, "%u of %u are open to others than kvd's user",
 		    "report this: it is a fault of kvd", wide, n);
 	else
-		say(d, "memfd modes", OK, "all %u are 0600", "", n);
+		doctor_say(d, "memfd modes", OK, "all %u are 0600", "", n);
 }
 
 static void check_cgroup(struct doctor *d)
@@ -232,16 +219,16 @@ static void check_cgroup(struct doctor *d)
 	snprintf(name, sizeof(name), "/proc/%u/cgroup", d->pid);
 	if (!read_key(d, name, "0::", group, sizeof(group)) ||
 	    !read_line(d, text, sizeof(text), "/sys/fs/cgroup%s/memory.max", group)) {
-		say(d, "cgroup memory", OK, "no limit of cgroup v2 is set or to be seen for kvd", "");
+		doctor_say(d, "cgroup memory", OK, "no limit of cgroup v2 is set or to be seen for kvd", "");
 		return;
 	}
 	if (!strcmp(text, "max"))
-		say(d, "cgroup memory", OK, "unlimited", "");
+		doctor_say(d, "cgroup memory", OK, "unlimited", "");
 	else if (sscanf(text, "%llu", &max) == 1 && max < d->pool_bytes + (64u << 20))
-		say(d, "cgroup memory", FAIL, "memory.max is %s and the pool %s: kvd will be killed",
+		doctor_say(d, "cgroup memory", FAIL, "memory.max is %s and the pool %s: kvd will be killed",
 		    "MemoryMax= above the pool, or a smaller --pool", kvctl_size(max).s, kvctl_size(d->pool_bytes).s);
 	else
-		say(d, "cgroup memory", OK, "memory.max is %s for a pool of %s", "", kvctl_size(max).s,
+		doctor_say(d, "cgroup memory", OK, "memory.max is %s for a pool of %s", "", kvctl_size(max).s,
 		    kvctl_size(d->pool_bytes).s);
 }
 
@@ -274,16 +261,16 @@ static void check_keeper(struct doctor *d, const char *socket)
 	snprintf(path, sizeof(path), "%s.keeper", socket);
 	service = kvd_environment(d, "NOTIFY_SOCKET", text, sizeof(text));
 	if (stat(path, &file) == 0)
-		say(d, "keeper", OK, "%s keeps the book and the extents over a death of kvd", "", path);
+		doctor_say(d, "keeper", OK, "%s keeps the book and the extents over a death of kvd", "", path);
 	else if (service && kvd_environment(d, "FDSTORE", text, sizeof(text)))
-		say(d, "keeper", OK, "the service manager's fd store holds up to %s descriptors", "", text);
+		doctor_say(d, "keeper", OK, "the service manager's fd store holds up to %s descriptors", "", text);
 	else if (service)
-		say(d, "keeper", OK,
+		doctor_say(d, "keeper", OK,
 		    "a service manager is there; its fd store takes over if "
 		    "FileDescriptorStoreMax= is set",
 		    "");
 	else
-		say(d, "keeper", WARN, "none: a death of kvd ends the cache and its streams begin again",
+		doctor_say(d, "keeper", WARN, "none: a death of kvd ends the cache and its streams begin again",
 		    "start kvd with --keeper, or as kvd.service");
 }
 
@@ -301,13 +288,14 @@ static void check_watchdog(struct doctor *d)
 	double ms = (double)(end.tv_sec - begin.tv_sec) * 1e3 + (double)(end.tv_nsec - begin.tv_nsec) / 1e6;
 	bool watched = d->pid && kvd_environment(d, "WATCHDOG_USEC", text, sizeof(text));
 	if (r != 0 || ms > 1000)
-		say(d, "watchdog", FAIL, "the loop takes %.0f ms to answer",
+		doctor_say(d, "watchdog", FAIL, "the loop takes %.0f ms to answer",
 		    "see kvd's log; is the host overloaded?", ms);
 	else if (watched)
-		say(d, "watchdog", OK, "every %.0f s; the loop has just answered in %.1f ms", "",
+		doctor_say(d, "watchdog", OK, "every %.0f s; the loop has just answered in %.1f ms", "",
 		    atof(text) / 1e6, ms);
 	else
-		say(d, "watchdog", WARN, "none, or not to be seen from here; the loop has just answered in %.1f ms",
+		doctor_say(d, "watchdog", WARN, "none, or not to be seen from here; "
+		    "the loop has just answered in %.1f ms",
 		    "WatchdogSec= in kvd.service", ms);
 }
 
@@ -317,9 +305,9 @@ static void check_group(struct doctor *d)
 {
 	struct group *group = getgrnam("kvadm");
 	if (group)
-		say(d, "group kvadm", OK, "gid %u: its members see and steer everything", "", group->gr_gid);
+		doctor_say(d, "group kvadm", OK, "gid %u: its members see and steer everything", "", group->gr_gid);
 	else
-		say(d, "group kvadm", WARN, "there is none: only root and the user of kvd are administrators",
+		doctor_say(d, "group kvadm", WARN, "there is none: only root and the user of kvd are administrators",
 		    "systemd-sysusers, or groupadd --system kvadm");
 }
 
@@ -329,7 +317,8 @@ static void check_socket(struct doctor *d, const char *socket)
 	char path[300];
 	snprintf(path, sizeof(path), "%s", socket);
 	if (stat(socket, &file) < 0) {
-		say(d, "socket", FAIL, "%s: %s", "start kvd, or name its socket with --socket or KVD_SOCKET", socket,
+		doctor_say(d, "socket", FAIL, "%s: %s",
+			   "start kvd, or name its socket with --socket or KVD_SOCKET", socket,
 		    strerror(errno));
 		return;
 	}
@@ -337,12 +326,12 @@ static void check_socket(struct doctor *d, const char *socket)
 	if (slash && slash != path)
 		*slash = '\0';
 	if (!S_ISSOCK(file.st_mode))
-		say(d, "socket", FAIL, "%s is no socket", "remove it and start kvd again", socket);
+		doctor_say(d, "socket", FAIL, "%s is no socket", "remove it and start kvd again", socket);
 	else if (stat(path, &directory) == 0 && (directory.st_mode & S_IWOTH) && !(directory.st_mode & S_ISVTX))
-		say(d, "socket", FAIL, "everybody may put another socket in the place of %s",
+		doctor_say(d, "socket", FAIL, "everybody may put another socket in the place of %s",
 		    "chmod o-w its directory", socket);
 	else
-		say(d, "socket", OK, "%s, mode %04o, of uid %u", "", socket,
+		doctor_say(d, "socket", OK, "%s, mode %04o, of uid %u", "", socket,
 		    (unsigned)file.st_mode & 07777u, file.st_uid);
 }
 
@@ -360,21 +349,21 @@ static void check_status(struct doctor *d)
 	for (unsigned i = 0; i < KVD_FRAME_STATES; i++)
 		sum += s->frame_bytes[i];
 	if (!s->healthy)
-		say(d, "kvd", FAIL, "version %s, pid %u says that it is not well", "see its log",
+		doctor_say(d, "kvd", FAIL, "version %s, pid %u says that it is not well", "see its log",
 		    kvctl_name(s->version).s, s->kvd_pid);
 	else
-		say(d, "kvd", OK, "version %s, pid %u, up %s%s", "", kvctl_name(s->version).s, s->kvd_pid,
+		doctor_say(d, "kvd", OK, "version %s, pid %u, up %s%s", "", kvctl_name(s->version).s, s->kvd_pid,
 		    kvctl_duration(s->uptime_usec).s, s->adopted ? ", taken over from another" : "");
 	if (!kvd_welcome(d->c)->admin)
-		say(d, "accounts", WARN, "only administrators see them",
+		doctor_say(d, "accounts", WARN, "only administrators see them",
 		    "run as root, as the user of kvd or in group kvadm");
 	else if (sum != s->pool_bytes)
-		say(d, "accounts", FAIL, "%" PRIu64 " of %" PRIu64 " bytes are accounted for", "kvctl fsck", sum,
+		doctor_say(d, "accounts", FAIL, "%" PRIu64 " of %" PRIu64 " bytes are accounted for", "kvctl fsck", sum,
 		    s->pool_bytes);
 	else
-		say(d, "accounts", OK, "every byte of %s is accounted for", "", kvctl_size(s->pool_bytes).s);
+		doctor_say(d, "accounts", OK, "every byte of %s is accounted for", "", kvctl_size(s->pool_bytes).s);
 	if (s->merge_mismatches)
-		say(d, "bit identity", FAIL, "%" PRIu64 " pages of equal tokens had different bytes",
+		doctor_say(d, "bit identity", FAIL, "%" PRIu64 " pages of equal tokens had different bytes",
 		    "compare the engines' numerics; see kvd's log", s->merge_mismatches);
 	kvctl_release(&rows);
 }
@@ -395,13 +384,14 @@ int kvctl_doctor(const struct kvctl_view *v, struct kvd_connection *c)
 	check_group(&d);
 	check_socket(&d, socket);
 	if (!c)
-		say(&d, "kvd", FAIL, "does not answer at %s", "start it", socket);
+		doctor_say(&d, "kvd", FAIL, "does not answer at %s", "start it", socket);
 	check_status(&d);
 	check_limits(&d);
 	check_memfds(&d);
 	check_cgroup(&d);
 	check_keeper(&d, socket);
 	check_watchdog(&d);
+	doctor_gpu(&d);
 	if (v->json) {
 		int r = kvctl_json(v, d.all);
 		return r ? r : d.failed != 0;

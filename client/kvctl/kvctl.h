@@ -56,6 +56,9 @@ int kvctl_show_status(const struct kvctl_view *v, const struct kvd_msg_welcome *
 		      const struct kvctl_rows *status);
 int kvctl_show_whoami(const struct kvctl_view *v, const struct kvd_msg_welcome *welcome);
 int kvctl_show_fsck(const struct kvctl_view *v, const struct kvctl_rows *problems);
+/* doctor_gpu.c: the device's numbers by NVML; null and nothing where there is none. */
+json_t *kvctl_gpu_json(const char *bus);
+void kvctl_gpu_line(const struct kvctl_view *v, const char *bus);
 /* status: for the device's name. */
 int kvctl_show_engines(const struct kvctl_view *v, const struct kvctl_rows *engines,
 		       const struct kvctl_rows *status);

@@ -43,6 +43,7 @@ static int status_json(const struct kvctl_view *v, const struct kvd_row_status *
 		admin_number(admin, s->logical_bytes), "physical_bytes",
 		admin_number(admin, s->physical_bytes), "saved_bytes",
 		admin_number(admin, saved_bytes(s)));
+	json_object_set_new(root, "gpu", kvctl_gpu_json(s->device_bus));
 	json_t *more = json_pack(
 		"{s:o, s:o, s:o, s:f, s:b, s:{s:o, s:o}, s:b, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}",
 		"engines", admin_number(admin, s->engines), "tenants",
@@ -163,6 +164,7 @@ int kvctl_show_status(const struct kvctl_view *v, const struct kvd_msg_welcome *
 	fprintf(v->out, "kvd %s  pid %u  device %s  up %s  %s\n", kvctl_name(s->version).s,
 		s->kvd_pid, kvctl_name(s->device).s, kvctl_duration(s->uptime_usec).s,
 		s->healthy ? "healthy" : "NOT HEALTHY: see its log");
+	kvctl_gpu_line(v, s->device_bus);
 	if (welcome->admin)
 		status_table(v, s);
 	return 0;

@@ -75,6 +75,7 @@ struct kvd_row_status {
 	/* spill tier: pages on disk alone now; bad reads, pages written and read, ever; records in use */
 	uint64_t spilled_pages, lost_pages, spill_writes, spill_reads, spill_slots_used, spill_bytes;
 	uint64_t compactions, moved_pages; /* extents emptied by compaction; pages that it moved */
+	char device_bus[32], device_text[128]; /* of a GPU, "0000:3b:00.0"; what was found, for people */
 };
 struct kvd_row_engine {
 	char name[KVD_NAME_MAX], model[KVD_NAME_MAX], numerics[KVD_NAME_MAX];
