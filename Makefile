@@ -288,6 +288,7 @@ install: all ## install programs, library, headers, units, manual (DESTDIR=, PRE
 	install -m 0644 include/kvd/*.h include/kvd/*.def $(DESTDIR)$(PREFIX)/include/kvd
 	install -m 0755 $(O)/lib/libkvd.so.0 $(DESTDIR)$(PREFIX)/lib
 	ln -sf libkvd.so.0 $(DESTDIR)$(PREFIX)/lib/libkvd.so
+	$(if $(PLUGIN),install -m 0755 $(PLUGIN) $(DESTDIR)$(PREFIX)/lib)
 	sed -e 's,@PREFIX@,$(PREFIX),; s,@LIBDIR@,$(PREFIX)/lib,; s,@VERSION@,$(VERSION),' client/libkvd.pc.in \
 		>$(DESTDIR)$(PREFIX)/lib/pkgconfig/libkvd.pc
 	install -d $(DESTDIR)$(UNITDIR) $(DESTDIR)$(SYSUSERSDIR) $(DESTDIR)$(TMPFILESDIR) $(DESTDIR)$(SYSCONFDIR)/kvd/kvd.conf.d \
@@ -304,7 +305,7 @@ install: all ## install programs, library, headers, units, manual (DESTDIR=, PRE
 uninstall: ## remove what install put there; a kvd.conf that was changed stays
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,$(notdir $(BINS)))
 	rm -rf $(DESTDIR)$(PREFIX)/include/kvd
-	rm -f $(addprefix $(DESTDIR)$(PREFIX)/lib/,libkvd.so libkvd.so.0 pkgconfig/libkvd.pc)
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/lib/,libkvd.so libkvd.so.0 libkvd-cuda.so pkgconfig/libkvd.pc)
 	rm -f $(addprefix $(DESTDIR)$(UNITDIR)/,$(UNITS_IN) $(UNITS_AS_IS)) $(DESTDIR)$(SYSUSERSDIR)/kvd.conf \
 		$(DESTDIR)$(TMPFILESDIR)/kvd.conf
 	! cmp -s systemd/kvd.conf $(DESTDIR)$(SYSCONFDIR)/kvd/kvd.conf || rm -f $(DESTDIR)$(SYSCONFDIR)/kvd/kvd.conf
