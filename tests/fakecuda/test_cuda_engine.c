@@ -176,6 +176,7 @@ START_TEST(each_call_fails_once)
 		char line[700] = "";
 		snprintf(fail, sizeof(fail), "*:%u:2", n);
 		setenv("FAKECUDA_FAIL", fail, 1);
+		device_rearm();
 		int status = eval(text, out);
 		f = fopen(out, "r");
 		ck_assert(f && fgets(line, sizeof(line), f));
