@@ -212,12 +212,13 @@ check-run: $(BINS) $(SHARED) $(EXAMPLES) $(TOOLS) $(UNITS) $(INTEGS) $(REPLAYS) 
 	@tests/run $(O) --together tests/tidy.sh $(if $(SAN),,tests/models/test_models) $(filter-out $(ALONE),$(UNITS)) \
 		$(SIMS) $(REPLAYS) $(CUDA_CHECKS) --alone $(ALONE) $(INTEGS) --no-uring $(INTEGS)
 
-# Emulated kernels are slow: hours, on a machine that has nothing else to do.
+# All shapes, formats, mutants and devices of the kernels, every driver call failing, then the integration tests with
+# --device cuda.  Emulated kernels are slow: hours, on a machine that has nothing else to do.
 .PHONY: check-cuda
-check-cuda: ## all integration tests with --device cuda on the double of the driver, and every driver call failing
+check-cuda: ## the GPU's kernels and host code without a GPU, at length; the integration tests on the driver's double
 	@tests/setup.sh
-	@$(MAKE) --no-print-directory all $(CUDA_CHECKS) $(INTEGS) $(TOOLS) $(EXAMPLES)
-	@KVD_NTH_ALL=1 TEST_TIMEOUT=20000 tests/run $(O) $(CUDA_CHECKS) --cuda $(INTEGS)
+	@$(MAKE) --no-print-directory all tools $(CUDA_CHECKS) $(INTEGS) $(EXAMPLES)
+	@KVD_CUDA_LONG=1 KVD_NTH_ALL=1 TEST_TIMEOUT=20000 tests/run $(O) $(CUDA_CHECKS) --cuda $(INTEGS)
 
 check-san: ## the tests under ASan and UBSan
 	@tests/setup.sh

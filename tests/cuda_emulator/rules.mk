@@ -73,8 +73,3 @@ endif
 .PHONY: emulator-flags
 emulator-flags:
 	@echo $(filter-out -MMD -MP -Werror,$(EMULATOR_CXXFLAGS)) $(EMULATOR_checked)
-
-# All shapes, formats, mutants and devices: the long matrix behind what make check runs.
-.PHONY: check-cuda
-check-cuda: $(BINS) $(SHARED) $(PLUGIN) $(CUDA_CHECKS) ## the GPU's kernels and host code without a GPU, at length
-	@KVD_CUDA_LONG=1 TEST_TIMEOUT=3600 tests/run $(O) $(CUDA_CHECKS)
