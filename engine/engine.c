@@ -439,6 +439,8 @@ static int engine_loop(struct engine *e)
 		bool more = false, ran = false;
 		if (r < 0)
 			reattach_lose(e, r, now_usec);
+		if (e->device_lost)
+			return -ENODEV;
 		(void)reattach_turn(e, now_usec);
 		r = serve_all(e, events, n, &more);
 		if (drained(e, engine_now_usec()))

@@ -82,6 +82,11 @@ void reattach_lose(struct engine *e, int why, uint64_t now_usec)
 	/* Its last words may be clients: they have a stream to us as all the others have. */
 	while (kvd_engine_next_client(e->kvd, &client))
 		serve_accept(&e->serve, &client, now_usec);
+	if (why == -ENODEV) {              /* no extent can be mapped any more: no kvd can help */
+		log_error("the device is lost: %s", reason(e, why));
+		e->device_lost = true;
+		return;
+	}
 	log_warning("kvd lost, attaching again streams=%u reason=\"%s\"", e->serve.n_active, reason(e, why));
 	a->lost = true;
 	a->refusal = 0;

@@ -224,6 +224,11 @@ static int make_graph(struct backend_run *run, struct stepping s, int bucket)
 	s.n_units = (UNIT_BLOCKS * (uint32_t)d->facts.multiprocessors + heads - 1u) / heads;
 	launch_step(&s);
 	ended = device_graph_end(d, &run->graphs[bucket]);
+	if (s.failed < 0 && run->graphs[bucket]) {
+		/* it lacks the launch that failed: another answer, and no error */
+		device_graph_drop(d, run->graphs[bucket]);
+		run->graphs[bucket] = NULL;
+	}
 	return s.failed < 0 ? s.failed : ended;
 }
 
