@@ -198,8 +198,12 @@ int device_graph_end(struct device *d, struct driver_graph_exec **ret)
 	int r = fail(d, "recording a graph", d->driver.cuStreamEndCapture(d->stream, &graph));
 
 	*ret = NULL;
-	if (r < 0)
+	if (r < 0) {
+		/* a stream that went on recording would take every later launch with it */
+		if (d->driver.cuStreamEndCapture(d->stream, &graph) == DRIVER_OK)
+			(void)d->driver.cuGraphDestroy(graph);
 		return r;
+	}
 	r = fail(d, "making a graph", d->driver.cuGraphInstantiateWithFlags(ret, graph, 0));
 	(void)d->driver.cuGraphDestroy(graph);
 	if (r < 0)
