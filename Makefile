@@ -171,6 +171,7 @@ $(O)/tests/test_nth_driver $(O)/tests/test_cuda_host: | $(PLUGIN)
 $(O)/tests/test_cuda_forward: | $(if $(CUDA_HEADER),$(PLUGIN) $(FAKECUDA) $(FAKE_KERNELS))
 $(O)/tests/test_cuda_engine: | $(BINS) $(PLUGIN)
 include tests/cuda_emulator/rules.mk
+include tests/gpu/rules.mk
 # The simulator's core calls core_book_hook() before every store to the book.
 SIM_CORE := $(patsubst %.c,$(O)/obj/sim/%.o,$(CORE_SRC))
 SIM_WORLD := $(call obj,$(wildcard tests/lib/core_world*.c))

@@ -208,5 +208,9 @@ int main(void)
 		printf("skipped: no CUDA device: the GPU's backend is not built (no nvcc)\n");
 		return 0;
 	}
-	return scenario_run("fakecuda_engine", tests, 4, 240);
+	/* on a device only what needs no planted failure */
+	bool real = getenv("KVD_TEST_DRIVER") != NULL;
+	if (real)
+		printf("skipped: failures of the driver are planted by its double only\n");
+	return scenario_run("fakecuda_engine", tests, real ? 2 : 4, 240);
 }

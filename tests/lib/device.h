@@ -3,6 +3,7 @@
  * For cuda the driver is the double (tests/fakecuda): device_begin() makes a directory of its own in /dev/shm
  * and points this process's children to it; device_end() fails the test if any of them broke the driver's
  * contract, and gives back the memory.  One device per test process, for all its hosts.
+ * With KVD_TEST_DRIVER=real (make gpu-check) none of this happens: the machine's own driver and device are used.
  * Settings of the double that a test makes with setenv() before device_begin() are kept. */
 #ifndef TESTS_DEVICE_H
 #define TESTS_DEVICE_H
