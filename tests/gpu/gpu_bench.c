@@ -174,7 +174,8 @@ static double distance(const struct plan *p, const uint16_t *kv, const uint16_t 
 		v[key] = block + ((KV_HEADS + kv_head) * PAGE_TOKENS + pos % PAGE_TOKENS) * HEAD_DIM;
 		score[key] = 0;
 		for (uint32_t d = 0; d < HEAD_DIM; d++)
-			score[key] += (double)as_float(q[(seq * HEADS + head) * HEAD_DIM + d]) * (double)as_float(k[key][d]);
+			score[key] += (double)as_float(q[(seq * HEADS + head) * HEAD_DIM + d]) *
+				      (double)as_float(k[key][d]);
 		top = score[key] > top ? score[key] : top;
 	}
 	for (uint32_t key = 0; key < KVD_UNIT_KEYS; key++) {

@@ -1,7 +1,8 @@
 /* gpu_lessons.c - what must be known of a driver before kvd may rely on it.  gpu_lessons QUESTION
  *
  *   facts      the driver and the device
- *   verbs      (a) create, export, import, map, set access, unmap, release: medians by size; `verbs busy`: beside a kernel
+ *   verbs      (a) create, export, import, map, set access, unmap, release: medians by size;
+ *              `verbs busy`: beside a kernel
  *   exporter   (b) the exporter is killed: does an importer's mapping live on?
  *   fd         (c) the exporter is gone, a third process holds the descriptor: whose is the memory?
  *   upgrade    (d) may an importer that was given reading take writing?
@@ -66,9 +67,9 @@ static int facts(void)
 	gpu_open(false);
 	memory = driver_extent_memory(&gpu_facts);
 	MUST(cuMemGetAllocationGranularity, &least, &memory, DRIVER_GRANULARITY_LEAST);
-	printf("{\"driver\": %d, \"device\": \"%s\", \"bus\": \"%s\", \"capability\": \"%d.%d\", \"total_bytes\": %llu, "
-	       "\"granularity_bytes\": %llu, \"granularity_least_bytes\": %zu", gpu_driver.version, gpu_facts.name,
-	       gpu_facts.bus, gpu_facts.major, gpu_facts.minor, (unsigned long long)gpu_facts.total_bytes,
+	printf("{\"driver\": %d, \"device\": \"%s\", \"bus\": \"%s\", \"capability\": \"%d.%d\", "
+	       "\"total_bytes\": %llu, \"granularity_bytes\": %llu, \"granularity_least_bytes\": %zu",
+	       gpu_driver.version, gpu_facts.name, gpu_facts.bus, gpu_facts.major, gpu_facts.minor, (unsigned long long)gpu_facts.total_bytes,
 	       (unsigned long long)gpu_granularity_bytes, least);
 	for (size_t i = 0; i < sizeof(wanted) / sizeof(wanted[0]); i++) {
 		int value = 0;
@@ -340,8 +341,8 @@ static int unmap(void)
 
 	printf("{");
 	print_result(result);
-	printf(", \"took_usec\": %llu, \"kernel_result\": %d, \"kernel_name\": \"%s\"}\n", (unsigned long long)took, synced,
-	       driver_name(synced));
+	printf(", \"took_usec\": %llu, \"kernel_result\": %d, \"kernel_name\": \"%s\"}\n",
+	       (unsigned long long)took, synced, driver_name(synced));
 	fflush(stdout);
 	_exit(0);
 }
