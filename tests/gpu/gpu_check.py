@@ -212,7 +212,7 @@ def integration(env, double):
                    if f.startswith("test_") and f.endswith(".c"))
     names = [n for n in FIRST if n in found] + [n for n in found if n not in FIRST]
     # Emulated kernels are slow: one program shows that this part works, `make check-cuda` runs all.
-    for name in ["test_terminal"] if double else names:
+    for name in ["test_limits"] if double else names:
         path = os.path.join(TESTS, name)
         if not os.access(path, os.X_OK):
             part(name, "not run", "not built")

@@ -68,9 +68,11 @@ static int facts(void)
 	memory = driver_extent_memory(&gpu_facts);
 	MUST(cuMemGetAllocationGranularity, &least, &memory, DRIVER_GRANULARITY_LEAST);
 	printf("{\"driver\": %d, \"device\": \"%s\", \"bus\": \"%s\", \"capability\": \"%d.%d\", "
-	       "\"total_bytes\": %llu, \"granularity_bytes\": %llu, \"granularity_least_bytes\": %zu",
-	       gpu_driver.version, gpu_facts.name, gpu_facts.bus, gpu_facts.major, gpu_facts.minor, (unsigned long long)gpu_facts.total_bytes,
-	       (unsigned long long)gpu_granularity_bytes, least);
+	       "\"total_bytes\": %llu, \"granularity_bytes\": %llu, \"granularity_least_bytes\": "
+	       "%zu",
+	       gpu_driver.version, gpu_facts.name, gpu_facts.bus, gpu_facts.major, gpu_facts.minor,
+	       (unsigned long long)gpu_facts.total_bytes, (unsigned long long)gpu_granularity_bytes,
+	       least);
 	for (size_t i = 0; i < sizeof(wanted) / sizeof(wanted[0]); i++) {
 		int value = 0;
 		MUST(cuDeviceGetAttribute, &value, wanted[i].attribute, gpu_facts.device);

@@ -183,10 +183,12 @@ static void report(const struct round *rounds, unsigned n)
 		alive += r->listed_alive;
 		copies += r->copies;
 	}
-	printf("{\"rounds\": %u, \"extent_bytes\": %llu, \"copies\": %llu, \"changed_after_hangup\": %u, "
+	printf("{\"rounds\": %u, \"extent_bytes\": %llu, \"copies\": %llu, "
+	       "\"changed_after_hangup\": %u, "
 	       "\"changed_after_pidfd\": %u, \"changed_about_pidfd\": %u, \"listed_alive\": %u, "
-	       "\"listed_at_pidfd\": %u, \"unlisted_seen\": %u, \"changed_after_unlisted\": %u", n, (unsigned long long)gpu_granularity_bytes,
-	       (unsigned long long)copies, after_hangup, after_pidfd, unsure, alive, listed, asked, after_unlisted);
+	       "\"listed_at_pidfd\": %u, \"unlisted_seen\": %u, \"changed_after_unlisted\": %u",
+	       n, (unsigned long long)gpu_granularity_bytes, (unsigned long long)copies,
+	       after_hangup, after_pidfd, unsure, alive, listed, asked, after_unlisted);
 	print_times("hangup_usec", rounds, n, offsetof(struct round, hangup));
 	print_times("pidfd_usec", rounds, n, offsetof(struct round, pidfd));
 	print_times("unlisted_usec", rounds, n, offsetof(struct round, unlisted));
