@@ -141,12 +141,12 @@ static int cuda_unmap(struct kvd_engine *e, uint32_t extent)
 	result = d->driver.cuCtxSetCurrent(d->context);
 	if (result == DRIVER_OK)
 		result = d->driver.cuCtxSynchronize();
-	if (result == DRIVER_OK)
+	if (result == DRIVER_OK) {
 		result = d->driver.cuMemUnmap(at, bytes);
-	if (result != DRIVER_OK)
-		return device_failed(e, "an extent cannot be unmapped", result);
-	d->mapped[extent] = 0;
-	return 0;
+		/* Where it failed the driver does not say whether it took effect: not tried twice. */
+		d->mapped[extent] = 0;
+	}
+	return result == DRIVER_OK ? 0 : device_failed(e, "an extent cannot be unmapped", result);
 }
 
 const struct kvd_window_calls kvd_window_cuda = { cuda_reserve, cuda_release, cuda_map, cuda_unmap };

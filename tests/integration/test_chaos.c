@@ -62,17 +62,17 @@ static unsigned below(unsigned n)
 	return (unsigned)(dice >> 33) % n;
 }
 
-/* The mover is kvd's only child. */
+/* The mover is kvd's youngest child: one that was killed may be on its way out for a while, and stands before it. */
 static pid_t mover_pid(struct host *h)
 {
 	char path[64];
-	int pid = 0;
+	int pid = 0, next;
 	snprintf(path, sizeof(path), "/proc/%d/task/%d/children", (int)h->kvd.pid, (int)h->kvd.pid);
 	for (unsigned i = 0; i < 1000 && !pid; i++) {
 		FILE *f = fopen(path, "re");
 		if (f) {
-			if (fscanf(f, "%d", &pid) != 1)
-				pid = 0;
+			while (fscanf(f, "%d", &next) == 1)
+				pid = next;
 			fclose(f);
 		}
 		if (!pid)
