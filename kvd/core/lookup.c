@@ -185,13 +185,13 @@ bool lookup_wait_promise(const struct core *c, uint32_t seq, uint32_t index)
 static bool take_one(const struct core *c, uint32_t seq, uint32_t index, uint32_t page)
 {
 	const struct seq *s = seq_at(c, seq);
+	if (index < s->n_pages && !page_holdable(c, page))
+		return false;                /* before the claim is made: nobody would put it on a shelf */
 	uint32_t claim = steer_claim(c, page_at(c, page)->node, s->domain, s->tenant, s->engine);
 	if (!claim)
 		return false;
 	if (index < s->n_pages) {
 		/* an open page, perhaps half written, gives way to the finished one */
-		if (!page_holdable(c, page))
-			return false;
 		hold_drop(c, seq, index);
 		hold_take(c, seq, index, page, claim);
 	} else {

@@ -28,8 +28,7 @@
 void checker_fail(struct checker *k, const char *what, uint64_t a, uint64_t b)
 {
 	static const char *const names[] = { "?", "tenant", "attach", "hangup", "quiet", "submit", "complete",
-		"entry", "mapped", "step", "write", "moved", "time", "adopted",
-		"switched", "publish", "gone" };
+		"entry", "mapped", "step", "write", "moved", "time", "adopted", "switched", "publish", "gone" };
 	for (uint64_t i = k->records > HISTORY ? k->records - HISTORY : 0; i < k->records; i++) {
 		const struct world_record *r = &k->history[i % HISTORY];
 		fprintf(stderr, "%8llu %-8s engine %u slot %u: %u %u %u\n", (unsigned long long)i,
@@ -160,6 +159,13 @@ static void check_sealed(struct checker *k, struct view_slot *s, uint32_t from, 
 	}
 }
 
+/* May a tenant of this domain have it without computing it? */
+static bool content_known(struct checker *k, uint32_t tenant, uint64_t content)
+{
+	return fact_of(k, domain_of(k, tenant), content)->computed ||
+	       (k->published && fact_of(k, DOMAIN_ANY, content)->computed);
+}
+
 /* Pages [from, to) are given to be written. */
 static void check_fresh(struct checker *k, uint32_t engine, struct view_slot *s, uint32_t from, uint32_t to)
 {
@@ -171,8 +177,8 @@ static void check_fresh(struct checker *k, uint32_t engine, struct view_slot *s,
 		const struct view_frame *f = &k->frame[number];
 		if (f->holders != 1 || f->content)
 			checker_fail(k, "a page to be written is not the sequence's own", number, f->holders);
-		bool known = f->origin && fact_of(k, domain_of(k, s->tenant), f->origin)->computed;
-		if (f->dirty && !(f->copied && (f->writer == s->tenant + 1 || known)))
+		bool known = f->writer == s->tenant + 1 || (f->origin && content_known(k, s->tenant, f->origin));
+		if (f->dirty && !(f->copied && known))
 			checker_fail(k, "a fresh page holds somebody's bytes", number, f->writer);
 		if (k->engine[engine].mapped[number >> k->slot_bits] != 2)
 			checker_fail(k, "a page to be written is mapped read-only", number, engine);
@@ -186,8 +192,7 @@ static void check_cached(struct checker *k, struct view_slot *s, uint32_t from, 
 		checker_fail(k, "more is cached than may be", to, s->n_prompt);
 	for (uint32_t i = from; i < to; i++) {
 		s->chain[i] = s->prompt[i];
-		bool known = fact_of(k, domain_of(k, s->tenant), s->chain[i])->computed;
-		if (!known && !(k->published && fact_of(k, DOMAIN_ANY, s->chain[i])->computed))
+		if (!content_known(k, s->tenant, s->chain[i]))
 			checker_fail(k, "a page is cached that the tenant's domain never computed", s->tenant, i);
 	}
 }
@@ -270,10 +275,8 @@ static void completed_fork(struct checker *k, uint32_t engine, struct view_slot 
 {
 	uint32_t whole = p->sqe.n_tokens / KVD_PAGE_TOKENS;
 	if (c->status != KVD_S_OK) {
-		if (c->status == KVD_S_PREEMPTED && t->state == VIEW_WAITING)
-			slot_empty(k, t, VIEW_STOPPED);
-		else if (t->state == VIEW_WAITING)
-			slot_empty(k, t, VIEW_EMPTY);
+		if (p->made && t->state == VIEW_WAITING) /* it may wait for an OPEN's answer: not this one's */
+			slot_empty(k, t, c->status == KVD_S_PREEMPTED ? VIEW_STOPPED : VIEW_EMPTY);
 		return;
 	}
 	memcpy(t->chain, p->pages, sizeof(t->chain));
@@ -438,7 +441,7 @@ static struct pending *pending_new(struct checker *k, struct view_engine *e)
 		checker_fail(k, "submissions are not answered", i, 0);
 	if (i == e->pending_high)
 		e->pending_high++;
-	e->pending[i].live = true;
+	e->pending[i] = (struct pending){ .live = true };
 	return &e->pending[i];
 }
 
@@ -468,7 +471,8 @@ static void see_submit(struct checker *k, const struct world_record *r)
 		t = q->other < e->max_seqs && s->state == VIEW_RUNNING ? &e->slot[q->other] : NULL;
 	}
 	bool opens = q->verb == KVD_SEQ_OPEN || q->verb == KVD_SEQ_FORK;
-	if (t && opens && t->state == VIEW_EMPTY && p->tenant < SIM_TENANTS) {
+	p->made = t && opens && t->state == VIEW_EMPTY && p->tenant < SIM_TENANTS;
+	if (p->made) {
 		t->state = VIEW_WAITING;
 		t->tenant = p->tenant;
 		t->age = ++k->next_age;
@@ -586,8 +590,7 @@ void checker_end(struct checker *k)
 	for (uint32_t e = 0; e < WORLD_ENGINES; e++)
 		for (uint32_t i = 0; k->engine[e].attached && i < k->engine[e].pending_high; i++)
 			if (k->engine[e].pending[i].live)
-				checker_fail(k, "a submission was never answered",
-					     k->engine[e].pending[i].sqe.verb, e);
+				checker_fail(k, "a submission was never answered", k->engine[e].pending[i].sqe.verb, e);
 	for (uint32_t at = 0; at < WORLD_ENGINES * WORLD_SLOTS; at++)
 		if (k->engine[at / WORLD_SLOTS].attached && k->engine[at / WORLD_SLOTS].slot[at % WORLD_SLOTS].lost)
 			checker_fail(k, "a page of a table has no entry, and no PREEMPT followed", at, 0);

@@ -36,7 +36,7 @@ struct pending {
 	uint64_t pages[WORLD_PAGES]; /* identities: OPEN, RESUME the prompt's; FORK the source's; SEAL: the
 					pages' digests, for what is before them may not be known yet */
 	uint32_t tenant;
-	bool no_index;
+	bool no_index, made;           /* made: of an EMPTY slot one that waits for this answer */
 	uint64_t order;                /* k->records when it was said */
 };
 
