@@ -169,6 +169,10 @@ static bool one_round(struct chaos *c, struct point *p)
 	if (c->kvd_is_new) {                 /* it says `adopted` once every engine uses its tables */
 		struct kvd_row_status status;
 		host_status(&c->h, &status);
+		for (unsigned i = 0; i < 300 && !status.adopted; i++) {
+			usleep(10000);       /* an idle engine may switch a moment later */
+			host_status(&c->h, &status);
+		}
 		c->adopted += status.adopted;
 		c->kvd_is_new = false;
 	}
