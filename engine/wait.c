@@ -10,19 +10,16 @@
 #include "engine/wait.h"
 
 #include <errno.h>
-#include <liburing.h>
-#include <linux/futex.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <unistd.h>
+#include "kvd/uring_word.h"
 
 #define WRITE_BIT (UINT64_C(1) << 63)
 #define WORD_BIT (UINT64_C(1) << 62)
 #define RING_ENTRIES 256u
-#define OP_FUTEX_WAIT 51           /* IORING_OP_FUTEX_WAIT, Linux 6.7; younger than many a header */
-#define WORD_32 2                  /* FUTEX2_SIZE_U32; shared between processes */
 
 struct watch {
 	uint64_t tag;
@@ -40,16 +37,6 @@ struct wait {
 	struct watch *watches;     /* (n_watches) io_uring: what to arm again */
 	uint32_t n_watches;
 };
-
-static bool kernel_waits_for_words(struct io_uring *ring)
-{
-	struct io_uring_probe *probe = getenv("KVD_NO_FUTEX") ? NULL : io_uring_get_probe_ring(ring);
-	bool yes = probe && io_uring_opcode_supported(probe, OP_FUTEX_WAIT);
-
-	if (probe)
-		io_uring_free_probe(probe);
-	return yes;
-}
 
 int wait_new(struct wait **ret)
 {
@@ -78,7 +65,7 @@ int wait_new(struct wait **ret)
 			return r;
 		}
 	}
-	w->has_words = w->uring && kernel_waits_for_words(&w->ring);
+	w->has_words = w->uring && uring_has_words(&w->ring);
 	*ret = w;
 	return 0;
 }
@@ -224,8 +211,7 @@ void wait_word(struct wait *w, const uint32_t *word, uint32_t value, uint32_t ma
 	sqe = word ? get_sqe(w) : NULL;
 	if (!sqe)
 		return;
-	io_uring_prep_rw(OP_FUTEX_WAIT, sqe, WORD_32, word, 0, value);
-	sqe->addr3 = FUTEX_BITSET_MATCH_ANY;
+	uring_prep_wait_word(sqe, word, value);
 	io_uring_sqe_set_data64(sqe, WORD_BIT | ++w->word_number);
 	w->word = word;
 	w->word_mapping = mapping;

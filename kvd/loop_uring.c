@@ -9,15 +9,12 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <liburing.h>
-#include <linux/futex.h>
 #include <stdlib.h>
+#include "kvd/uring_word.h"
 
 #define URING_ENTRIES 256     /* submissions between two enters: adds and removes of one round */
 #define URING_CQ_ENTRIES 8192 /* one readiness for each of LIMIT_PEERS sockets, twice */
 #define URING_BATCH 128
-#define OP_FUTEX_WAIT 51      /* IORING_OP_FUTEX_WAIT, Linux 6.7; younger than many a header */
-#define WORD_32 2             /* FUTEX2_SIZE_U32; shared between processes */
 
 struct loop_uring {
 	struct io_uring ring;
@@ -27,16 +24,6 @@ struct loop_uring {
 		uint32_t flags;
 	} batch[URING_BATCH];
 };
-
-static bool uring_has_words(struct io_uring *ring)
-{
-	struct io_uring_probe *probe = getenv("KVD_NO_FUTEX") ? NULL : io_uring_get_probe_ring(ring);
-	bool yes = probe && io_uring_opcode_supported(probe, OP_FUTEX_WAIT);
-
-	if (probe)
-		io_uring_free_probe(probe);
-	return yes;
-}
 
 static int uring_open(struct loop *loop)
 {
@@ -115,8 +102,7 @@ static int uring_wait_word(struct loop *loop, const uint32_t *word, uint32_t val
 
 	if (!sqe)
 		return -EBUSY;
-	io_uring_prep_rw(OP_FUTEX_WAIT, sqe, WORD_32, word, 0, value);
-	sqe->addr3 = FUTEX_BITSET_MATCH_ANY;
+	uring_prep_wait_word(sqe, word, value);
 	io_uring_sqe_set_data64(sqe, cookie);
 	return 0;
 }
