@@ -9,7 +9,6 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,21 +21,13 @@
 #include "kvd/clock.h"
 #include "kvd/listen.h"
 #include "kvd/log.h"
+#include "kvd/sentence.h"
 
 /* A killed kvd's memory goes back in a second or two; a keeper answers at once. */
 #define KEEPER_WAIT_USEC 10000000u
 #define KEEPER_BUSY_TRIES 15u      /* a tenth of a second apart */
 
-__attribute__((format(printf, 3, 4)))
-static int fail(char error[BUNDLE_ERROR_MAX], int r, const char *format, ...)
-{
-	va_list args;
-
-	va_start(args, format);
-	vsnprintf(error, BUNDLE_ERROR_MAX, format, args);
-	va_end(args);
-	return r;
-}
+#define fail(error, ...) sentence(error, BUNDLE_ERROR_MAX, __VA_ARGS__)
 
 /* A connected socket, or -errno; -EPERM: somebody else's keeper. */
 static int connect_to(const struct sockaddr_un *address)

@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,20 +13,11 @@
 #include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
+#include "kvd/sentence.h"
 
 #define LISTEN_BACKLOG 1024 /* the kernel cuts it to net.core.somaxconn */
 
-__attribute__((format(printf, 3, 4)))
-static int fail(char error[LISTEN_ERROR_MAX], int r,
-						      const char *format, ...)
-{
-	va_list args;
-
-	va_start(args, format);
-	vsnprintf(error, LISTEN_ERROR_MAX, format, args);
-	va_end(args);
-	return r;
-}
+#define fail(error, ...) sentence(error, LISTEN_ERROR_MAX, __VA_ARGS__)
 
 int listen_path(const char *given, char ret[LISTEN_PATH_MAX], char error[LISTEN_ERROR_MAX])
 {

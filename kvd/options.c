@@ -2,12 +2,12 @@
 #include "kvd/options.h"
 
 #include <getopt.h>
-#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "kvd/cuda/driver.h"
+#include "kvd/sentence.h"
 #include "kvd/version.h"
 
 static const struct option_row { const char *name, *argument, *text; size_t offset; } rows[] = {
@@ -79,17 +79,7 @@ int options_take(int argc, char **argv, struct options *ret)
 	return -1;
 }
 
-/* Returns exit_code. */
-__attribute__((format(printf, 3, 4)))
-static int complain(char *error, int exit_code, const char *format, ...)
-{
-	va_list args;
-
-	va_start(args, format);
-	vsnprintf(error, CONFIG_ERROR_MAX, format, args);
-	va_end(args);
-	return exit_code;
-}
+#define complain(error, ...) sentence(error, CONFIG_ERROR_MAX, __VA_ARGS__)
 
 static int apply_path(const char *name, const char *given, char ret[CONFIG_PATH_MAX], char *error)
 {

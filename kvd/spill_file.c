@@ -8,7 +8,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,18 +15,9 @@
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
+#include "kvd/sentence.h"
 
-/* Returns -error. */
-__attribute__((format(printf, 3, 4)))
-static int complain(char *ret, int error, const char *format, ...)
-{
-	va_list args;
-
-	va_start(args, format);
-	vsnprintf(ret, SPILL_FILE_ERROR_MAX, format, args);
-	va_end(args);
-	return -error;
-}
+#define complain(error, ...) sentence(error, SPILL_FILE_ERROR_MAX, __VA_ARGS__)
 
 static int open_named(const char *directory, int flags)
 {
@@ -65,17 +55,17 @@ static int choose(const struct config *config, const char **ret_directory, uint6
 	*ret_directory = config->spill;
 	*ret_bytes = config->spill_bytes;
 	if (config->spill[0] && config->n_tiers)
-		return complain(error, EINVAL,
+		return complain(error, -EINVAL,
 				"spill %s and [tier %s] are both given; kvd uses one, leave out the other",
 				config->spill, config->tiers[0].name);
 	if (config->n_tiers > 1)
-		return complain(error, EINVAL, "[tier %s] is the second tier; this kvd uses one, leave it out",
+		return complain(error, -EINVAL, "[tier %s] is the second tier; this kvd uses one, leave it out",
 				config->tiers[1].name);
 	if (config->n_tiers) {
 		*ret_directory = config->tiers[0].path;
 		*ret_bytes = config->tiers[0].size_bytes;
 	} else if (!config->spill[0] && config->spill_bytes) {
-		return complain(error, EINVAL, "spill-bytes is given without a directory; add --spill DIR");
+		return complain(error, -EINVAL, "spill-bytes is given without a directory; add --spill DIR");
 	}
 	return 0;
 }
@@ -94,11 +84,11 @@ static int size_file(struct spill_file *file, const char *directory, char *error
 		int r = errno;
 
 		size_format(fstatvfs(file->fd, &fs) < 0 ? 0 : (uint64_t)fs.f_bavail * fs.f_frsize, have);
-		return complain(error, r, "spill %s: %s wanted, %s free (%s); give a smaller --spill-bytes", directory,
+		return complain(error, -r, "spill %s: %s wanted, %s free (%s); give a smaller --spill-bytes", directory,
 				want, have, strerror(r));
 	}
 	if (ftruncate(file->fd, (off_t)file->bytes) < 0)
-		return complain(error, errno, "spill %s: a file of %s cannot be made: %s", directory, want,
+		return complain(error, -errno, "spill %s: a file of %s cannot be made: %s", directory, want,
 				strerror(errno));
 	return 0;
 }
@@ -138,7 +128,7 @@ int spill_file_open(const struct config *config, int taken_fd, struct spill_file
 	if (taken_fd >= 0 && take_over(config, taken_fd, ret))
 		return 0;
 	if (statvfs(directory, &fs) < 0)
-		return complain(ret_error, errno, "spill %s: %s; give a directory that is there", directory,
+		return complain(ret_error, -errno, "spill %s: %s; give a directory that is there", directory,
 				strerror(errno));
 	if (!ret->bytes) {
 		uint64_t half = (uint64_t)fs.f_bavail * fs.f_frsize / 2;
@@ -150,12 +140,13 @@ int spill_file_open(const struct config *config, int taken_fd, struct spill_file
 		char extent[SIZE_TEXT_MAX];
 
 		size_format(config->extent_bytes, extent);
-		return complain(ret_error, ENOSPC, "spill %s: less than one extent (%s); give a larger --spill-bytes",
+		return complain(ret_error, -ENOSPC, "spill %s: less than one extent (%s); give a larger --spill-bytes",
 				directory, extent);
 	}
 	ret->fd = open_in(directory, &ret->direct);
 	if (ret->fd < 0)
-		return complain(ret_error, errno, "spill %s: %s; kvd needs to write there", directory, strerror(errno));
+		return complain(ret_error, -errno, "spill %s: %s; kvd needs to write there", directory,
+				strerror(errno));
 	r = size_file(ret, directory, ret_error);
 	if (r < 0) {
 		close(ret->fd);

@@ -12,13 +12,13 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "kvd/cuda/driver.h"
+#include "kvd/sentence.h"
 
 struct vmm_cuda {
 	struct vmm common;
@@ -29,16 +29,7 @@ struct vmm_cuda {
 	int fds[];                 /* (n_extents) -1: not made */
 };
 
-__attribute__((format(printf, 3, 4)))
-static int complain(char *why, int r, const char *format, ...)
-{
-	va_list args;
-
-	va_start(args, format);
-	vsnprintf(why, VMM_ERROR_MAX, format, args);
-	va_end(args);
-	return r;
-}
+#define complain(error, ...) sentence(error, VMM_ERROR_MAX, __VA_ARGS__)
 
 _Static_assert(VMM_ERROR_MAX >= DRIVER_ERROR_MAX, "one sentence");
 

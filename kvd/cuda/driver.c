@@ -6,10 +6,10 @@
 
 #include <dlfcn.h>
 #include <errno.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "kvd/sentence.h"
 
 typedef int (*driver_lookup)(const char *name, void **ret, int version, uint64_t flags, int *ret_status);
 
@@ -69,16 +69,7 @@ const char *driver_name(int result)
 	return row ? row->name : result ? "UNKNOWN" : "SUCCESS";
 }
 
-__attribute__((format(printf, 3, 4)))
-static int complain(char *error, int r, const char *format, ...)
-{
-	va_list args;
-
-	va_start(args, format);
-	vsnprintf(error, DRIVER_ERROR_MAX, format, args);
-	va_end(args);
-	return r;
-}
+#define complain(error, ...) sentence(error, DRIVER_ERROR_MAX, __VA_ARGS__)
 
 static int look_up(struct driver *driver, char *error)
 {
