@@ -43,14 +43,16 @@ static uint64_t now_ms(void)
 }
 
 /* The next stop.  Returns its wait status, -ETIMEDOUT, or -ESRCH when the process has ended. */
-static int next_stop(pid_t pid, uint64_t until_ms)
+static int next_stop(struct kill_point *p, uint64_t until_ms)
 {
 	for (;;) {
 		int status;
-		pid_t r = waitpid(pid, &status, WNOHANG | __WALL);
-		if (r < 0 || (r == pid && (WIFEXITED(status) || WIFSIGNALED(status))))
+		pid_t r = waitpid(p->pid, &status, WNOHANG | __WALL);
+		if (r == p->pid && WIFSIGNALED(status))
+			p->end_signal = WTERMSIG(status);
+		if (r < 0 || (r == p->pid && (WIFEXITED(status) || WIFSIGNALED(status))))
 			return -ESRCH;
-		if (r == pid && WIFSTOPPED(status))
+		if (r == p->pid && WIFSTOPPED(status))
 			return status;
 		if (now_ms() >= until_ms)
 			return -ETIMEDOUT;
@@ -71,18 +73,18 @@ static int poke_byte(pid_t pid, uint64_t at, uint8_t byte, uint8_t *ret_old)
 }
 
 /* One instruction.  Signals that arrive meanwhile are dropped but for those that end it. */
-static int step(pid_t pid)
+static int step(struct kill_point *p)
 {
-	if (ptrace(PTRACE_SINGLESTEP, pid, NULL, NULL) < 0)
+	if (ptrace(PTRACE_SINGLESTEP, p->pid, NULL, NULL) < 0)
 		return -errno;
-	int status = next_stop(pid, now_ms() + 1000);   /* it may sleep in a system call */
+	int status = next_stop(p, now_ms() + 1000);   /* it may sleep in a system call */
 	return status < 0 ? status : 0;
 }
 
 static void interrupt_and_leave(struct kill_point *p, uint64_t at, uint8_t old)
 {
 	if (ptrace(PTRACE_INTERRUPT, p->pid, NULL, NULL) == 0) {
-		int status = next_stop(p->pid, now_ms() + 2000);
+		int status = next_stop(p, now_ms() + 2000);
 		struct user_regs_struct regs;
 		if (status > 0 && at) {
 			poke_byte(p->pid, at, old, NULL);
@@ -96,18 +98,18 @@ static void interrupt_and_leave(struct kill_point *p, uint64_t at, uint8_t old)
 }
 
 /* Stops that were under way when it was killed are still reported. */
-static int kill_stopped(pid_t pid)
+static int kill_stopped(struct kill_point *p)
 {
 	uint64_t until = now_ms() + 60000;           /* the kernel may have its rings to end first */
 	int status;
-	kill(pid, SIGKILL);
+	kill(p->pid, SIGKILL);
 	do
-		status = next_stop(pid, until);
+		status = next_stop(p, until);
 	while (status >= 0);
 	return status == -ESRCH ? 0 : -EIO;
 }
 
-static int run(struct kill_point *p)
+static int run_first_thread(struct kill_point *p)
 {
 	uint64_t until = now_ms() + p->timeout_ms, at = address_of(p->pid, p->function);
 	struct user_regs_struct regs;
@@ -119,7 +121,7 @@ static int run(struct kill_point *p)
 		return -errno;
 	if (ptrace(PTRACE_INTERRUPT, p->pid, NULL, NULL) < 0)
 		return -errno;
-	if ((status = next_stop(p->pid, now_ms() + 5000)) < 0)
+	if ((status = next_stop(p, now_ms() + 5000)) < 0)
 		return status;
 	if ((r = poke_byte(p->pid, at, 0xcc, &old)) < 0)
 		return r;
@@ -128,7 +130,7 @@ static int run(struct kill_point *p)
 		if (ptrace(PTRACE_CONT, p->pid, NULL, (void *)(intptr_t)pass) < 0)
 			return -errno;
 		pass = 0;
-		status = next_stop(p->pid, until);
+		status = next_stop(p, until);
 		if (status == -ETIMEDOUT)
 			interrupt_and_leave(p, at, old);
 		if (status < 0)
@@ -150,17 +152,27 @@ static int run(struct kill_point *p)
 			return r;
 		if (++p->hits >= p->nth)
 			break;
-		if ((r = step(p->pid)) < 0 || (r = poke_byte(p->pid, at, 0xcc, NULL)) < 0)
+		if ((r = step(p)) < 0 || (r = poke_byte(p->pid, at, 0xcc, NULL)) < 0)
 			return r;
 	}
 	for (unsigned i = 0; i < p->steps; i++) {
-		r = step(p->pid);
+		r = step(p);
 		if (r == -ETIMEDOUT)
 			break;                       /* it waits in a system call: as good a place */
 		if (r < 0)
 			return r;
 	}
-	return kill_stopped(p->pid);
+	return kill_stopped(p);
+}
+
+/* Another thread is not traced: where it comes to the breakpoint, that is the process's end, there. */
+static int run(struct kill_point *p)
+{
+	int status = run_first_thread(p);
+
+	if (status == -ESRCH && !p->end_signal)
+		(void)next_stop(p, now_ms() + 2000);    /* a call of ptrace noticed first */
+	return status == -ESRCH && p->end_signal == SIGTRAP ? 0 : status;
 }
 
 #else
@@ -181,6 +193,7 @@ static void *thread_main(void *arg)
 void kill_point_start(struct kill_point *p)
 {
 	p->status = 0;
+	p->end_signal = 0;
 	p->hits = 0;
 	p->done = false;
 	if (pthread_create(&p->thread, NULL, thread_main, p) != 0) {

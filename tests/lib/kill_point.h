@@ -15,7 +15,7 @@
 
 struct kill_point {
 	pid_t pid;
-	const char *function;          /* called on the process's first thread */
+	const char *function;          /* of the first thread; another one's call ends the process at its entry */
 	unsigned nth;                  /* kill in its nth call from now, 1 .. */
 	unsigned steps;                /* so many instructions after the entry */
 	unsigned timeout_ms;           /* the call did not come: leave the process as it was */
@@ -25,6 +25,7 @@ struct kill_point {
 	/* private */
 	pthread_t thread;
 	bool done;
+	int end_signal;                /* that the process died of; 0: of none, as far as is known */
 };
 
 void kill_point_start(struct kill_point *p);
