@@ -256,12 +256,16 @@ int kvd_engine_attach(const struct kvd_engine_options *o, struct kvd_engine **re
 		return r;
 	/* Hung up in the middle of it: that kvd was killed this very moment, the next one is about to come. */
 	uint64_t patience_usec = kvd_clock_usec() + ATTACH_AGAIN_USEC;
+	bool was_there = false;
 	while ((r = attach_try(e)) == -EAGAIN ||
-	       (r == -ENOTCONN && kvd_connection_pause(patience_usec)))
+	       ((r == -ENOTCONN || (was_there && kvd_connection_result_is_gone(r))) &&
+		kvd_connection_pause(patience_usec))) {
+		was_there |= r == -ENOTCONN;
 		if (r == -EAGAIN)
 			(void)kvd_wait_until(e->connection->fd, POLLIN,
 					     e->connection->fd < 0 ? kvd_clock_usec() + 10000u
 								   : e->attach_deadline_usec);
+	}
 	return r;
 }
 
