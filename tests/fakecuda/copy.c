@@ -297,10 +297,31 @@ static CUresult check_again(const struct copy_op *c, size_t row)
 	return CUDA_ERROR_ILLEGAL_ADDRESS;
 }
 
-static CUresult run_copy(struct op *op)
+/* A piece of a row that can be written in one go; returns how much of it was. */
+static size_t copy_piece(const struct copy_op *c, size_t row, size_t done, char *to, size_t n)
 {
-	struct copy_op *c = (struct copy_op *)op;
+	const char *from = c->staged ? (const char *)c->staged + row * c->bytes + done :
+				       view(source_row(c, row) + done, c->source_device, &n);
 
+	memmove(to, from, n);
+	return n;
+}
+
+static size_t fill_piece(const struct copy_op *c, size_t row, size_t done, char *to, size_t n)
+{
+	(void)row;
+	(void)done;
+	if (c->width == 1)
+		memset(to, (int)c->pattern, n);
+	else
+		for (size_t i = 0; i < n; i += c->width)
+			memcpy(to + i, &c->pattern, c->width);
+	return n;
+}
+
+static CUresult run_pieces(const struct copy_op *c,
+			   size_t (*piece)(const struct copy_op *c, size_t row, size_t done, char *to, size_t n))
+{
 	for (size_t row = 0; row < c->rows; row++) {
 		CUresult r = check_again(c, row);
 
@@ -309,38 +330,21 @@ static CUresult run_copy(struct op *op)
 		for (size_t done = 0; done < c->bytes;) {
 			size_t n = c->bytes - done;
 			char *to = view(target_row(c, row) + done, c->target_device, &n);
-			char *from = c->staged ? (char *)c->staged + row * c->bytes + done :
-				     view(source_row(c, row) + done, c->source_device, &n);
 
-			memmove(to, from, n);
-			done += n;
+			done += piece(c, row, done, to, n);
 		}
 	}
 	return CUDA_SUCCESS;
 }
 
+static CUresult run_copy(struct op *op)
+{
+	return run_pieces((struct copy_op *)op, copy_piece);
+}
+
 static CUresult run_fill(struct op *op)
 {
-	struct copy_op *c = (struct copy_op *)op;
-
-	for (size_t row = 0; row < c->rows; row++) {
-		CUresult r = check_again(c, row);
-
-		if (r)
-			return r;
-		for (size_t done = 0; done < c->bytes;) {
-			size_t n = c->bytes - done;
-			char *to = view(target_row(c, row) + done, c->target_device, &n);
-
-			if (c->width == 1)
-				memset(to, (int)c->pattern, n);
-			else
-				for (size_t i = 0; i < n; i += c->width)
-					memcpy(to + i, &c->pattern, c->width);
-			done += n;
-		}
-	}
-	return CUDA_SUCCESS;
+	return run_pieces((struct copy_op *)op, fill_piece);
 }
 
 /* Which side must be what; ANY for the calls that find out. */
