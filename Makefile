@@ -167,7 +167,7 @@ $(FAKECUDA): $(call obj,$(FAKE_SRC))
 $(O)/tests/test_driver_rules: $(call obj,$(wildcard tests/fakecuda/rules/*.c))
 $(FAKE_TESTS): EXTRA_LIBS = $(CHECK_LIBS) $(FAKECUDA) '-Wl,-rpath,$$ORIGIN/fakecuda'
 $(FAKE_TESTS): $(O)/tests/%: $(O)/obj/tests/fakecuda/%.o $(ALL_LIBS) | $(FAKECUDA) $(FAKENVML) $(FAKE_KERNELS); $(link)
-$(O)/tests/test_nth_driver $(O)/tests/test_cuda_host: | $(PLUGIN)
+$(O)/tests/test_nth_driver: | $(PLUGIN)
 $(O)/tests/test_cuda_forward: | $(if $(CUDA_HEADER),$(PLUGIN) $(FAKECUDA) $(FAKE_KERNELS))
 $(O)/tests/test_cuda_engine: | $(BINS) $(PLUGIN)
 include tests/cuda_emulator/rules.mk

@@ -1,6 +1,7 @@
 /* test_cuda_engine.c - kvengine --device cuda with a kvd of the same device, on the double, kernels emulated: the
- * bundled model's tokens are the CPU backend's, an engine's death changes nothing, and each driver call of the
- * engine fails once: a sentence, exit 1, nothing left behind, no breach of the driver's contract. */
+ * bundled model's tokens are the CPU backend's, an engine's death changes nothing, a lost device is named, and
+ * each driver call of the engine fails once: a sentence, exit 1, nothing left behind.  Each test's end asserts that
+ * nobody has broken the driver's contract (host_stop(), tests/lib/device.c). */
 #include "tests/lib/scenario.h"
 
 #include <stdio.h>
@@ -47,7 +48,7 @@ START_TEST(tokens_are_the_cpus)
 	ck_assert_uint_eq(jobs[1].n_ids, N_TOKENS);
 	ck_assert_mem_eq(jobs[1].ids, jobs[0].ids, N_TOKENS * sizeof(int32_t));
 	ck_assert_msg(host_jobs_equal(&jobs[1], &jobs[2]), "b's bytes are not a's");
-	host_fsck(&h);
+	host_settle(&h);
 	host_stop(&h);
 	host_jobs_free(jobs, 3);
 }
@@ -82,11 +83,12 @@ START_TEST(a_killed_engine_changes_no_byte)
 	scenario_job(&job, "other", NULL, PROMPT, N_TOKENS);
 	ck_assert_msg(host_run(&h, &job, 1, kill_server, &killed) == 0, "%s", job.error);
 	ck_assert(killed);
+	ck_assert_int_gt(job.resumed, 0);
 	/* a stream that went on elsewhere has no hash of all its logits */
 	ck_assert_uint_eq(job.n_ids, alone.n_ids);
 	ck_assert_mem_eq(job.ids, alone.ids, alone.n_ids * sizeof(int32_t));
 	ck_assert_str_eq(job.answer, alone.answer);
-	host_fsck(&h);
+	host_settle(&h);
 	host_stop(&h);
 	host_jobs_free(&alone, 1);
 	host_jobs_free(&job, 1);
@@ -136,6 +138,43 @@ START_TEST(a_lost_device_ends_the_engine_alone)
 	host_stop(&h);
 	host_jobs_free(&alone, 1);
 	host_jobs_free(&job, 1);
+}
+END_TEST
+
+/* Lost for all while it serves: kvd lives and says so, and what ends, ends in words. */
+START_TEST(a_device_lost_for_all_is_named)
+{
+	struct host h;
+	struct host_job job;
+	struct kvd_row_status status;
+	char log[4096] = "", path[200];
+	FILE *f;
+	bool named = false;
+
+	use_device("cuda");
+	host_start(&h, "64M", NULL);
+	host_engine(&h, "a", host_model_bundled(), small);
+	job = scenario_alone(&h, NULL, "a", PROMPT, 2);
+	host_jobs_free(&job, 1);
+	device_lose(999);
+	scenario_job(&job, NULL, "a", PROMPT, 4);
+	host_run(&h, &job, 1, NULL, NULL);
+	ck_assert_int_ne(job.status, 0);
+	ck_assert_uint_gt(strlen(job.error), 10);
+	host_jobs_free(&job, 1);
+	host_status(&h, &status);
+	snprintf(path, sizeof(path), "%s", h.engines[0].log);
+	for (int i = 0; i < 200 && !named; i++, usleep(50000)) {
+		f = fopen(path, "r");
+		ck_assert_ptr_nonnull(f);
+		log[fread(log, 1, sizeof(log) - 1, f)] = '\0';
+		fclose(f);
+		named = strstr(log, "device") != NULL || strstr(log, "CUDA") != NULL || strstr(log, "UNKNOWN") != NULL;
+	}
+	ck_assert_msg(named, "the engine does not name the device: %s", log);
+	host_kill(&h.engines[0], SIGKILL);
+	host_kill(&h.kvd, SIGKILL);
+	ck_assert_uint_eq(device_log_count("breach"), 0);
 }
 END_TEST
 
@@ -202,6 +241,7 @@ int main(void)
 	const struct scenario_test tests[] = { SCENARIO(tokens_are_the_cpus),
 					       SCENARIO(a_killed_engine_changes_no_byte),
 					       SCENARIO(a_lost_device_ends_the_engine_alone),
+					       SCENARIO(a_device_lost_for_all_is_named),
 					       SCENARIO(each_call_fails_once) };
 
 	if (access(host_path("build/lib/libkvd-cuda.so"), R_OK) != 0) {
@@ -212,5 +252,5 @@ int main(void)
 	bool real = getenv("KVD_TEST_DRIVER") != NULL;
 	if (real)
 		printf("skipped: failures of the driver are planted by its double only\n");
-	return scenario_run("fakecuda_engine", tests, real ? 2 : 4, 240);
+	return scenario_run("fakecuda_engine", tests, real ? 2 : sizeof(tests) / sizeof(tests[0]), 240);
 }
