@@ -384,8 +384,6 @@ int main(void)
 	TCase *tcase = tcase_create("cuda_kernels_attention");
 	/* the short matrix takes every third shape of each test, KVD_CUDA_LONG all */
 	int step = getenv("KVD_CUDA_LONG") ? 1 : 3;
-	SRunner *runner;
-	int failed;
 
 	tcase_set_timeout(tcase, 300);
 	for (int i = 0; i < (int)N_SHAPES; i += step) {
@@ -396,9 +394,5 @@ int main(void)
 				    (i + step - 1) % (int)N_SHAPES + 1);
 	}
 	suite_add_tcase(suite, tcase);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return suite_result(suite);
 }

@@ -253,8 +253,6 @@ int main(void)
 	TCase *tcase = tcase_create("cuda_kernels_product");
 	/* the short matrix: values of every second format, invariance of every fourth */
 	int step = getenv("KVD_CUDA_LONG") ? 1 : 2;
-	SRunner *runner;
-	int failed;
 
 	tcase_set_timeout(tcase, 300);
 	for (int i = 0; i < (int)N_TYPES; i += step)
@@ -262,9 +260,5 @@ int main(void)
 	for (int i = step - 1; i < (int)N_TYPES; i += step * step)
 		tcase_add_loop_test(tcase, test_batch_invariance, i, i + 1);
 	suite_add_tcase(suite, tcase);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return suite_result(suite);
 }

@@ -263,8 +263,6 @@ int main(void)
 {
 	Suite *suite = suite_create("cuda_kernels_rows");
 	TCase *tcase = tcase_create("cuda_kernels_rows");
-	SRunner *runner;
-	int failed;
 
 	tcase_set_timeout(tcase, 120);
 	tcase_add_loop_test(tcase, test_norm, 0, getenv("KVD_CUDA_LONG") ? 10 : 4);
@@ -272,9 +270,5 @@ int main(void)
 	tcase_add_loop_test(tcase, test_rope, 0, getenv("KVD_CUDA_LONG") ? 12 : 4);
 	tcase_add_loop_test(tcase, test_embed, 0, N_TYPES);
 	suite_add_tcase(suite, tcase);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return suite_result(suite);
 }

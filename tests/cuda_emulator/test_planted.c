@@ -228,17 +228,11 @@ int main(void)
 {
 	Suite *suite = suite_create("cuda_planted");
 	TCase *tcase = tcase_create("cuda_planted");
-	SRunner *runner;
-	int failed;
 
 	tcase_set_timeout(tcase, 60);
 	tcase_add_loop_test(tcase, test_clean, 0, N_PLANTED);
 	tcase_add_loop_test(tcase, test_broken, 0, N_PLANTED);
 	tcase_add_test(tcase, test_launch_refused);
 	suite_add_tcase(suite, tcase);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return suite_result(suite);
 }

@@ -19,6 +19,7 @@
 #include "kvd/mover/move.h"
 #include "kvd/vmm.h"
 #include "tests/lib/device.h"
+#include "tests/lib/suite.h"
 
 #define EXTENT (2ull << 20)
 #define EXTENTS 4u
@@ -465,8 +466,6 @@ int main(void)
 {
 	Suite *suite = suite_create("device");
 	TCase *tcase = tcase_create("device");
-	SRunner *runner;
-	int failed;
 
 	tcase_set_timeout(tcase, 60);
 	tcase_add_test(tcase, extents_are_made_and_taken_over);
@@ -481,9 +480,5 @@ int main(void)
 	tcase_add_test(tcase, an_engine_without_kvds_device_is_told);
 	tcase_add_loop_test(tcase, every_call_fails_once, 0, sizeof(calls) / sizeof(calls[0]));
 	suite_add_tcase(suite, tcase);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return suite_result(suite);
 }

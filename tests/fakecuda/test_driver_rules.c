@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "tests/fakecuda/rules/rules.h"
+#include "tests/lib/suite.h"
 
 static char dir[64];
 
@@ -197,9 +198,5 @@ int main(int argc, char **argv)
 	tcase_add_test(tcase, breach_aborts_where_told_to);
 	tcase_add_test(tcase, nth_call_fails_as_told);
 	suite_add_tcase(suite, tcase);
-	SRunner *runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	int failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return suite_result(suite);
 }

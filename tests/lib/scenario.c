@@ -1,5 +1,6 @@
 /* scenario.c - see scenario.h. */
 #include "tests/lib/scenario.h"
+#include "tests/lib/suite.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,11 +21,7 @@ int scenario_run(const char *name, const struct scenario_test *tests, unsigned n
 		tcase_add_test(tcase, tests[i].test);
 		suite_add_tcase(suite, tcase);
 	}
-	SRunner *runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	int failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed != 0;
+	return suite_result(suite);
 }
 
 static uint64_t next_random(uint64_t *state)       /* splitmix64, Steele et al. 2014 */

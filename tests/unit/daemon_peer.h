@@ -26,6 +26,7 @@
 #include "kvd/admin.h"
 #include "kvd/proto.h"
 #include "kvd/shm.h"
+#include "tests/lib/suite.h"
 
 static const char *const loops[] = { "uring", "epoll" };
 static char kvd_program[PATH_MAX], kvd_dir[64], kvd_socket[96];
@@ -362,15 +363,9 @@ static unsigned settled_fds(void)
 static int run_tests(const char *name, TCase *tcase)
 {
 	Suite *suite = suite_create(name);
-	SRunner *runner;
-	int failed;
 
 	suite_add_tcase(suite, tcase);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? 1 : 0;
+	return suite_result(suite);
 }
 
 #endif

@@ -16,6 +16,7 @@
 #include "kvd/identity.h"
 #include "kvd/memory.h"
 #include "kvd/tenant_of.h"
+#include "tests/lib/suite.h"
 
 static struct config config;
 static char error[CONFIG_ERROR_MAX];
@@ -618,8 +619,6 @@ int main(void)
 {
 	Suite *suite = suite_create("config");
 	TCase *tcase = tcase_create("config");
-	SRunner *runner;
-	int failed;
 
 	tcase_add_test(tcase, reads_every_key);
 	tcase_add_test(tcase, defaults_are_the_tables);
@@ -637,9 +636,5 @@ int main(void)
 	tcase_add_test(tcase, keys_that_wait_for_a_restart);
 	tcase_add_test(tcase, free_memory);
 	suite_add_tcase(suite, tcase);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? 1 : 0;
+	return suite_result(suite);
 }

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "tests/lib/core_world.h"
+#include "tests/lib/suite.h"
 
 enum { EXTENT = 256 << 10, N_TENANTS = 7 };
 
@@ -395,9 +396,5 @@ int main(void)
 	if (!getenv("ONLY") || atoi(getenv("ONLY")) == 7)
 		tcase_add_test(t, spill_tiny_pool);
 	suite_add_tcase(s, t);
-	SRunner *r = srunner_create(s);
-	srunner_run_all(r, CK_NORMAL);
-	int failed = srunner_ntests_failed(r);
-	srunner_free(r);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return suite_result(s);
 }

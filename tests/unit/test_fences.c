@@ -31,6 +31,7 @@
 
 #include "client/engine.h"
 #include "kvd/ring.h"
+#include "tests/lib/suite.h"
 
 enum { ROUNDS = 10000000, SQ_ENTRIES = 16 };
 
@@ -365,8 +366,6 @@ int main(void)
 {
 	Suite *suite = suite_create("fences");
 	TCase *tc = tcase_create("litmus");
-	SRunner *runner;
-	int failed;
 
 	tcase_add_checked_fixture(tc, setup, teardown);
 	tcase_set_timeout(tc, 600);
@@ -375,9 +374,5 @@ int main(void)
 	tcase_add_test(tc, no_submission_waits_for_a_sleeping_kvd);
 	tcase_add_test(tc, no_completion_waits_for_a_sleeping_engine);
 	suite_add_tcase(suite, tc);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? 1 : 0;
+	return suite_result(suite);
 }

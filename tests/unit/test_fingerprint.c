@@ -12,6 +12,7 @@
 #include "engine/gguf.h"
 #include "engine/model.h"
 #include "tests/lib/gguf_maker.h"
+#include "tests/lib/suite.h"
 
 static uint8_t *made; /* bytes of the last model opened, see open_made() */
 
@@ -252,7 +253,6 @@ int main(void)
 {
 	Suite *suite = suite_create("fingerprint");
 	TCase *tc = tcase_create("fingerprint");
-	SRunner *runner;
 	int failed;
 
 	tcase_add_test(tc, the_fingerprint_covers_what_counts);
@@ -260,10 +260,7 @@ int main(void)
 	tcase_add_test(tc, the_cache_is_a_help_and_never_a_need);
 	tcase_set_timeout(tc, 60);
 	suite_add_tcase(suite, tc);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
+	failed = suite_result(suite);
 	free(made);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return failed;
 }

@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 #include "tests/lib/gguf_maker.h"
+#include "tests/lib/suite.h"
 
 /* Open what the maker holds; the result lives until close_made(). */
 static uint8_t *made;
@@ -428,7 +429,6 @@ int main(void)
 {
 	Suite *suite = suite_create("gguf");
 	TCase *tc = tcase_create("gguf");
-	SRunner *runner;
 	int failed;
 
 	tcase_add_test(tc, gives_back_what_was_written);
@@ -446,10 +446,7 @@ int main(void)
 	tcase_add_test(tc, a_file_knows_its_identity);
 	tcase_set_timeout(tc, 60);
 	suite_add_tcase(suite, tc);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
+	failed = suite_result(suite);
 	free(made);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return failed;
 }

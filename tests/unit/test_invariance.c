@@ -10,6 +10,7 @@
 #include "tests/lib/kernels_emulated.h"
 #include "tests/lib/kv_memory.h"
 #include "tests/lib/synth_model.h"
+#include "tests/lib/suite.h"
 
 #define MAX_ROWS 128u
 #define MAX_PAGES 128u
@@ -343,9 +344,5 @@ int main(void)
 	tcase_add_test(real, smollm2_is_invariant);
 	tcase_set_timeout(real, 600);
 	suite_add_tcase(suite, real);
-	SRunner *runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	int failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed != 0;
+	return suite_result(suite);
 }

@@ -20,6 +20,7 @@
 #include "kvd/kept.h"
 #include "kvd/attach.h"
 #include "kvd/process.h"
+#include "tests/lib/suite.h"
 
 static char directory[64], path[100];
 static pid_t keeper;
@@ -431,8 +432,6 @@ int main(void)
 {
 	Suite *suite = suite_create("keeper");
 	TCase *running = tcase_create("running"), *hasty = tcase_create("hasty"), *pure = tcase_create("pure");
-	SRunner *runner = srunner_create(suite);
-	int n;
 
 	signal(SIGPIPE, SIG_IGN);
 	tcase_set_timeout(running, 60);
@@ -449,8 +448,5 @@ int main(void)
 	suite_add_tcase(suite, running);
 	suite_add_tcase(suite, hasty);
 	suite_add_tcase(suite, pure);
-	srunner_run_all(runner, CK_NORMAL);
-	n = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return n ? 1 : 0;
+	return suite_result(suite);
 }

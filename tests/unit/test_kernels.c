@@ -16,6 +16,7 @@
 #include "engine/weights.h"
 #include "tests/lib/kernels_emulated.h"
 #include "tests/lib/synth_model.h"
+#include "tests/lib/suite.h"
 
 static const enum tensor_type types[] = { TENSOR_F32, TENSOR_F16, TENSOR_BF16, TENSOR_Q4_0, TENSOR_Q4_1,
 	TENSOR_Q5_0, TENSOR_Q5_1, TENSOR_Q8_0, TENSOR_Q4_K, TENSOR_Q5_K, TENSOR_Q6_K };
@@ -331,9 +332,5 @@ int main(void)
 	tcase_add_loop_test(all, team_keeps_step, 0, 2);
 	tcase_set_timeout(all, 120);
 	suite_add_tcase(suite, all);
-	SRunner *runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	int failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed != 0;
+	return suite_result(suite);
 }

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "tests/lib/fake_kvd.h"
+#include "tests/lib/suite.h"
 
 static char *text;
 static size_t text_bytes;
@@ -452,10 +453,7 @@ int main(void)
 	tcase_add_test(t, events_queue_is_bounded);
 	tcase_set_timeout(t, 30);
 	suite_add_tcase(s, t);
-	SRunner *r = srunner_create(s);
-	srunner_run_all(r, CK_NORMAL);
-	int failed = srunner_ntests_failed(r);
-	srunner_free(r);
+	int failed = suite_result(s);
 	free(text);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return failed;
 }

@@ -4,6 +4,7 @@
 #include <string.h>
 #include "client/engine.h"
 #include "engine/kvlink.h"
+#include "tests/lib/suite.h"
 
 #define SLOTS 4
 #define PAGES 32
@@ -375,8 +376,6 @@ int main(void)
 {
 	Suite *suite = suite_create("kvlink");
 	TCase *c = tcase_create("kvlink");
-	SRunner *runner = srunner_create(suite);
-	int failed;
 
 	tcase_add_checked_fixture(c, setup, teardown);
 	tcase_add_test(c, prefill_seal_decode_close);
@@ -389,8 +388,5 @@ int main(void)
 	tcase_add_test(c, a_lost_kvd_takes_the_pages_only);
 	tcase_add_test(c, tables_with_holes_are_noticed);
 	suite_add_tcase(suite, c);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return suite_result(suite);
 }

@@ -15,6 +15,7 @@
 
 #include "kvd/clock.h"
 #include "tests/lib/slow.h"
+#include "tests/lib/suite.h"
 
 static const enum loop_kind kinds[] = { LOOP_URING, LOOP_EPOLL };
 static struct loop *loop;
@@ -353,8 +354,6 @@ int main(void)
 {
 	Suite *suite = suite_create("loop");
 	TCase *tcase = tcase_create("both");
-	SRunner *runner;
-	int failed;
 
 	tcase_add_loop_test(tcase, reads_with_a_budget, 0, 2);
 	tcase_add_loop_test(tcase, one_turn_a_round, 0, 2);
@@ -367,9 +366,5 @@ int main(void)
 	tcase_add_loop_test(tcase, words_wake, 0, 2);
 	tcase_add_loop_test(tcase, pending_says_what_wait_would, 0, 2);
 	suite_add_tcase(suite, tcase);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? 1 : 0;
+	return suite_result(suite);
 }

@@ -12,6 +12,7 @@
 #include <unistd.h>
 #include "engine/gguf.h"
 #include "tests/lib/gguf_maker.h"
+#include "tests/lib/suite.h"
 
 #define F16 1u
 
@@ -388,7 +389,6 @@ int main(void)
 {
 	Suite *suite = suite_create("model");
 	TCase *tc = tcase_create("model");
-	SRunner *runner;
 	int failed;
 
 	tcase_add_test(tc, a_sound_model);
@@ -404,10 +404,7 @@ int main(void)
 	tcase_add_test(tc, a_vocabulary_is_no_model);
 	tcase_set_timeout(tc, 60);
 	suite_add_tcase(suite, tc);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
+	failed = suite_result(suite);
 	free(made);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return failed;
 }

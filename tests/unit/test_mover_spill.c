@@ -4,6 +4,7 @@
  * is refused and never reaches a frame; a full device and a broken descriptor are the file's fault and
  * nothing else's; many jobs at once end each exactly once. */
 #include "tests/unit/test_mover_spill.h"
+#include "tests/lib/suite.h"
 
 #include <signal.h>
 #include <sys/resource.h>
@@ -258,9 +259,5 @@ int main(void)
 	for (size_t i = 0; i < sizeof(tests) / sizeof(tests[0]); i++)
 		tcase_add_loop_test(t, tests[i], from, 2);
 	suite_add_tcase(s, t);
-	SRunner *r = srunner_create(s);
-	srunner_run_all(r, CK_NORMAL);
-	int failed = srunner_ntests_failed(r);
-	srunner_free(r);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return suite_result(s);
 }

@@ -1,6 +1,7 @@
 /* test_spill_file.c - the spill file as kvd opens it: where, how large, for nobody else; and each way in which that
  * cannot be, with its sentence. */
 #include "kvd/spill_file.h"
+#include "tests/lib/suite.h"
 
 #include <check.h>
 #include <errno.h>
@@ -163,9 +164,5 @@ int main(void)
 	tcase_add_test(t, taken_over);
 	tcase_add_test(t, on_tmpfs);
 	suite_add_tcase(s, t);
-	SRunner *r = srunner_create(s);
-	srunner_run_all(r, CK_NORMAL);
-	int failed = srunner_ntests_failed(r);
-	srunner_free(r);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return suite_result(s);
 }

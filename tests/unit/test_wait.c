@@ -12,6 +12,7 @@
 #include <unistd.h>
 #include "engine/wait.h"
 #include "tests/lib/slow.h"
+#include "tests/lib/suite.h"
 
 static struct wait *w;
 static int pair[2];
@@ -189,8 +190,6 @@ END_TEST
 int main(void)
 {
 	Suite *suite = suite_create("wait");
-	SRunner *runner = srunner_create(suite);
-	int failed;
 
 	for (int i = 0; i < 2; i++) {
 		TCase *c = tcase_create(i ? "epoll" : "io_uring");
@@ -204,8 +203,5 @@ int main(void)
 		tcase_set_timeout(c, 20);
 		suite_add_tcase(suite, c);
 	}
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return suite_result(suite);
 }
