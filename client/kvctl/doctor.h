@@ -16,6 +16,7 @@ struct doctor {
 	uint64_t pool_bytes;
 };
 
+/* doctor_say.c: the sentence in printf's way; the remedy is said where the level is not OK. */
 __attribute__((format(printf, 4, 6)))
 void doctor_say(struct doctor *d, const char *check, enum level level, const char *format, const char *remedy, ...);
 
